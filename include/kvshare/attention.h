@@ -1,0 +1,135 @@
+// The attention core: plain views in, plain views out. Knows neither ONNX Runtime nor ONNX.
+//
+//   AttentionCall call;                       // fill the views and the spec
+//   KVSHARE_RETURN_IF_ERROR(CheckAttention(call, "GroupQueryAttention 'layers.15/attn'"));
+//   Attend(call, parallel, pool);             // SIMD kernels;  AttendOracle(call) is the same in double precision
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "kvshare/shapes.h"
+#include "kvshare/status.h"
+
+namespace kvshare {
+
+inline constexpr int64_t kUnlimited = -1;
+
+// What one attention computes. For query row s of sequence b at position p = query_position[b] + s, key j takes part iff
+//   j < length[b],  p - j <= window_left (if limited),  j - p <= window_right (if limited),
+//   and neither key_mask nor mask hides it.
+// The score is  x = scale * q.k;  x = softcap * tanh(x / softcap) if softcap > 0;  x += bias.
+// A row that sees no key gives zeros.
+struct AttentionSpec {
+  float scale = 1.0F;
+  float softcap = 0.0F;                 // 0: off
+  int64_t window_left = kUnlimited;     // keys before the query's own; ORT's local_window_size W is window_left = W - 1
+  int64_t window_right = kUnlimited;    // 0: causal
+  bool smooth_softmax = false;          // one more key of score 0 and no value
+  const void* head_sink = nullptr;      // [Hq] scores of that one more key, instead of 0; implies smooth_softmax
+  DType head_sink_type = DType::kF32;
+};
+
+// Where the keys and queries of each sequence stand. Null pointers take the default.
+struct Positions {
+  const int64_t* length = nullptr;          // [B] valid keys; default T for all; clipped to T by no one: CheckAttention judges
+  const int64_t* query_position = nullptr;  // [B] position of query row 0 on the keys' axis; default 0; may be negative
+};
+
+// One call. Rows of key and value at or past a sequence's length, and all rows no query sees, are never read.
+struct AttentionCall {
+  HeadsView query;          // [B, Hq, S, D]   f32, f16, bf16 (AttendOracle: also f64)
+  HeadsView key;            // [B, Hkv, T, D]
+  HeadsView value;          // [B, Hkv, T, Dv]
+  MutableHeadsView output;  // [B, Hq, S, Dv]  written in full
+  AttentionSpec spec;
+  Positions positions;
+  MaskView mask;            // bool or float, optional
+  // Optional. With it positions.* are ignored: pos(k) is the running count of ones up to and with k, query s has the
+  // position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left and
+  // pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.
+  KeyMaskView key_mask;
+  // Optional: the query is rotated while it is loaded (the source tensor is not written).
+  RotaryView rotary;
+  const int64_t* rotary_positions = nullptr;  // [B, S]; default query_position[b] + s
+  // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.
+  std::atomic<int64_t>* key_rows_read = nullptr;
+};
+
+// New tokens of an own layer on their way into the cache.
+struct AppendCall {
+  HeadsView past;            // [B, H, capacity, D]; null: nothing before. Equal data to `present`: appended in place
+  HeadsView fresh;           // [B, H, S, D] new rows
+  MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
+  const int64_t* past_length = nullptr;  // [B] rows of past that are valid; new row s lands at past_length[b] + s
+  const int64_t* length = nullptr;       // [B] valid rows afterwards; rows [length, capacity') are zeroed unless in place
+  RotaryView rotary;                     // null for values
+  const int64_t* rotary_positions = nullptr;  // [B, S]; default past_length[b] + s
+};
+
+// Runs body(arg, i) for i in [0, n), possibly at the same time on several threads; returns when all are done. The split
+// of work never depends on the number of threads, so neither do the results' bits.
+struct ParallelFor {
+  void* context = nullptr;
+  void (*run)(void* context, int64_t n, void (*body)(void* arg, int64_t i), void* arg) = nullptr;
+
+  // One after the other on the calling thread.
+  static ParallelFor Serial();
+};
+
+// Scratch memory that grows to what the largest call needs and is then reused: no allocation a call afterwards. Safe
+// under concurrent calls. One pool belongs to one kernel instance.
+class WorkspacePool {
+ public:
+  WorkspacePool();
+  ~WorkspacePool();
+  WorkspacePool(const WorkspacePool&) = delete;
+  WorkspacePool& operator=(const WorkspacePool&) = delete;
+
+  // A block of at least `bytes`, 64-byte aligned, contents unspecified; returned to the pool on destruction.
+  class Lease {
+   public:
+    Lease(WorkspacePool& pool, size_t bytes);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    void* data() const;
+
+   private:
+    WorkspacePool& pool_;
+    struct Block* block_;
+  };
+
+  // Blocks ever allocated or regrown: constant once warm.
+  int64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<struct Block>> free_;
+  std::atomic<int64_t> allocations_{0};
+};
+
+// The only judge of shapes: every extent, type and length of `call`, before any tensor element is read. `where` opens
+// the message: "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
+Status CheckAttention(const AttentionCall& call, std::string_view where);
+Status CheckAppend(const AppendCall& call, std::string_view where);
+
+// The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads of
+// its group; only tiles that some row sees are touched; sums in f32, rounded once at the store.
+void Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
+
+// Rotates and appends; needs CheckAppend(call).ok().
+void Append(const AppendCall& call, const ParallelFor& parallel);
+
+// The truth in double precision, naive and readable; serves float64 and is what the tests compare with.
+void AttendOracle(const AttentionCall& call);
+void AppendOracle(const AppendCall& call);
+
+// The SIMD target that Attend runs on here, e.g. "AVX3_ZEN4".
+const char* SimdTarget();
+
+}  // namespace kvshare

@@ -1,0 +1,20 @@
+#include "kvshare/status.h"
+
+#include "kvshare/shapes.h"
+
+namespace kvshare {
+
+const char* NameOf(DType type) {
+  switch (type) {
+    case DType::kF32: return "f32";
+    case DType::kF16: return "f16";
+    case DType::kBF16: return "bf16";
+    case DType::kF64: return "f64";
+    case DType::kBool: return "bool";
+    case DType::kI32: return "int32";
+    case DType::kI64: return "int64";
+  }
+  return "?";
+}
+
+}  // namespace kvshare

@@ -1,0 +1,154 @@
+// The truth: every formula of AttentionSpec written once, in double precision, one row at a time. Shares no code with
+// the kernels but the conversion of a single element.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/half.h"
+#include "kvshare/attention.h"
+
+namespace kvshare {
+namespace {
+
+constexpr double kHidden = -std::numeric_limits<double>::infinity();
+
+// The head's D channels at `offset`, rotated for `position` where there are tables.
+std::vector<double> LoadRow(const void* data, DType type, int64_t offset, int64_t head_size, const RotaryView& rotary,
+                            int64_t position) {
+  std::vector<double> row(head_size);
+  for (int64_t d = 0; d < head_size; ++d) row[d] = LoadElement(data, type, offset + d);
+  if (!rotary) return row;
+  const std::vector<double> x = row;
+  for (int64_t i = 0; i < rotary.half; ++i) {
+    const int64_t first = rotary.interleaved ? 2 * i : i;
+    const int64_t second = rotary.interleaved ? 2 * i + 1 : i + rotary.half;
+    const double cos = LoadElement(rotary.cos, rotary.type, position * rotary.half + i);
+    const double sin = LoadElement(rotary.sin, rotary.type, position * rotary.half + i);
+    row[first] = x[first] * cos - x[second] * sin;
+    row[second] = x[second] * cos + x[first] * sin;
+  }
+  return row;
+}
+
+// Which keys query row s of sequence b may look at, before masks: both are positions on one axis.
+struct Axis {
+  std::vector<int64_t> key;   // position of key j
+  std::vector<bool> present;  // false: padding, or past the length
+  int64_t query = 0;          // position of the row
+};
+
+Axis AxisOf(const AttentionCall& call, int64_t b, int64_t s) {
+  const int64_t T = call.key.tokens;
+  Axis axis{std::vector<int64_t>(T), std::vector<bool>(T), 0};
+  if (call.key_mask) {
+    int64_t ones = 0;
+    for (int64_t j = 0; j < T; ++j) {
+      axis.present[j] = LoadElement(call.key_mask.data, call.key_mask.type, b * call.key_mask.batch_stride + j) != 0;
+      ones += axis.present[j] ? 1 : 0;
+      axis.key[j] = ones;
+    }
+    axis.query = axis.key[T - call.query.tokens + s];
+    return axis;
+  }
+  const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : T;
+  for (int64_t j = 0; j < T; ++j) {
+    axis.key[j] = j;
+    axis.present[j] = j < length;
+  }
+  axis.query = (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
+  return axis;
+}
+
+bool Visible(const AttentionSpec& spec, int64_t query, int64_t key) {
+  if (spec.window_left != kUnlimited && query - key > spec.window_left) return false;
+  return spec.window_right == kUnlimited || key - query <= spec.window_right;
+}
+
+// What the mask adds to a score: 0, a bias, or -inf.
+double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t j) {
+  if (!mask) return 0;
+  if (j >= mask.keys) return kHidden;
+  const double value = LoadElement(
+      mask.data, mask.type, b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + j * mask.key_stride);
+  if (mask.type == DType::kBool) return value != 0 ? 0 : kHidden;
+  return value;
+}
+
+void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t head, int64_t s) {
+  const AttentionSpec& spec = call.spec;
+  const int64_t kv_head = head / (call.query.heads / call.key.heads);
+  const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.query.tokens + s]
+                           : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
+  const std::vector<double> query =
+      LoadRow(call.query.data, call.query.type, call.query.Offset(b, head, s), call.query.head_size, call.rotary, position);
+
+  std::vector<double> score(call.key.tokens, kHidden);
+  double max = kHidden;
+  const bool sink = spec.smooth_softmax || spec.head_sink != nullptr;
+  const double sink_score = spec.head_sink != nullptr ? LoadElement(spec.head_sink, spec.head_sink_type, head) : 0;
+  if (sink) max = sink_score;
+  for (int64_t j = 0; j < call.key.tokens; ++j) {
+    if (!axis.present[j] || !Visible(spec, axis.query, axis.key[j])) continue;
+    const double bias = MaskAt(call.mask, b, head, s, j);
+    if (bias == kHidden) continue;
+    double dot = 0;
+    const int64_t offset = call.key.Offset(b, kv_head, j);
+    for (int64_t d = 0; d < call.key.head_size; ++d) dot += query[d] * LoadElement(call.key.data, call.key.type, offset + d);
+    double x = dot * static_cast<double>(spec.scale);
+    if (spec.softcap > 0) x = spec.softcap * std::tanh(x / spec.softcap);
+    score[j] = x + bias;
+    max = std::fmax(max, score[j]);
+  }
+
+  double sum = sink ? std::exp(sink_score - max) : 0;
+  std::vector<double> out(call.value.head_size, 0);
+  for (int64_t j = 0; j < call.key.tokens; ++j) {
+    if (score[j] == kHidden) continue;
+    const double weight = std::exp(score[j] - max);
+    sum += weight;
+    const int64_t offset = call.value.Offset(b, kv_head, j);
+    for (int64_t d = 0; d < call.value.head_size; ++d)
+      out[d] += weight * LoadElement(call.value.data, call.value.type, offset + d);
+  }
+  const int64_t offset = call.output.Offset(b, head, s);
+  for (int64_t d = 0; d < call.value.head_size; ++d)
+    StoreElement(call.output.data, call.output.type, offset + d, sum > 0 ? out[d] / sum : 0);
+}
+
+}  // namespace
+
+void AttendOracle(const AttentionCall& call) {
+  for (int64_t b = 0; b < call.query.batch; ++b)
+    for (int64_t s = 0; s < call.query.tokens; ++s) {
+      const Axis axis = AxisOf(call, b, s);
+      for (int64_t head = 0; head < call.query.heads; ++head) AttendRow(call, axis, b, head, s);
+    }
+}
+
+void AppendOracle(const AppendCall& call) {
+  const MutableHeadsView& present = call.present;
+  const bool in_place = call.past.data == present.data;
+  for (int64_t b = 0; b < present.batch; ++b) {
+    const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
+    const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens;
+    for (int64_t head = 0; head < present.heads; ++head)
+      for (int64_t t = 0; t < present.tokens; ++t) {
+        std::vector<double> row(present.head_size, 0);
+        if (t < past_length) {
+          if (in_place) continue;
+          row = LoadRow(call.past.data, call.past.type, call.past.Offset(b, head, t), present.head_size, {}, 0);
+        } else if (t < length) {
+          const int64_t s = t - past_length;
+          const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
+          row = LoadRow(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s), present.head_size, call.rotary,
+                        position);
+        } else if (in_place) {
+          continue;
+        }
+        const int64_t offset = present.Offset(b, head, t);
+        for (int64_t d = 0; d < present.head_size; ++d) StoreElement(present.data, present.type, offset + d, row[d]);
+      }
+  }
+}
+
+}  // namespace kvshare
