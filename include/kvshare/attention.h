@@ -2,7 +2,7 @@
 //
 //   AttentionCall call;                       // fill the views and the spec
 //   KVSHARE_RETURN_IF_ERROR(CheckAttention(call, "GroupQueryAttention 'layers.15/attn'"));
-//   Attend(call, parallel, pool);             // SIMD kernels;  AttendOracle(call) is the same in double precision
+//   KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool));   // SIMD kernels; AttendOracle(call) is the same in double
 #pragma once
 
 #include <atomic>
@@ -119,8 +119,9 @@ Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
 
 // The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads of
-// its group; only tiles that some row sees are touched; sums in f32, rounded once at the store.
-void Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
+// its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the oracle.
+// Fails only (kRefused) where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call.
+Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
 
 // Rotates and appends; needs CheckAppend(call).ok().
 void Append(const AppendCall& call, const ParallelFor& parallel);
