@@ -1,18 +1,144 @@
-#include "kvshare/attention.h"
+// Attend and Append: plan, share out the units, merge.
+#include <algorithm>
+#include <cstring>
+
+#include "attention/unit.h"
+
 namespace kvshare {
-// Bring-up only: replaced by the SIMD kernels in the next commit.
-struct Block {};
-WorkspacePool::WorkspacePool() = default;
-WorkspacePool::~WorkspacePool() = default;
-Status Attend(const AttentionCall& call, const ParallelFor&, WorkspacePool&) {
-  AttendOracle(call);
+namespace {
+
+// Carves 64-byte aligned arrays from one block; with a null block it only measures.
+class Carver {
+ public:
+  explicit Carver(void* memory) : memory_(static_cast<std::byte*>(memory)) {}
+  template <typename T>
+  T* Take(int64_t count) {
+    std::byte* p = memory_ == nullptr ? nullptr : memory_ + offset_;
+    offset_ += (count * sizeof(T) + 63) / 64 * 64;
+    return reinterpret_cast<T*>(p);
+  }
+  size_t bytes() const { return offset_; }
+
+ private:
+  std::byte* memory_;
+  size_t offset_ = 0;
+};
+
+size_t PlacePartials(Job& job, int64_t value_stride, void* memory) {
+  Carver carver(memory);
+  const int64_t slots = job.items() * job.plan.splits * job.rows();
+  job.partial_max = carver.Take<float>(slots);
+  job.partial_sum = carver.Take<float>(slots);
+  job.partial_out = carver.Take<float>(slots * value_stride);
+  return carver.bytes();
+}
+
+struct UnitTask {
+  const Job* job;
+  const UnitCode* code;
+  WorkspacePool* pool;
+  size_t scratch_bytes;
+};
+
+void RunUnitTask(void* arg, int64_t unit) {
+  const auto& task = *static_cast<const UnitTask*>(arg);
+  const WorkspacePool::Lease scratch(*task.pool, task.scratch_bytes);
+  task.code->run(*task.job, unit, scratch.data());
+}
+
+void MergeTask(void* arg, int64_t item_row) {
+  const auto& task = *static_cast<const UnitTask*>(arg);
+  task.code->merge(*task.job, item_row);
+}
+
+}  // namespace
+
+Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
+  if (call.query.batch == 0 || call.query.tokens == 0) return {};
+  if (call.query.type == DType::kF64) {
+    AttendOracle(call);
+    return {};
+  }
+  const UnitCode code = GetUnitCode();
+  const int64_t rows = call.query.batch * call.query.tokens;
+  const auto place_ranges = [&](void* memory, KeyRange** ranges, bool** holes) {
+    Carver carver(memory);
+    *ranges = carver.Take<KeyRange>(rows);
+    *holes = carver.Take<bool>(call.query.batch);
+    return carver.bytes();
+  };
+  KeyRange* ranges = nullptr;
+  bool* holes = nullptr;
+  const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr, &ranges, &holes));
+  place_ranges(range_memory.data(), &ranges, &holes);
+  FillKeyRanges(call, ranges, holes);
+
+  Job job;
+  job.call = &call;
+  job.ranges = ranges;
+  job.holes = holes;
+  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges));
+  UnitTask task{&job, &code, &pool, code.scratch_bytes(job)};
+  if (job.plan.splits == 1) {
+    parallel.run(parallel.context, job.items(), &RunUnitTask, &task);
+    return {};
+  }
+  const int64_t value_stride = code.value_stride(job);
+  const WorkspacePool::Lease partials(pool, PlacePartials(job, value_stride, nullptr));
+  PlacePartials(job, value_stride, partials.data());
+  parallel.run(parallel.context, job.items() * job.plan.splits, &RunUnitTask, &task);
+  parallel.run(parallel.context, job.items() * job.rows(), &MergeTask, &task);
   return {};
 }
-void Append(const AppendCall& call, const ParallelFor&) { AppendOracle(call); }
-const char* SimdTarget() { return "oracle"; }
+
+namespace {
+
+constexpr int64_t kAppendRows = 256;  // rows of one head a task copies
+
+struct AppendJob {
+  const AppendCall* call;
+  const UnitCode* code;
+  int64_t first, stretch, stretches;  // rows [first + i*stretch, ...) of every head
+};
+
+void AppendTask(void* arg, int64_t i) {
+  const auto& job = *static_cast<const AppendJob*>(arg);
+  const MutableHeadsView& present = job.call->present;
+  const int64_t begin = job.first + i % job.stretches * job.stretch;
+  const int64_t head = i / job.stretches % present.heads;
+  const int64_t b = i / job.stretches / present.heads;
+  alignas(64) float row[kMaxAppendHeadSize];
+  job.code->append(*job.call, b, head, begin, std::min(begin + job.stretch, present.tokens), row);
+}
+
+}  // namespace
+
+void Append(const AppendCall& call, const ParallelFor& parallel) {
+  const MutableHeadsView& present = call.present;
+  if (present.batch == 0 || present.tokens == 0) return;
+  if (present.type == DType::kF64 || present.head_size > kMaxAppendHeadSize) {
+    AppendOracle(call);
+    return;
+  }
+  // In place only the new rows are touched; all sequences share the span from the shortest past to the longest.
+  int64_t begin = 0;
+  int64_t end = present.tokens;
+  if (call.past.data == present.data && call.past_length != nullptr) {
+    begin = *std::min_element(call.past_length, call.past_length + present.batch);
+    end = std::min(present.tokens, *std::max_element(call.past_length, call.past_length + present.batch) + call.fresh.tokens);
+  }
+  if (begin >= end) return;
+  const UnitCode code = GetUnitCode();
+  AppendJob job{&call, &code, begin, kAppendRows, (end - begin + kAppendRows - 1) / kAppendRows};
+  parallel.run(parallel.context, present.batch * present.heads * job.stretches, &AppendTask, &job);
+}
+
+const char* SimdTarget() { return GetUnitCode().target; }
+
 ParallelFor ParallelFor::Serial() {
   return {nullptr, [](void*, int64_t n, void (*body)(void*, int64_t), void* arg) {
             for (int64_t i = 0; i < n; ++i) body(arg, i);
           }};
 }
+
 }  // namespace kvshare

@@ -79,7 +79,7 @@ Status CheckSpec(const AttentionSpec& spec, std::string_view where) {
     return Bad(where, "attribute 'softcap' is {}; needs a finite number >= 0", spec.softcap);
   if (spec.window_left < kUnlimited || spec.window_right < kUnlimited)
     return Bad(where, "window is ({}, {}); needs -1 (unlimited) or more on each side", spec.window_left, spec.window_right);
-  if (spec.head_sink != nullptr && !IsFloat(spec.head_sink_type) && spec.head_sink_type != DType::kF64)
+  if (spec.head_sink != nullptr && !IsFloat(spec.head_sink_type))
     return Bad(where, "input 'head_sink' has type {}; needs f32, f16 or bf16", NameOf(spec.head_sink_type));
   return {};
 }
@@ -107,19 +107,19 @@ Status CheckPositions(const AttentionCall& call, std::string_view where) {
 Status CheckMask(const AttentionCall& call, std::string_view where) {
   if (!call.mask) return {};
   const DType type = call.mask.type;
-  if (type != DType::kBool && type != DType::kF64 && !IsFloat(type))
-    return Bad(where, "mask has type {}; needs bool, f32, f16 or bf16", NameOf(type));
+  if (type != DType::kBool && !IsFloat(type) && (type != DType::kF64 || call.query.type != DType::kF64))
+    return Bad(where, "mask has type {}; needs bool, f32, f16 or bf16 (f64 with f64 'query')", NameOf(type));
   if (call.mask.keys < 0) return Bad(where, "mask has {} columns; needs 0 or more", call.mask.keys);
   return {};
 }
 
 // `first` is the position of row 0 of each sequence where `positions` is null.
-Status CheckRotary(const RotaryView& rotary, const int64_t* positions, const int64_t* first, int64_t batch, int64_t tokens,
+Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* positions, const int64_t* first, int64_t batch, int64_t tokens,
                    int64_t head_size, std::string_view where) {
   if (!rotary) return {};
   if (rotary.sin == nullptr) return Bad(where, "input 'sin_cache' is absent; needs the shape of 'cos_cache'");
-  if (!IsFloat(rotary.type) && rotary.type != DType::kF64)
-    return Bad(where, "input 'cos_cache' has type {}; needs f32, f16 or bf16", NameOf(rotary.type));
+  if (!IsFloat(rotary.type) && (rotary.type != DType::kF64 || data_type != DType::kF64))
+    return Bad(where, "input 'cos_cache' has type {}; needs f32, f16 or bf16 (f64 with f64 data)", NameOf(rotary.type));
   if (rotary.half <= 0 || 2 * rotary.half > head_size)
     return Bad(where, "input 'cos_cache' has {} columns; needs 1 to {}, half the head size {}", rotary.half, head_size / 2,
                head_size);
@@ -141,7 +141,7 @@ Status CheckAttention(const AttentionCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckSpec(call.spec, where));
   KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
   KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
-  return CheckRotary(call.rotary, call.rotary_positions, call.positions.query_position, call.query.batch, call.query.tokens,
+  return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position, call.query.batch, call.query.tokens,
                      call.query.head_size, where);
 }
 
@@ -169,7 +169,7 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
       return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, end, begin,
                  std::min(begin + fresh.tokens, present.tokens), begin, fresh.tokens, present.tokens);
   }
-  return CheckRotary(call.rotary, call.rotary_positions, call.past_length, present.batch, fresh.tokens, present.head_size,
+  return CheckRotary(call.rotary, present.type, call.rotary_positions, call.past_length, present.batch, fresh.tokens, present.head_size,
                      where);
 }
 

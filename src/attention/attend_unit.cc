@@ -1,0 +1,397 @@
+// The per-target code: one unit of attention, the merge of its splits, and one stretch of a cache append.
+#include "attention/unit.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "attention/attend_unit.cc"
+#include <hwy/foreach_target.h>
+// The order matters: foreach_target.h first.
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "attention/load-inl.h"
+#include "attention/rotary-inl.h"
+#include "attention/softmax-inl.h"
+#include "attention/tile-inl.h"
+#include "core/half.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t KeyStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
+int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kLanes); }
+
+// A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
+struct Scratch {
+  float* query;    // [blocks][KeyStride / kLanes][R][kLanes], scaled and rotated
+  float* out;      // [blocks][R][ValueStride]
+  float* scores;   // [key_tile + kLanes][R]
+  float* max;      // [blocks][state lanes]
+  float* sum;      // the same
+  int32_t* begin;  // the same: each row's range of keys
+  int32_t* end;
+  float* row;      // one row, KeyStride
+  size_t bytes;
+
+  Scratch(const Job& job, void* memory) {
+    const int64_t R = job.plan.block_rows;
+    const int64_t blocks = job.plan.blocks();
+    const int64_t state = blocks * std::max<int64_t>(R, kLanes);
+    size_t offset = 0;
+    const auto take = [&](int64_t count) HWY_ATTR {
+      float* p = reinterpret_cast<float*>(static_cast<std::byte*>(memory) + offset);
+      offset += RoundUp(count * sizeof(float), 64);
+      return p;
+    };
+    query = take(blocks * R * KeyStride(job));
+    out = take(blocks * R * ValueStride(job));
+    scores = take((job.plan.key_tile + static_cast<int64_t>(kLanes)) * R);
+    max = take(state);
+    sum = take(state);
+    begin = reinterpret_cast<int32_t*>(take(state));
+    end = reinterpret_cast<int32_t*>(take(state));
+    row = take(KeyStride(job));
+    bytes = offset;
+  }
+};
+
+size_t ScratchBytes(const Job& job) { return Scratch(job, nullptr).bytes; }
+
+// Where a unit stands in its call.
+struct Place {
+  int64_t b, kv_head, split;
+  int64_t first_position;  // s of row 0
+  int64_t rows;            // (position, head) rows that exist; later ones of the last block are idle
+
+  Place(const Job& job, int64_t unit) {
+    const int64_t item = unit / job.plan.splits;
+    split = unit % job.plan.splits;
+    const int64_t tile = item % job.plan.position_tiles;
+    kv_head = item / job.plan.position_tiles % job.call->key.heads;
+    b = item / job.plan.position_tiles / job.call->key.heads;
+    first_position = tile * job.plan.positions;
+    rows = std::min(job.plan.positions, job.call->query.tokens - first_position) * job.plan.group;
+  }
+  int64_t PositionOf(const Job& job, int64_t row) const { return first_position + row / job.plan.group; }
+  int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
+};
+
+// Loads, rotates, scales and interleaves the unit's queries; fills the rows' ranges.
+void PackQueries(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionCall& call = *job.call;
+  const int64_t R = job.plan.block_rows;
+  const int64_t stride = KeyStride(job);
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const int64_t S = call.query.tokens;
+  const F32 df;
+  const Vec scale = hn::Set(df, call.spec.scale);
+  for (int64_t row = 0; row < job.rows(); ++row) {
+    const int64_t block = row / R;
+    const int64_t r = row % R;
+    float* packed = scratch.query + block * R * stride + r * kLanes;
+    KeyRange range;
+    if (row < place.rows) {
+      const int64_t s = place.PositionOf(job, row);
+      const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[place.b * S + s]
+                               : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
+      LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.rotary, position, scratch.row);
+      for (int64_t d = 0; d < stride; d += kLanes)
+        hn::Store(hn::Mul(hn::Load(df, scratch.row + d), scale), df, packed + d * R);
+      range = job.ranges[place.b * S + s];
+    } else {
+      for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Zero(df), df, packed + d * R);
+    }
+    for (int64_t lane = r; lane < state_lanes; lane += R) {
+      scratch.begin[block * state_lanes + lane] = range.begin;
+      scratch.end[block * state_lanes + lane] = range.end;
+    }
+  }
+}
+
+// A sink is one more key of known score and no value: it starts the row's sum.
+void StartState(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionSpec& spec = job.call->spec;
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const bool sink = (spec.smooth_softmax || spec.head_sink != nullptr) && place.split == 0;
+  for (int64_t block = 0; block < job.plan.blocks(); ++block)
+    for (int64_t lane = 0; lane < state_lanes; ++lane) {
+      const int64_t row = block * R + lane % R;
+      float score = kHidden;
+      if (sink)
+        score = spec.head_sink == nullptr ? 0.0F
+                                          : static_cast<float>(LoadElement(spec.head_sink, spec.head_sink_type,
+                                                                           place.HeadOf(job, row)));
+      scratch.max[block * state_lanes + lane] = score;
+      scratch.sum[block * state_lanes + lane] = sink ? 1.0F : 0.0F;
+    }
+  std::memset(scratch.out, 0, job.rows() * ValueStride(job) * sizeof(float));
+}
+
+// Adds the bias, or hides keys, row by row: a mask's rows lie along the keys, the scores' along the rows.
+void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t rows, int64_t first_key, int64_t count,
+               float* scores) {
+  const AttentionCall& call = *job.call;
+  const MaskView& mask = call.mask;
+  const int64_t R = job.plan.block_rows;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t row = first_row + r;
+    const int64_t offset = place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
+                           place.PositionOf(job, row) * mask.query_stride;
+    const int64_t covered = std::clamp<int64_t>(mask.keys - first_key, 0, count);
+    if (mask.type == DType::kF32 && mask.key_stride == 1) {
+      const float* bias = static_cast<const float*>(mask.data) + offset + first_key;
+      for (int64_t j = 0; j < covered; ++j) scores[j * R + r] += bias[j];
+    } else if (mask.type == DType::kBool) {
+      const uint8_t* keep = static_cast<const uint8_t*>(mask.data) + offset + first_key * mask.key_stride;
+      for (int64_t j = 0; j < covered; ++j)
+        if (keep[j * mask.key_stride] == 0) scores[j * R + r] = kHidden;
+    } else {
+      for (int64_t j = 0; j < covered; ++j)
+        scores[j * R + r] += static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_key + j) * mask.key_stride));
+    }
+    for (int64_t j = covered; j < count; ++j) scores[j * R + r] = kHidden;
+  }
+}
+
+// Hides the holes of a key mask inside the rows' ranges.
+void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, int64_t count, float* scores) {
+  const KeyMaskView& mask = job.call->key_mask;
+  const int64_t R = job.plan.block_rows;
+  for (int64_t j = 0; j < count; ++j)
+    if (LoadElement(mask.data, mask.type, place.b * mask.batch_stride + first_key + j) == 0)
+      std::fill_n(scores + j * R, R, kHidden);
+}
+
+// The unit's keys: the union of its rows' ranges, and of that its split's share in whole tiles.
+KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  KeyRange all{INT32_MAX, 0};
+  for (int64_t row = 0; row < place.rows; ++row) {
+    const int64_t i = row / R * state_lanes + row % R;
+    if (scratch.begin[i] >= scratch.end[i]) continue;
+    all.begin = std::min(all.begin, scratch.begin[i]);
+    all.end = std::max(all.end, scratch.end[i]);
+  }
+  if (all.begin >= all.end) return {};
+  const int64_t tiles = (all.end - all.begin + job.plan.key_tile - 1) / job.plan.key_tile;
+  const int64_t share = (tiles + job.plan.splits - 1) / job.plan.splits * job.plan.key_tile;
+  const int64_t begin = std::min<int64_t>(all.begin + place.split * share, all.end);
+  return {static_cast<int32_t>(begin), static_cast<int32_t>(std::min<int64_t>(begin + share, all.end))};
+}
+
+// Rows [begin, end) whose union [lo, hi) of ranges bounds a block's work, and the part [all_lo, all_hi) all of them see.
+struct BlockRange {
+  int32_t lo = INT32_MAX, hi = 0, all_lo = 0, all_hi = INT32_MAX;
+};
+
+BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, int64_t rows) {
+  BlockRange range;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t begin = scratch.begin[block * state_lanes + r];
+    const int32_t end = scratch.end[block * state_lanes + r];
+    if (begin < end) {
+      range.lo = std::min(range.lo, begin);
+      range.hi = std::max(range.hi, end);
+    }
+    range.all_lo = std::max(range.all_lo, begin);
+    range.all_hi = std::min(range.all_hi, end);
+  }
+  return range;
+}
+
+// All tiles of one unit. K and V types and R are the table's rows.
+template <typename K, typename V, int R>
+void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionCall& call = *job.call;
+  const int64_t key_stride = KeyStride(job);
+  const int64_t value_stride = ValueStride(job);
+  constexpr int64_t kState = kStateLanes<R>;
+  const K* keys = static_cast<const K*>(call.key.data) + call.key.Offset(place.b, place.kv_head, 0);
+  const V* values = static_cast<const V*>(call.value.data) + call.value.Offset(place.b, place.kv_head, 0);
+  const KeyRange range = KeysOf(job, place, scratch);
+  HWY_ALIGN float rescale[kState];
+  const F32 df;
+
+  for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
+    const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
+    const bool more = tile_end + job.plan.prefetch_keys <= range.end;
+    bool first_block = true;
+    for (int64_t block = 0; block < job.plan.blocks(); ++block) {
+      const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+      const BlockRange seen = RangeOf(scratch, kState, block, rows);
+      const int64_t begin = std::max<int64_t>(tile, seen.lo);
+      const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
+      if (count <= 0) continue;
+      // The first block of rows brings the tile into cache, and the next one behind it.
+      const int64_t ahead = first_block && more ? job.plan.prefetch_keys : 0;
+      first_block = false;
+      const int64_t lanes = RoundUp(count * R, kLanes);
+      float* scores = scratch.scores;
+      ScoreTile<K, R>(scratch.query + block * R * key_stride, keys + begin * call.key.token_stride, call.key.token_stride, count,
+                      call.key.head_size, ahead * call.key.token_stride, scores);
+      if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
+      if (call.mask) ApplyMask(job, place, block * R, rows, begin, count, scores);
+      if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
+      if (begin < seen.all_lo || begin + count > seen.all_hi)
+        HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState, scratch.end + block * kState);
+      for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
+      const RowState state{scratch.max + block * kState, scratch.sum + block * kState};
+      float* out = scratch.out + block * R * value_stride;
+      if (UpdateSoftmax<R>(scores, lanes, state, rescale)) {
+        for (int r = 0; r < R; ++r) {
+          const Vec factor = hn::Set(df, rescale[r]);
+          for (int64_t d = 0; d < value_stride; d += kLanes)
+            hn::Store(hn::Mul(hn::Load(df, out + r * value_stride + d), factor), df, out + r * value_stride + d);
+        }
+      }
+      WeightTile<V, R>(scores, values + begin * call.value.token_stride, call.value.token_stride, count, call.value.head_size,
+                       ahead * call.value.token_stride, out, value_stride);
+    }
+  }
+  if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
+}
+
+// One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, rounded once.
+void StoreRow(const Job& job, const Place& place, int64_t row, const float* out, float sum) {
+  const AttentionCall& call = *job.call;
+  const F32 df;
+  const Vec inverse = hn::Set(df, sum == 0.0F ? 0.0F : 1.0F / sum);
+  const int64_t offset = call.output.Offset(place.b, place.HeadOf(job, row), place.PositionOf(job, row));
+  const int64_t Dv = call.value.head_size;
+  for (int64_t d = 0; d < Dv; d += kLanes)
+    StoreAny(hn::Mul(hn::Load(df, out + d), inverse), call.output.data, call.output.type, offset + d,
+             std::min<int64_t>(kLanes, Dv - d));
+}
+
+using TilesFn = void (*)(const Job&, const Place&, const Scratch&);
+
+template <int R, typename K>
+TilesFn TilesForValue(DType value) {
+  switch (value) {
+    case DType::kF16: return &RunTiles<K, hwy::float16_t, R>;
+    case DType::kBF16: return &RunTiles<K, hwy::bfloat16_t, R>;
+    default: return &RunTiles<K, float, R>;
+  }
+}
+
+template <int R>
+TilesFn TilesFor(DType key, DType value) {
+  switch (key) {
+    case DType::kF16: return TilesForValue<R, hwy::float16_t>(value);
+    case DType::kBF16: return TilesForValue<R, hwy::bfloat16_t>(value);
+    default: return TilesForValue<R, float>(value);
+  }
+}
+
+TilesFn TilesOf(const Plan& plan) {
+  switch (plan.block_rows) {
+    case 1: return TilesFor<1>(plan.key_kernel->type, plan.value_kernel->type);
+    case 2: return TilesFor<2>(plan.key_kernel->type, plan.value_kernel->type);
+    case 4: return TilesFor<4>(plan.key_kernel->type, plan.value_kernel->type);
+    default: return TilesFor<8>(plan.key_kernel->type, plan.value_kernel->type);
+  }
+}
+
+void RunUnit(const Job& job, int64_t unit, void* memory) {
+  const Place place(job, unit);
+  const Scratch scratch(job, memory);
+  PackQueries(job, place, scratch);
+  StartState(job, place, scratch);
+  TilesOf(job.plan)(job, place, scratch);
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const int64_t value_stride = ValueStride(job);
+  for (int64_t row = 0; row < place.rows; ++row) {
+    const int64_t state = row / R * state_lanes + row % R;
+    const float* out = scratch.out + row * value_stride;
+    if (job.plan.splits == 1) {
+      StoreRow(job, place, row, out, scratch.sum[state]);
+      continue;
+    }
+    const int64_t slot = unit * job.rows() + row;
+    job.partial_max[slot] = scratch.max[state];
+    job.partial_sum[slot] = scratch.sum[state];
+    std::memcpy(job.partial_out + slot * value_stride, out, value_stride * sizeof(float));
+  }
+}
+
+// Splits are added in their order, whoever finished first. The first split's partial row gathers the sum.
+void MergeRow(const Job& job, int64_t item_row) {
+  const int64_t item = item_row / job.rows();
+  const int64_t row = item_row % job.rows();
+  const int64_t unit = item * job.plan.splits;
+  const Place place(job, unit);
+  if (row >= place.rows) return;
+  const F32 df;
+  const int64_t value_stride = ValueStride(job);
+  const auto slot = [&](int64_t split) HWY_ATTR { return (unit + split) * job.rows() + row; };
+  float max = kHidden;
+  for (int64_t split = 0; split < job.plan.splits; ++split) max = std::max(max, job.partial_max[slot(split)]);
+  const float shift = max == kHidden ? 0.0F : max;
+  float sum = 0;
+  float* total = job.partial_out + slot(0) * value_stride;
+  for (int64_t split = 0; split < job.plan.splits; ++split) {
+    const Vec factor = Exp(hn::Set(df, job.partial_max[slot(split)] - shift));
+    sum += hn::GetLane(factor) * job.partial_sum[slot(split)];
+    const float* part = job.partial_out + slot(split) * value_stride;
+    for (int64_t d = 0; d < value_stride; d += kLanes) {
+      const Vec scaled = hn::Mul(hn::Load(df, part + d), factor);
+      hn::Store(split == 0 ? scaled : hn::Add(hn::Load(df, total + d), scaled), df, total + d);
+    }
+  }
+  StoreRow(job, place, row, total, sum);
+}
+
+// Rows [begin, end) of the present cache of one head: copied from the past, taken from the new rows, or zeroed.
+void AppendRows(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row) {
+  const MutableHeadsView& present = call.present;
+  const bool in_place = call.past.data == present.data;
+  const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
+  const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens;
+  const size_t row_bytes = present.head_size * SizeOf(present.type);
+  for (int64_t t = begin; t < end; ++t) {
+    void* to = At(present.data, present.type, present.Offset(b, head, t));
+    if (t < past_length) {
+      if (!in_place) std::memcpy(to, At(call.past.data, call.past.type, call.past.Offset(b, head, t)), row_bytes);
+    } else if (t < length) {
+      const int64_t s = t - past_length;
+      if (!call.rotary && call.fresh.type == present.type) {
+        std::memcpy(to, At(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s)), row_bytes);
+        continue;
+      }
+      const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
+      LoadRow(call.fresh, b, head, s, call.rotary, position, row);
+      for (int64_t d = 0; d < present.head_size; d += kLanes)
+        StoreAny(hn::LoadU(F32(), row + d), to, present.type, d, std::min<int64_t>(kLanes, present.head_size - d));
+    } else if (!in_place) {
+      std::memset(to, 0, row_bytes);
+    }
+  }
+}
+
+const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvshare {
+namespace {
+HWY_EXPORT(ScratchBytes);
+HWY_EXPORT(ValueStride);
+HWY_EXPORT(RunUnit);
+HWY_EXPORT(MergeRow);
+HWY_EXPORT(AppendRows);
+HWY_EXPORT(TargetName);
+}  // namespace
+
+UnitCode GetUnitCode() {
+  return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride), HWY_DYNAMIC_POINTER(RunUnit),
+          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  HWY_DYNAMIC_POINTER(TargetName)()};
+}
+}  // namespace kvshare
+#endif

@@ -1,0 +1,47 @@
+#include "attention/kernel_table.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+namespace kvshare {
+namespace {
+
+constexpr auto kRows = std::to_array<TileKernelRow>({
+#define KVSHARE_TILE_KERNEL(name, type, rows) {#name, DType::type, rows},
+#include "attention/attention_kernels.inc"
+#undef KVSHARE_TILE_KERNEL
+});
+
+std::string NamesFor(DType type) {
+  std::string names;
+  for (const TileKernelRow& row : kRows)
+    if (row.type == type) names += (names.empty() ? "" : ", ") + std::string(row.name);
+  return names;
+}
+
+}  // namespace
+
+std::span<const TileKernelRow> TileKernels() { return kRows; }
+
+Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows) {
+  const char* forced = std::getenv("KVSHARE_FORCE_KERNEL");
+  const TileKernelRow* chosen = nullptr;
+  for (const TileKernelRow& row : kRows) {
+    if (row.type != type) continue;
+    if (forced != nullptr) {
+      if (std::string_view(forced) == row.name) return &row;
+      continue;
+    }
+    chosen = &row;
+    if (row.rows >= rows) break;
+  }
+  if (chosen != nullptr) return chosen;
+  return Status::Refused(fmt::format("KVSHARE_FORCE_KERNEL is '{}', which does not serve {} K/V; have {}",
+                                     forced != nullptr ? forced : "", NameOf(type), NamesFor(type)));
+}
+
+}  // namespace kvshare

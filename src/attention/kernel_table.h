@@ -1,0 +1,24 @@
+// The rows of attention_kernels.inc as data.
+#pragma once
+
+#include <span>
+
+#include "kvshare/shapes.h"
+#include "kvshare/status.h"
+
+namespace kvshare {
+
+struct TileKernelRow {
+  const char* name;
+  DType type;  // of K and V
+  int rows;    // R
+};
+
+// All rows, in the table's order.
+std::span<const TileKernelRow> TileKernels();
+
+// The row for K/V of `type` where one unit of work has `rows` query rows. KVSHARE_FORCE_KERNEL=<name> takes that row
+// instead, and fails (kRefused) where it does not exist or its type is another.
+Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows);
+
+}  // namespace kvshare

@@ -1,0 +1,127 @@
+#include "attention/plan.h"
+
+#include <algorithm>
+
+namespace kvshare {
+namespace {
+
+constexpr int64_t kRowsPerUnit = 256;   // query rows a prefill unit keeps in L2 with their sums
+constexpr int64_t kKeysPerSplit = 256;  // a split pays for its merge from here on
+constexpr int64_t kEnoughUnits = 32;    // no more splits once this many units are there to share out
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <typename T>
+void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, bool* holes) {
+  const int64_t S = call.query.tokens;
+  const int64_t T_ = call.key.tokens;
+  const AttentionSpec& spec = call.spec;
+  *holes = false;
+  // Two pointers walk with the row: ones in [begin, end) never need a prefix sum over all of T.
+  int64_t first = 0;  // the first kept key: left padding is outside every range
+  while (first < T_ && mask[first] == 0) ++first;
+  int64_t begin = first;
+  int64_t end = first;
+  int64_t kept_end = first;  // one past the last kept key before end: trailing padding is outside too
+  int64_t ones = 0;          // kept keys in [begin, end)
+  const bool causal = spec.window_right != kUnlimited;
+  for (int64_t s = 0; s < S; ++s) {
+    const int64_t column = T_ - S + s;
+    // Keys up to the row's own column are at or before its position; window_right more kept ones may follow.
+    int64_t want_end = causal ? column + 1 : T_;
+    if (causal)
+      for (int64_t after = 0; want_end < T_ && after < spec.window_right; ++want_end) after += mask[want_end] != 0 ? 1 : 0;
+    if (s == 0 && spec.window_left != kUnlimited && causal && spec.window_right == 0) {
+      // Decode and first rows of a chunk: walk back from the row instead of forward from the start.
+      end = std::max(want_end, first);
+      begin = end;
+      while (begin > first && (ones <= spec.window_left)) {
+        --begin;
+        if (mask[begin] == 0) continue;
+        if (ones++ == 0) kept_end = begin + 1;
+      }
+    }
+    for (; end < want_end; ++end) {
+      if (mask[end] == 0) continue;
+      ++ones;
+      kept_end = end + 1;
+    }
+    if (spec.window_left != kUnlimited) {
+      // pos(q) - pos(k) <= window_left: of the kept keys up to the row's own column, the last window_left + 1.
+      int64_t later = 0;
+      for (int64_t j = column + 1; j < end; ++j) later += mask[j] != 0 ? 1 : 0;
+      while (begin < end && (ones - later > spec.window_left + 1 || mask[begin] == 0)) {
+        ones -= mask[begin] != 0 ? 1 : 0;
+        ++begin;
+      }
+    }
+    const int64_t last = std::max(begin, kept_end);
+    ranges[s] = {static_cast<int32_t>(begin), static_cast<int32_t>(last)};
+    if (ones != last - begin) *holes = true;
+  }
+}
+
+void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges) {
+  const AttentionSpec& spec = call.spec;
+  const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : call.key.tokens;
+  const int64_t first = call.positions.query_position != nullptr ? call.positions.query_position[b] : 0;
+  for (int64_t s = 0; s < call.query.tokens; ++s) {
+    const int64_t position = first + s;
+    int64_t begin = spec.window_left == kUnlimited ? 0 : std::clamp<int64_t>(position - spec.window_left, 0, length);
+    const int64_t end =
+        spec.window_right == kUnlimited ? length : std::clamp<int64_t>(position + spec.window_right + 1, 0, length);
+    begin = std::min(begin, end);
+    ranges[s] = {static_cast<int32_t>(begin), static_cast<int32_t>(end)};
+  }
+}
+
+}  // namespace
+
+void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes) {
+  for (int64_t b = 0; b < call.query.batch; ++b) {
+    KeyRange* row = ranges + b * call.query.tokens;
+    holes[b] = false;
+    if (!call.key_mask) {
+      RangesFromPositions(call, b, row);
+      continue;
+    }
+    const int64_t offset = b * call.key_mask.batch_stride;
+    switch (call.key_mask.type) {
+      case DType::kI64: RangesFromMask(call, static_cast<const int64_t*>(call.key_mask.data) + offset, row, holes + b); break;
+      case DType::kI32: RangesFromMask(call, static_cast<const int32_t*>(call.key_mask.data) + offset, row, holes + b); break;
+      default: RangesFromMask(call, static_cast<const uint8_t*>(call.key_mask.data) + offset, row, holes + b); break;
+    }
+  }
+}
+
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
+  Plan plan;
+  const int64_t S = call.query.tokens;
+  plan.group = call.query.heads / call.key.heads;
+  KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, ChooseTileKernel(call.key.type, S * plan.group));
+  plan.value_kernel = plan.key_kernel;
+  if (call.value.type != call.key.type) {
+    KVSHARE_ASSIGN_OR_RETURN(plan.value_kernel, ChooseTileKernel(call.value.type, S * plan.group));
+  }
+  plan.block_rows = plan.key_kernel->rows;
+
+  // Equal shares of S, so that the last unit is no crumb.
+  const int64_t most = std::max<int64_t>(1, kRowsPerUnit / plan.group);
+  plan.position_tiles = CeilDiv(S, most);
+  plan.positions = CeilDiv(S, plan.position_tiles);
+  plan.position_tiles = CeilDiv(S, plan.positions);
+
+  // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
+  const bool decode = plan.positions * plan.group <= plan.block_rows;
+  plan.key_tile = !decode ? 64 : call.key.head_size <= 128 ? 16 : 32;
+  plan.prefetch_keys = call.key.head_size <= 128 ? 2 * plan.key_tile : plan.key_tile;
+
+  int64_t most_visible = 0;
+  for (int64_t i = 0; i < call.query.batch * S; ++i)
+    most_visible = std::max<int64_t>(most_visible, ranges[i].end - ranges[i].begin);
+  const int64_t items = call.query.batch * call.key.heads * plan.position_tiles;
+  plan.splits = std::clamp(kEnoughUnits / items, int64_t{1}, std::max<int64_t>(1, CeilDiv(most_visible, kKeysPerSplit)));
+  return plan;
+}
+
+}  // namespace kvshare

@@ -1,0 +1,37 @@
+// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call alone,
+// never on threads, so that the same input gives the same bits everywhere.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/kernel_table.h"
+#include "kvshare/attention.h"
+
+namespace kvshare {
+
+// Keys [begin, end) that a query row may see; holes of a key mask inside are hidden one by one.
+struct KeyRange {
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+
+struct Plan {
+  const TileKernelRow* key_kernel = nullptr;    // scores
+  const TileKernelRow* value_kernel = nullptr;  // weighted sum; same R
+  int64_t group = 1;                            // G
+  int64_t block_rows = 1;                       // R
+  int64_t positions = 1;                        // query positions a unit takes
+  int64_t position_tiles = 1;                   // units along S
+  int64_t splits = 1;                           // units along the visible keys of one item
+  int64_t key_tile = 64;                        // keys a tile
+  int64_t prefetch_keys = 64;                   // how far ahead of the tile at hand K and V are fetched into L2
+
+  int64_t blocks() const { return (positions * group + block_rows - 1) / block_rows; }
+};
+
+// Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range).
+void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes);
+
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges);
+
+}  // namespace kvshare

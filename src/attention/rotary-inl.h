@@ -1,0 +1,62 @@
+// Per-target: one head's row as f32, rotated where there are tables.
+#if defined(KVSHARE_ATTENTION_ROTARY_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHARE_ATTENTION_ROTARY_INL_H_
+#undef KVSHARE_ATTENTION_ROTARY_INL_H_
+#else
+#define KVSHARE_ATTENTION_ROTARY_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "attention/load-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+inline void RotateHalves(float* row, const RotaryView& rotary, int64_t position) {
+  const F32 df;
+  for (int64_t i = 0; i < rotary.half; i += kLanes) {
+    const size_t n = std::min<int64_t>(kLanes, rotary.half - i);
+    const Vec cos = LoadAny(rotary.cos, rotary.type, position * rotary.half + i, n);
+    const Vec sin = LoadAny(rotary.sin, rotary.type, position * rotary.half + i, n);
+    const Vec a = hn::LoadN(df, row + i, n);
+    const Vec b = hn::LoadN(df, row + rotary.half + i, n);
+    hn::StoreN(hn::NegMulAdd(b, sin, hn::Mul(a, cos)), df, row + i, n);
+    hn::StoreN(hn::MulAdd(a, sin, hn::Mul(b, cos)), df, row + rotary.half + i, n);
+  }
+}
+
+inline void RotatePairs(float* row, const RotaryView& rotary, int64_t position) {
+  const F32 df;
+  HWY_ALIGN float cos[kLanes];
+  HWY_ALIGN float sin[kLanes];
+  for (int64_t i = 0; i < rotary.half; i += kLanes) {
+    const size_t n = std::min<int64_t>(kLanes, rotary.half - i);
+    hn::Store(LoadAny(rotary.cos, rotary.type, position * rotary.half + i, n), df, cos);
+    hn::Store(LoadAny(rotary.sin, rotary.type, position * rotary.half + i, n), df, sin);
+    for (size_t k = 0; k < n; ++k) {
+      float* pair = row + 2 * (i + k);
+      const float a = pair[0];
+      const float b = pair[1];
+      pair[0] = a * cos[k] - b * sin[k];
+      pair[1] = b * cos[k] + a * sin[k];
+    }
+  }
+}
+
+// row: room for head_size rounded up to kLanes; zero beyond head_size.
+inline void LoadRow(const HeadsView& view, int64_t b, int64_t head, int64_t token, const RotaryView& rotary, int64_t position,
+                    float* row) {
+  const int64_t offset = view.Offset(b, head, token);
+  for (int64_t d = 0; d < view.head_size; d += kLanes)
+    hn::StoreU(LoadAny(view.data, view.type, offset + d, std::min<int64_t>(kLanes, view.head_size - d)), F32(), row + d);
+  if (!rotary) return;
+  if (rotary.interleaved)
+    RotatePairs(row, rotary, position);
+  else
+    RotateHalves(row, rotary, position);
+}
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

@@ -1,0 +1,41 @@
+// One unit of work of a planned call, and the memory it runs in. The bridge between the plan and the per-target code.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/plan.h"
+#include "kvshare/attention.h"
+
+namespace kvshare {
+
+// What every unit of one call shares. Items are numbered ((b * Hkv) + kv_head) * position_tiles + tile; units
+// item * splits + split.
+struct Job {
+  const AttentionCall* call = nullptr;
+  Plan plan;
+  const KeyRange* ranges = nullptr;  // [B, S]
+  const bool* holes = nullptr;       // [B]
+  // Where splits > 1: what a unit leaves for the merge, [units, blocks * R] and [units, blocks * R, ValueStride()].
+  float* partial_max = nullptr;
+  float* partial_sum = nullptr;
+  float* partial_out = nullptr;
+
+  int64_t items() const { return call->query.batch * call->key.heads * plan.position_tiles; }
+  int64_t rows() const { return plan.blocks() * plan.block_rows; }
+};
+
+// Attend's per-target code; SIMD target chosen at run time.
+struct UnitCode {
+  size_t (*scratch_bytes)(const Job& job);                       // one unit's scratch
+  int64_t (*value_stride)(const Job& job);                       // floats between two rows of partial_out
+  void (*run)(const Job& job, int64_t unit, void* scratch);      // one unit; writes the output where splits == 1
+  void (*merge)(const Job& job, int64_t item_row);               // one row of one item, from its splits' partials
+  void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
+  const char* target;
+};
+UnitCode GetUnitCode();
+
+// Append keeps one row on the stack; longer heads go to the oracle.
+inline constexpr int64_t kMaxAppendHeadSize = 4096;
+
+}  // namespace kvshare

@@ -1,0 +1,347 @@
+#include "kvshare/attention.h"
+
+#include <hwy/targets.h>
+
+#include <random>
+
+#include "attention/kernel_table.h"
+#include "support/problem.h"
+
+namespace kvshare {
+namespace {
+
+using testing::Array;
+using testing::ExpectMatchesOracle;
+using testing::Problem;
+
+constexpr double kF32 = 2e-6;   // relative to the largest output
+constexpr double kF16 = 1e-3;   // one rounding of the output
+constexpr double kBF16 = 8e-3;
+
+double ToleranceOf(DType type) { return type == DType::kF32 ? kF32 : type == DType::kF16 ? kF16 : kBF16; }
+
+// NaN in the rows [begin, end) of K and V: whatever reads them shows it.
+void Poison(Problem& p, int64_t begin, int64_t end) {
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t h = 0; h < p.Hkv; ++h)
+      for (int64_t t = begin; t < end; ++t)
+        for (int64_t d = 0; d < p.D; ++d) {
+          const int64_t i = ((b * p.Hkv + h) * p.T + t) * p.D + d;
+          p.key.Set(i, std::numeric_limits<double>::quiet_NaN());
+          p.value.Set(i, std::numeric_limits<double>::quiet_NaN());
+        }
+}
+
+// Every SIMD target that this CPU has, in turn.
+class EveryTarget : public ::testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+};
+// The targets that attend_unit.cc is built for and this CPU has.
+std::vector<int64_t> TargetsHere() {
+  std::vector<int64_t> here;
+  for (const int64_t target : {HWY_SSE2, HWY_AVX2, HWY_AVX3, HWY_AVX3_ZEN4})
+    if ((hwy::SupportedTargets() & target) != 0) here.push_back(target);
+  return here;
+}
+std::string TargetName(const ::testing::TestParamInfo<int64_t>& target) { return hwy::TargetName(target.param); }
+INSTANTIATE_TEST_SUITE_P(Simd, EveryTarget, ::testing::ValuesIn(TargetsHere()), TargetName);
+
+TEST_P(EveryTarget, IsTheOneThatRuns) { EXPECT_STREQ(SimdTarget(), hwy::TargetName(GetParam())); }
+
+TEST_P(EveryTarget, EveryHeadSizeGroupAndTypeMatchesTheOracle) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const int64_t D : {8, 20, 64, 80, 256, 272})
+      for (const int64_t group : {1, 2, 3, 4, 7, 8, 16})
+        for (const int64_t S : {1, 5}) {
+          Problem p;
+          p.Hkv = 2;
+          p.Hq = 2 * group;
+          p.D = D;
+          p.S = S;
+          p.T = 71;
+          p.type = p.kv_type = type;
+          p.scale = 0.5F / std::sqrt(static_cast<float>(D));
+          p.Fill();
+          SCOPED_TRACE(::testing::Message() << NameOf(type) << " D " << D << " group " << group << " S " << S);
+          ExpectMatchesOracle(p, ToleranceOf(type));
+        }
+}
+
+TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
+  std::mt19937 random(20261124);
+  const auto pick = [&](std::initializer_list<int64_t> of) { return of.begin()[random() % of.size()]; };
+  for (int round = 0; round < 300; ++round) {
+    Problem p;
+    p.seed = random();
+    p.B = pick({1, 2, 3});
+    p.Hkv = pick({1, 2});
+    p.Hq = p.Hkv * pick({1, 3, 4, 8});
+    p.S = pick({1, 1, 2, 9, 33});
+    p.T = p.S + pick({0, 1, 31, 64, 300, 700});
+    p.D = pick({16, 24, 64});
+    p.Dv = pick({0, 16, 40});
+    p.window = pick({0, 0, 1, 7, 64, 513});
+    p.causal = p.window > 0 || pick({0, 1, 1}) == 1;
+    p.type = static_cast<DType>(pick({0, 0, 1, 2}));
+    p.kv_type = pick({0, 1}) == 0 ? p.type : static_cast<DType>(pick({0, 1, 2}));
+    p.bsnh = pick({0, 1}) == 1;
+    p.scale = 0.3F;
+    p.softcap = pick({0, 0, 1}) == 1 ? 2.5F : 0.0F;
+    p.smooth = pick({0, 0, 1}) == 1;
+    p.rotary_half = pick({0, 8, 5});
+    p.interleaved = pick({0, 1}) == 1;
+    for (int64_t b = 0; b < p.B; ++b) p.length.push_back(p.S + static_cast<int64_t>(random() % (p.T - p.S + 1)));
+    p.Fill();
+    if (pick({0, 0, 1}) == 1) p.AddSinks();
+    const int64_t mask = pick({0, 0, 1, 2, 3});
+    if (mask == 1) p.AddBias(DType::kBool, pick({0, 1}) == 1);
+    if (mask == 2) p.AddBias(DType::kF32, pick({0, 1}) == 1);
+    if (mask == 3) p.AddBias(p.type, pick({0, 1}) == 1);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " seed " << p.seed << " S " << p.S << " T " << p.T << " D " << p.D
+                                      << " Dv " << p.Dv << " window " << p.window << " " << NameOf(p.type) << "/"
+                                      << NameOf(p.kv_type) << " mask " << mask);
+    ExpectMatchesOracle(p, ToleranceOf(p.type));
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(EveryTarget, KeyMasksOfAnyPatternMatchTheOracle) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 200; ++round) {
+    Problem p;
+    p.seed = random();
+    p.B = 2;
+    p.Hq = 4;
+    p.D = 16;
+    p.S = 1 + random() % 9;
+    p.T = p.S + random() % 150;
+    p.window = round % 3 == 0 ? 0 : 1 + random() % 40;
+    p.causal = p.window > 0 || round % 2 == 0;
+    p.Fill();
+    p.key_mask = Array(round % 3 == 0 ? DType::kI64 : round % 3 == 1 ? DType::kI32 : DType::kBool, p.B * p.T);
+    for (int64_t b = 0; b < p.B; ++b) {
+      const int64_t left = random() % 3 == 0 ? random() % p.T : 0;
+      const int64_t right = random() % 3 == 0 ? random() % p.T : 0;
+      const int64_t hole = random() % 2 == 0 ? 2 + random() % 5 : 0;
+      for (int64_t j = 0; j < p.T; ++j) {
+        const bool keep = j >= left && j < p.T - right && (hole == 0 || j % hole != 1);
+        p.key_mask.bytes[(b * p.T + j) * SizeOf(p.key_mask.type)] = static_cast<std::byte>(keep ? 1 : 0);
+      }
+    }
+    SCOPED_TRACE(::testing::Message() << "round " << round << " S " << p.S << " T " << p.T << " window " << p.window);
+    ExpectMatchesOracle(p, kF32);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Decode, SlidingWindowIgnoresKeysOlderThanTheWindow) {
+  Problem p;
+  p.T = 40;
+  p.D = 256;
+  p.window = 16;
+  p.Fill();
+  Poison(p, 0, 24);
+  ExpectMatchesOracle(p, kF32);
+}
+
+TEST(Decode, RowsPastTheLengthAreNeverRead) {
+  Problem p;
+  p.T = 100;
+  p.length = {37};
+  p.Fill();
+  Poison(p, 37, 100);
+  ExpectMatchesOracle(p, kF32);
+}
+
+TEST(Decode, AWindowOf512TouchesOnlyItsKeysHoweverLongTheCache) {
+  for (const int64_t T : {512, 4096, 32768}) {
+    Problem p;
+    p.T = T;
+    p.D = 16;
+    p.window = 512;
+    p.Fill();
+    Array out;
+    AttentionCall call = p.Call(out);
+    WorkspacePool pool;
+    ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+    EXPECT_EQ(p.key_rows_read, 512) << "T " << T;
+  }
+}
+
+TEST(Decode, KeysAreReadOncePerKvHeadNotOncePerQueryHead) {
+  Problem p;
+  p.Hq = 16;
+  p.Hkv = 2;
+  p.T = 3000;
+  p.D = 16;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  EXPECT_EQ(p.key_rows_read, 2 * 3000);
+}
+
+TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
+  Problem p;
+  p.S = 64;
+  p.T = 4096;
+  p.D = 16;
+  p.window = 128;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  // 64 positions in two units of 32: each reads its window, 127 earlier keys and its own 32.
+  EXPECT_EQ(p.key_rows_read, 2 * (127 + 32));
+}
+
+TEST(Rows, ThatSeeNoKeyGiveZeros) {
+  Problem p;
+  p.S = 2;
+  p.T = 8;
+  p.query_position = {-1};  // row 0 stands before key 0
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  for (int64_t i = 0; i < p.Hq * p.D; ++i) EXPECT_EQ(out.Get(i), 0);
+  ExpectMatchesOracle(p, kF32);
+}
+
+TEST(Rows, WhoseBiasIsAllMinusInfinityGiveZeros) {
+  Problem p;
+  p.Fill();
+  p.AddBias(DType::kF32, false);
+  for (int64_t j = 0; j < p.T; ++j) p.mask.Set(j, -std::numeric_limits<double>::infinity());
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  for (int64_t i = 0; i < out.size(); ++i) EXPECT_EQ(out.Get(i), 0);
+}
+
+TEST(Rows, ANanInAVisibleKeyIsNotHidden) {
+  Problem p;
+  p.Fill();
+  Poison(p, 3, 4);
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  EXPECT_TRUE(std::isnan(out.Get(0)));
+}
+
+TEST(Batch, OfNoneWritesNothing) {
+  Problem p;
+  p.B = 0;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  ASSERT_TRUE(CheckAttention(call, "test").ok());
+  WorkspacePool pool;
+  EXPECT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+}
+
+TEST(Workspace, IsAllocatedOnceAndThenReused) {
+  Problem p;
+  p.T = 2048;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const int64_t warm = pool.allocations();
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  EXPECT_EQ(pool.allocations(), warm);
+}
+
+// Units run last to first, as threads might.
+ParallelFor Backwards() {
+  return {nullptr, [](void*, int64_t n, void (*body)(void*, int64_t), void* arg) {
+            for (int64_t i = n; i-- > 0;) body(arg, i);
+          }};
+}
+
+TEST(Parallel, BitsDoNotDependOnTheOrderOfUnits) {
+  Problem p;
+  p.T = 5000;
+  p.Fill();
+  Array first, second;
+  AttentionCall a = p.Call(first);
+  AttentionCall b = p.Call(second);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(a, ParallelFor::Serial(), pool).ok());
+  ASSERT_TRUE(Attend(b, Backwards(), pool).ok());
+  EXPECT_EQ(first.bytes, second.bytes);
+}
+
+TEST(KernelTable, EveryRowServesItsTypeWhenForced) {
+  for (const TileKernelRow& row : TileKernels()) {
+    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+    Problem p;
+    p.Hq = 6;
+    p.S = 3;
+    p.D = 40;
+    p.type = p.kv_type = row.type;
+    p.Fill();
+    SCOPED_TRACE(row.name);
+    ExpectMatchesOracle(p, ToleranceOf(row.type));
+  }
+  unsetenv("KVSHARE_FORCE_KERNEL");
+}
+
+TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
+  setenv("KVSHARE_FORCE_KERNEL", "F16Rows8", 1);
+  Problem p;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  const Status status = Attend(call, ParallelFor::Serial(), pool);
+  unsetenv("KVSHARE_FORCE_KERNEL");
+  EXPECT_EQ(status.code(), StatusCode::kRefused);
+  EXPECT_EQ(status.message(),
+            "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, F32Rows8");
+}
+
+TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
+  std::mt19937 random(3);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const bool in_place : {false, true})
+      for (const int64_t half : {0, 9, 16}) {
+        const int64_t B = 2, H = 2, S = 3, D = 40, past_rows = 300, capacity = 310;
+        Array past(type, B * H * capacity * D), fresh(type, B * S * H * D), cos(type, 400 * half), sin(type, 400 * half);
+        past.Fill(random, 1);
+        fresh.Fill(random, 1);
+        cos.Fill(random, 1);
+        sin.Fill(random, 1);
+        const int64_t past_length[] = {past_rows, 17};
+        const int64_t length[] = {past_rows + S, 17 + 2};
+        Array want(type, B * H * capacity * D), got(type, B * H * capacity * D);
+        if (in_place) want.bytes = got.bytes = past.bytes;
+        const auto call = [&](Array& present) {
+          AppendCall c;
+          c.past = HeadsView::Bnsh(in_place ? present.data() : past.data(), type, B, H, capacity, D);
+          c.fresh = HeadsView::Bsnh(fresh.data(), type, B, S, H, D);
+          c.present = MutableHeadsView::Bnsh(present.data(), type, B, H, capacity, D);
+          c.past_length = past_length;
+          c.length = length;
+          if (half > 0) c.rotary = {cos.data(), sin.data(), type, 400, half, half == 9};
+          EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
+          return c;
+        };
+        AppendOracle(call(want));
+        Append(call(got), ParallelFor::Serial());
+        for (int64_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(want.Get(i), got.Get(i), (type == DType::kF32 ? 1e-6 : type == DType::kF16 ? 4e-3 : 4e-2))
+              << NameOf(type) << " in place " << in_place << " element " << i;
+      }
+}
+
+}  // namespace
+}  // namespace kvshare

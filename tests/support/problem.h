@@ -1,0 +1,150 @@
+// A random attention problem with its own memory: filled in a few lines, run by the kernels or the oracle, compared.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <ostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "kvshare/attention.h"
+
+namespace kvshare::testing {
+
+// A typed array; every element exactly representable in its type.
+struct Array {
+  DType type = DType::kF32;
+  std::vector<std::byte> bytes;
+
+  Array() = default;
+  Array(DType t, int64_t count) : type(t), bytes(count * SizeOf(t)) {}
+  int64_t size() const { return static_cast<int64_t>(bytes.size() / SizeOf(type)); }
+  void* data() { return bytes.data(); }
+  const void* data() const { return bytes.data(); }
+  double Get(int64_t i) const { return LoadElement(data(), type, i); }
+  void Set(int64_t i, double v) { StoreElement(data(), type, i, v); }
+  void Fill(std::mt19937& random, double spread) {
+    std::normal_distribution<float> normal(0, static_cast<float>(spread));
+    for (int64_t i = 0; i < size(); ++i) Set(i, normal(random));
+  }
+};
+
+struct Problem {
+  int64_t B = 1, Hq = 8, Hkv = 1, S = 1, T = 64, D = 64, Dv = 0;
+  int64_t window = 0;   // 0: full, else ORT's local_window_size
+  bool causal = true;
+  DType type = DType::kF32;
+  DType kv_type = DType::kF32;
+  bool bsnh = false;    // K/V as [B, T, Hkv, D]
+  float scale = 0.1F;
+  float softcap = 0;
+  std::vector<int64_t> length;          // default T
+  std::vector<int64_t> query_position;  // default length - S
+  uint32_t seed = 1;
+
+  Array query, key, value, sinks, mask, cos, sin, key_mask;
+  bool mask_per_head = false;
+  int64_t rotary_half = 0;
+  bool interleaved = false;
+  bool smooth = false;
+  std::atomic<int64_t> key_rows_read{0};
+
+  Problem() = default;
+
+  // Draws the tensors; call once the extents are set.
+  void Fill() {
+    std::mt19937 random(seed);
+    if (Dv == 0) Dv = D;
+    query = Array(type, B * Hq * S * D);
+    key = Array(kv_type, B * Hkv * T * D);
+    value = Array(kv_type, B * Hkv * T * Dv);
+    query.Fill(random, 1);
+    key.Fill(random, 1);
+    value.Fill(random, 1);
+    if (length.empty()) length.assign(B, T);
+    if (query_position.empty())
+      for (int64_t b = 0; b < B; ++b) query_position.push_back(length[b] - S);
+    if (rotary_half > 0) {
+      cos = Array(type, (T + S + 1) * rotary_half);
+      sin = Array(type, (T + S + 1) * rotary_half);
+      for (int64_t p = 0; p <= T + S; ++p)
+        for (int64_t i = 0; i < rotary_half; ++i) {
+          const double angle = p * std::pow(100.0, -static_cast<double>(i) / rotary_half);
+          cos.Set(p * rotary_half + i, std::cos(angle));
+          sin.Set(p * rotary_half + i, std::sin(angle));
+        }
+    }
+  }
+  void AddSinks() {
+    std::mt19937 random(seed + 7);
+    sinks = Array(type, Hq);
+    sinks.Fill(random, 2);
+  }
+  void AddBias(DType mask_type, bool per_head) {
+    std::mt19937 random(seed + 9);
+    mask_per_head = per_head;
+    const int64_t count = B * (per_head ? Hq : 1) * S * T;
+    mask = Array(mask_type, count);
+    std::bernoulli_distribution hide(0.3);
+    std::normal_distribution<float> normal(0, 1);
+    for (int64_t i = 0; i < count; ++i) {
+      const bool hidden = hide(random);
+      if (mask_type == DType::kBool)
+        mask.bytes[i] = static_cast<std::byte>(hidden ? 0 : 1);
+      else
+        mask.Set(i, hidden ? -std::numeric_limits<double>::infinity() : normal(random));
+    }
+  }
+
+  AttentionCall Call(Array& output) {
+    AttentionCall call;
+    call.query = HeadsView::Bsnh(query.data(), type, B, S, Hq, D);
+    call.key = bsnh ? HeadsView::Bsnh(key.data(), kv_type, B, T, Hkv, D) : HeadsView::Bnsh(key.data(), kv_type, B, Hkv, T, D);
+    call.value = bsnh ? HeadsView::Bsnh(value.data(), kv_type, B, T, Hkv, Dv) : HeadsView::Bnsh(value.data(), kv_type, B, Hkv, T, Dv);
+    output = Array(type, B * S * Hq * Dv);
+    for (int64_t i = 0; i < output.size(); ++i) output.Set(i, std::numeric_limits<double>::quiet_NaN());
+    call.output = MutableHeadsView::Bsnh(output.data(), type, B, S, Hq, Dv);
+    call.spec.scale = scale;
+    call.spec.softcap = softcap;
+    call.spec.window_left = window > 0 ? window - 1 : kUnlimited;
+    call.spec.window_right = causal ? 0 : kUnlimited;
+    call.spec.smooth_softmax = smooth;
+    if (sinks.size() > 0) {
+      call.spec.head_sink = sinks.data();
+      call.spec.head_sink_type = sinks.type;
+    }
+    call.positions = {length.data(), query_position.data()};
+    if (mask.size() > 0) {
+      const int64_t heads = mask_per_head ? Hq : 1;
+      call.mask = {mask.data(), mask.type, heads * S * T, mask_per_head ? S * T : 0, T, 1, T};
+    }
+    if (key_mask.size() > 0) call.key_mask = {key_mask.data(), key_mask.type, T};
+    if (rotary_half > 0) call.rotary = {cos.data(), sin.data(), type, T + S + 1, rotary_half, interleaved};
+    call.key_rows_read = &key_rows_read;
+    return call;
+  }
+};
+
+// Runs the kernels and the oracle; the largest difference must stay under `tolerance` times the largest magnitude.
+inline void ExpectMatchesOracle(Problem& p, double tolerance) {
+  Array truth, got;
+  AttentionCall want_call = p.Call(truth);
+  ASSERT_TRUE(CheckAttention(want_call, "test").ok()) << CheckAttention(want_call, "test").message();
+  AttendOracle(want_call);
+  AttentionCall got_call = p.Call(got);
+  WorkspacePool pool;
+  const Status status = Attend(got_call, ParallelFor::Serial(), pool);
+  ASSERT_TRUE(status.ok()) << status.message();
+  double largest = 1e-3;
+  for (int64_t i = 0; i < truth.size(); ++i) largest = std::max(largest, std::fabs(truth.Get(i)));
+  for (int64_t i = 0; i < truth.size(); ++i)
+    ASSERT_LE(std::fabs(truth.Get(i) - got.Get(i)), tolerance * largest)
+        << "element " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
+}
+
+}  // namespace kvshare::testing
