@@ -55,6 +55,10 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
   }
 }
 
+// Stops the compiler from folding one load into several instructions: with kKeys > 1 each query vector would be loaded
+// kKeys times and the load ports, not the multipliers, would set the pace.
+HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
+
 // query   [D / kLanes rounded up][R][kLanes] f32, zero beyond D
 // keys    rows of T at `stride` elements, `count` of them
 // scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
@@ -83,7 +87,8 @@ HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT query, const T* HWY_RESTRI
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
-          const Vec q_vector = hn::Load(F32(), q + r * kLanes);
+          Vec q_vector = hn::Load(F32(), q + r * kLanes);
+          if constexpr (kKeys > 1) KeepInRegister(q_vector);
           HWY_UNROLL(16)
           for (int k = 0; k < kKeys; ++k) sums[k * kRows + r] = hn::MulAdd(q_vector, k_vectors[k], sums[k * kRows + r]);
         }
