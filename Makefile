@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo lint format install clean
+.PHONY: build test demo lint format docs install clean
 PREFIX ?= /usr/local
 
 build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
@@ -24,6 +24,9 @@ format:   ## rewrite the sources with clang-format 19
 
 install: build
 	cmake --install build --prefix "$(PREFIX)"
+
+docs:     ## docs/errors.md from the source
+	python3 scripts/errors_doc.py
 
 clean:    ## what was compiled; downloads stay
 	[ ! -e build/CMakeCache.txt ] || cmake --build build --target clean
