@@ -1,15 +1,32 @@
-.PHONY: build test demo lint format clean
-build:
+# The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
+.PHONY: build test demo lint format docs install clean
+PREFIX ?= /usr/local
+
+build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
 	scripts/setup.sh build
 	cmake --preset dev
 	cmake --build --preset dev
-test: build
-	scripts/setup.sh test
-	ctest --preset dev
-lint: build
+
+test:     ## all tests; no GPU, no torch
+	scripts/setup.sh build test
+	cmake --workflow --preset dev
+
+demo: build  ## a real exported graph, rewritten, in stock ONNX Runtime
+	scripts/demo.sh
+
+lint: build  ## clang-format and clang-tidy 19
 	scripts/setup.sh lint
 	scripts/lint.sh
-demo: build
-	scripts/demo.sh
-clean:
-	cmake --build build --target clean
+
+format:   ## rewrite the sources with clang-format 19
+	scripts/setup.sh lint
+	scripts/lint.sh --fix
+
+install: build
+	cmake --install build --prefix "$(PREFIX)"
+
+docs:     ## docs/errors.md from the source
+	python3 scripts/errors_doc.py
+
+clean:    ## what was compiled; downloads stay
+	[ ! -e build/CMakeCache.txt ] || cmake --build build --target clean

@@ -1,109 +1,162 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint]: bring what each stage lacks, as root or by sudo; safe to run again.
+# setup.sh [build] [test] [lint]: bring what each stage lacks, as root or by sudo; safe to run again, also after a run
+# that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
-# Downloads lie in $KVSHARE_DEPS (default build/deps) and .venv; the system is never upgraded.
+# Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DEPS=${KVSHARE_DEPS:-build/deps}
 TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
-mkdir -p "$DEPS"
-DEPS=$(cd "$DEPS" && pwd)
+BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev
+  libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
+LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 
-as_root() { if [[ $(id -u) = 0 ]]; then "$@"; else sudo "$@"; fi; }
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+# quietly WHAT COMMAND...: runs COMMAND with its output in the log; on failure one line says that WHAT did not work.
+quietly() {
+  local what=$1
+  shift
+  "$@" >>"$LOG" 2>&1 </dev/null || fail "$what failed (no network, or no free space?); the log is $LOG"
+}
+
+as_root() {
+  if [[ $(id -u) = 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "needs root to install Debian packages; run as root or install sudo"
+  fi
+}
 
 install_packages() {
-  local missing=() p
-  for p in "$@"; do
-    dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | grep -q '^ii' || missing+=("$p")
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
   done
   [[ ${#missing[@]} = 0 ]] && return
   echo "setup: installing ${missing[*]}"
-  as_root apt-get update -qq
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$DEPS/apt.log" 2>&1 ||
-    { tail -20 "$DEPS/apt.log" >&2; exit 1; }
+  as_root true
+  quietly "apt-get update" as_root apt-get update -qq
+  quietly "installing Debian packages" as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-# A private apt source for Debian trixie under $DEPS/apt: its packages are downloaded and unpacked, never installed.
+# trixie ARGUMENTS...: apt-get with a private source for Debian trixie under $DEPS/apt, whose packages are downloaded
+# and unpacked here, never installed.
 trixie() {
-  local d=$DEPS/apt mirror
-  local options=(-o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$d/etc" -o Dir::State="$d/state"
-    -o Dir::State::status="$d/status" -o Dir::Cache="$d/cache" -o APT::Sandbox::User=)
-  if [[ ! -e $d/ready ]]; then
-    find_mirror() { apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm"{print $1;exit}'; }
-    mirror=$(find_mirror)
-    if [[ -z $mirror ]]; then as_root apt-get update -qq; mirror=$(find_mirror); fi
-    [[ -n $mirror ]] || { echo "setup: apt knows no Debian 12 (bookworm) source; kvshare builds on Debian 12" >&2; exit 1; }
-    mkdir -p "$d/etc" "$d/state/lists/partial" "$d/cache/archives/partial"
-    : >"$d/status"
-    printf 'Types: deb deb-src\nURIs: %s\nSuites: trixie\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' \
-      "$mirror" >"$d/etc/trixie.sources"
-    apt-get "${options[@]}" update -qq
-    touch "$d/ready"
+  apt-get -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$DEPS/apt/etc" -o Dir::State="$DEPS/apt/state" \
+    -o Dir::State::status="$DEPS/apt/status" -o Dir::Cache="$DEPS/apt/cache" -o APT::Sandbox::User= \
+    -o Acquire::Retries=3 -qq "$@"
+}
+
+bookworm_mirror() { apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm" && !seen {print $1; seen=1}'; }
+
+prepare_trixie() {
+  [[ -n ${trixie_ready:-} ]] && return
+  trixie_ready=1
+  local mirror
+  mirror=$(bookworm_mirror)
+  if [[ -z $mirror ]]; then  # apt knows nothing before its first update
+    quietly "apt-get update" as_root apt-get update -qq
+    mirror=$(bookworm_mirror)
   fi
-  apt-get "${options[@]}" "$@"
+  [[ -n $mirror ]] || fail "apt knows no Debian 12 (bookworm) source; kvshare is built on Debian 12"
+  rm -rf "$DEPS/apt"
+  mkdir -p "$DEPS/apt/etc" "$DEPS/apt/state/lists/partial" "$DEPS/apt/cache/archives/partial"
+  : >"$DEPS/apt/status"
+  printf 'Types: deb deb-src\nURIs: %s\nSuites: trixie\nComponents: main\nSigned-By: %s\n' \
+    "$mirror" /usr/share/keyrings/debian-archive-keyring.gpg >"$DEPS/apt/etc/trixie.sources"
+  quietly "reading Debian trixie's package list" trixie update
 }
 
 fetch_ort_headers() {
   [[ -e $DEPS/ort/include/onnxruntime_c_api.h ]] && return
-  echo "setup: ONNX Runtime C headers (Debian trixie)"
+  echo "setup: ONNX Runtime's C headers (Debian trixie)"
+  prepare_trixie
   local work=$DEPS/ort.part
-  rm -rf "$work"; mkdir -p "$work"
-  (cd "$work" && trixie download -qq libonnxruntime-dev && dpkg-deb -x libonnxruntime-dev_*.deb .)
-  mkdir -p "$DEPS/ort/include"
-  find "$work" -name 'onnxruntime*.h' -exec cp {} "$DEPS/ort/include/" \;
+  rm -rf "$work" "$DEPS/ort"
+  mkdir -p "$work/ort/include"
+  cd "$work"
+  quietly "downloading ONNX Runtime's headers" trixie download libonnxruntime-dev
+  quietly "unpacking ONNX Runtime's headers" dpkg-deb -x libonnxruntime-dev_*.deb unpacked
+  find unpacked -name 'onnxruntime*.h' -exec cp {} ort/include/ \;
+  cd "$ROOT"
+  mv "$work/ort" "$DEPS/ort"
   rm -rf "$work"
 }
 
 fetch_highway() {
   [[ -e $DEPS/highway/CMakeLists.txt ]] && return
   echo "setup: Highway's source (Debian trixie)"
+  prepare_trixie
   local work=$DEPS/highway.part
-  rm -rf "$work"; mkdir -p "$work/src"
-  (cd "$work" && trixie source -qq --download-only highway)
-  tar -xf "$work"/highway_*.orig.tar.* -C "$work/src" --strip-components=1
-  rm -rf "$DEPS/highway"
+  rm -rf "$work" "$DEPS/highway"
+  mkdir -p "$work/src"
+  cd "$work"
+  quietly "downloading Highway's source" trixie source --download-only highway
+  quietly "unpacking Highway's source" tar -xf highway_*.orig.tar.* -C src --strip-components=1
+  cd "$ROOT"
   mv "$work/src" "$DEPS/highway"
   rm -rf "$work"
 }
 
+pip_install() {  # pip_install ARGUMENTS...
+  quietly "pip install $*" .venv/bin/python -m pip install -q --disable-pip-version-check --no-input "$@"
+}
+
 make_venv() {
-  [[ -x .venv/bin/python ]] || { echo "setup: .venv"; /usr/bin/python3 -m venv .venv; }
-  local stamp=.venv/requirements.stamp
-  cmp -s scripts/requirements.txt "$stamp" && return
-  .venv/bin/pip install -q --disable-pip-version-check -r scripts/requirements.txt
-  cp scripts/requirements.txt "$stamp"
+  if [[ ! -x .venv/bin/pip ]]; then  # pip comes last: without it an earlier run was cut short
+    install_packages python3-venv
+    echo "setup: .venv"
+    quietly "making .venv" /usr/bin/python3 -m venv --clear .venv
+  fi
+  cmp -s scripts/requirements.txt .venv/requirements.stamp && return
+  echo "setup: Python packages"
+  pip_install -r scripts/requirements.txt
+  cp scripts/requirements.txt .venv/requirements.stamp
 }
 
 fetch_ort_releases() {
-  local v d
-  for v in "${TEST_ORT_VERSIONS[@]}"; do
-    d=$DEPS/ort-releases/$v
-    [[ -d $d/onnxruntime ]] && continue
-    echo "setup: onnxruntime $v"
-    rm -rf "$d.part"
-    .venv/bin/pip install -q --disable-pip-version-check --no-deps --target "$d.part" "onnxruntime==$v"
-    rm -rf "$d"; mv "$d.part" "$d"
+  local version folder
+  for version in "${TEST_ORT_VERSIONS[@]}"; do
+    folder=$DEPS/ort-releases/$version
+    [[ -d $folder/onnxruntime ]] && continue
+    echo "setup: onnxruntime $version"
+    rm -rf "$folder" "$folder.part"
+    pip_install --no-deps --target "$folder.part" "onnxruntime==$version"
+    mv "$folder.part" "$folder"
   done
 }
 
 fetch_lint() {
-  local stamp=.venv/lint.stamp
-  [[ -e $stamp ]] && return
-  .venv/bin/pip install -q --disable-pip-version-check clang-format==19.1.7 clang-tidy==19.1.0
-  touch "$stamp"
+  [[ $(cat .venv/lint.stamp 2>/dev/null) = "${LINT_TOOLS[*]}" ]] && return
+  echo "setup: ${LINT_TOOLS[*]}"
+  pip_install "${LINT_TOOLS[@]}"
+  echo "${LINT_TOOLS[*]}" >.venv/lint.stamp
 }
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
+  [[ $stage =~ ^(build|test|lint)$ ]] || { echo "setup: unknown stage '$stage'; have build, test, lint" >&2; exit 64; }
+done
+ROOT=$PWD
+DEPS=${KVSHARE_DEPS:-build/deps}
+mkdir -p "$DEPS"
+DEPS=$(cd "$DEPS" && pwd)
+LOG=$DEPS/setup.log
+exec 9>"$DEPS/lock"
+flock 9  # one at a time
+: >"$LOG"
+for stage in "$@"; do
   case $stage in
-    build)
-      install_packages g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev \
-        libprotobuf-dev protobuf-compiler libzip-dev python3-venv
-      make_venv; fetch_ort_headers; fetch_highway ;;
+    build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers; fetch_highway ;;
     test) make_venv; fetch_ort_releases ;;
     lint) make_venv; fetch_lint ;;
-    *) echo "setup: unknown stage '$stage'; have build, test, lint" >&2; exit 64 ;;
   esac
 done

@@ -1,0 +1,40 @@
+# What `cmake --install` leaves beside the op libraries (src/ort): the command line, which looks for them in ../lib, and
+# the CMake package `kvshare`:
+#   kvshare::kvshare  the attention core and its oracle, one static library that needs threads and nothing else
+#   kvshare::graph    Inspect and Rewrite; there where the consumer has protobuf
+include(CMakePackageConfigHelpers)
+
+# kvshare_installed_library(NAME PARTS...): the objects of PARTS in one archive, exported as kvshare::NAME.
+function(kvshare_installed_library name)
+  set(target kvshare_installed_${name})
+  set(objects)
+  foreach(part ${ARGN})
+    list(APPEND objects $<TARGET_OBJECTS:${part}>)
+  endforeach()
+  add_library(${target} STATIC ${objects})
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX EXPORT_NAME ${name}
+    ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/installed")
+  target_include_directories(${target} INTERFACE $<INSTALL_INTERFACE:include>)
+  target_compile_features(${target} INTERFACE cxx_std_20)
+  install(TARGETS ${target} EXPORT kvshare_${name} ARCHIVE DESTINATION lib)
+  install(EXPORT kvshare_${name} NAMESPACE kvshare:: FILE kvshare_${name}.cmake DESTINATION ${KVSHARE_PACKAGE_DIR})
+endfunction()
+
+set(KVSHARE_PACKAGE_DIR lib/cmake/kvshare)
+kvshare_installed_library(kvshare kvshare_core kvshare_oracle kvshare_attention hwy)
+set_target_properties(kvshare_installed_kvshare PROPERTIES OUTPUT_NAME kvshare)
+target_link_libraries(kvshare_installed_kvshare INTERFACE Threads::Threads)
+
+if(TARGET kvshare_graph)
+  kvshare_installed_library(graph kvshare_graph kvshare_onnx_proto)
+  set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_graph)
+  target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
+endif()
+
+install(TARGETS kvshare RUNTIME DESTINATION bin)
+install(DIRECTORY include/kvshare DESTINATION include)
+
+configure_package_config_file(cmake/kvshareConfig.cmake.in kvshareConfig.cmake INSTALL_DESTINATION ${KVSHARE_PACKAGE_DIR})
+write_basic_package_version_file(kvshareConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES "${PROJECT_BINARY_DIR}/kvshareConfig.cmake" "${PROJECT_BINARY_DIR}/kvshareConfigVersion.cmake"
+  DESTINATION ${KVSHARE_PACKAGE_DIR})
