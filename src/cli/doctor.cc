@@ -1,12 +1,90 @@
-#include <CLI/CLI.hpp>
+#include "host/doctor.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "cli/run_flags.h"
 #include "cli/verbs.h"
 
 namespace kvshare::cli {
+namespace {
+
+constexpr const char* kOrderRule =
+    "Order: a session entry counts only if it is set before the library is registered; set later it is ignored\n"
+    "silently. doctor sets its --entry flags first:\n"
+    "  options.add_session_config_entry(\"kvshare.drop_in\", \"1\")     # 1. entries\n"
+    "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
+    "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
+
+constexpr const char* kNothingHere =
+    "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the library\n"
+    "replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in=1; here: --entry "
+    "kvshare.drop_in=1).\n";
+
+void PrintHeader(const host::OrtHost& ort, const RunFlags& flags, const host::SessionSetup& setup,
+                 const host::Diagnosis& diagnosis) {
+  fmt::print("{:<14}{}  ({})\n", "ONNX Runtime", ort.version(), ort.file());
+  fmt::print("{:<14}kvshare {}, SIMD target {}  ({})\n", "library", diagnosis.stats.version, diagnosis.stats.simd,
+             setup.library);
+  fmt::print("{:<14}{}\n", "entries",
+             flags.entries.empty() ? "none" : fmt::format("{}", fmt::join(flags.entries, " ")));
+  fmt::print("{:<14}{}\n", "ran", diagnosis.workload);
+}
+
+void PrintNodes(const host::LibraryStats& stats) {
+  fmt::print("\n{:<38}{:>6}{:>12}{:>17}  kernels\n", "op", "nodes", "calls here", "calls delegated");
+  for (const host::OpSummary& op : host::SummarizeOps(stats)) {
+    fmt::print("{:<38}{:>6}{:>12}{:>17}  {}\n", op.op, op.nodes, op.ran, op.delegated, op.kernels);
+  }
+  const auto delegations = host::SummarizeDelegations(stats);
+  if (!delegations.empty()) fmt::print("\ndelegated to ONNX Runtime's own kernel\n");
+  for (const host::Delegation& d : delegations) {
+    const std::string more = d.nodes > 1 ? fmt::format(" and {} more", d.nodes - 1) : "";
+    fmt::print("  {} '{}'{}, {} calls: {}\n", d.op, d.first_node, more, d.calls, d.reason);
+  }
+}
+
+Result<ExitCode> Examine(const std::shared_ptr<const host::OrtHost>& ort, const std::string& model,
+                         const RunFlags& flags) {
+  KVSHARE_ASSIGN_OR_RETURN(const auto setup,
+                           host::SetupFor(model, host::Library::kAlways, flags.LibraryPath(), flags.Entries()));
+  KVSHARE_ASSIGN_OR_RETURN(const auto diagnosis, host::Diagnose(ort, model, setup));
+  PrintHeader(*ort, flags, setup, diagnosis);
+  if (!diagnosis.stats.nodes.empty()) PrintNodes(diagnosis.stats);
+  const int64_t here = diagnosis.NodesHere();
+  fmt::print("\n{} nodes ran in kvshare, {} delegated calls to ONNX Runtime.\n", here, diagnosis.NodesDelegated());
+  if (here == 0) fmt::print("{}", kNothingHere);
+  fmt::print("\n{}", kOrderRule);
+  return here > 0 ? kEqual : kDiffers;
+}
+
+ExitCode RunDoctor(const std::string& model, const RunFlags& flags) {
+  const auto ort = OpenOrt(flags);
+  if (!ort.ok()) {
+    Report(ort.status());
+    return kNoOrt;
+  }
+  const auto code = Examine(*ort, model, flags);
+  return code.ok() ? *code : Report(code.status());
+}
+
+}  // namespace
 
 void AddDoctor(CLI::App& app, int& exit_code) {
-  CLI::App* verb = app.add_subcommand("doctor", "");
-  verb->callback([&exit_code] { exit_code = kRefused; });
+  struct Flags {
+    std::string model;
+    RunFlags run;
+  };
+  CLI::App* verb =
+      app.add_subcommand("doctor", "Run a model on random inputs and tell which nodes kvshare really serves");
+  const auto flags = std::make_shared<Flags>();
+  verb->add_option("MODEL", flags->model, "ONNX model to examine")->required();
+  AddRunFlags(*verb, flags->run);
+  verb->footer("Exits with 1 where no node ran in kvshare.");
+  verb->callback([flags, &exit_code] { exit_code = RunDoctor(flags->model, flags->run); });
 }
 
 }  // namespace kvshare::cli

@@ -1,0 +1,131 @@
+#include "host/doctor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+
+#include "host/decoder.h"
+
+namespace kvshare::host {
+namespace {
+
+// A symbolic extent that is not the batch; equal symbols get equal extents because all get this one.
+constexpr int64_t kInventedExtent = 8;
+
+bool IsDecoder(const Session& session) {
+  const auto& inputs = session.inputs();
+  return std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == "input_ids"; });
+}
+
+Tensor Invent(const ValueInfo& input, std::mt19937_64& random) {
+  std::vector<int64_t> shape = input.shape;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] < 0) shape[i] = input.symbols[i].find("batch") != std::string::npos ? 1 : kInventedExtent;
+  }
+  Tensor tensor = Tensor::Zeros(input.type, shape);
+  for (int64_t i = 0; i < tensor.Elements(); ++i) {
+    const bool integer = input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64;
+    if (!integer) StoreElement(tensor.data.data(), input.type, i, static_cast<double>(random() % 2001) / 1000 - 1);
+  }
+  return tensor;
+}
+
+Status RunDecoder(Session session, const RandomTokens& tokens) {
+  KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(session)));
+  for (const DecoderStep& step : RandomSteps(tokens, decoder.vocabulary())) {
+    const auto logits = decoder.Step(step);
+    if (!logits.ok()) return logits.status();
+  }
+  return {};
+}
+
+Status RunOnce(const Session& session) {
+  std::mt19937_64 random(1);
+  NamedTensors feeds;
+  for (const ValueInfo& input : session.inputs()) feeds[input.name] = Invent(input, random);
+  const auto outputs = session.Run(feeds);
+  if (outputs.ok()) return {};
+  return Status::Refused(
+      fmt::format("the inputs doctor invents do not suit this model ({}); run your own program with KVSHARE_STATS=1 in "
+                  "its environment: the library prints the same counters when it ends",
+                  outputs.status().message()));
+}
+
+std::string NameOfOp(const NodeCount& node) {
+  return fmt::format("{}::{}", node.domain.empty() ? "ai.onnx" : node.domain, node.op);
+}
+
+int64_t DelegatedCalls(const NodeCount& node) {
+  int64_t calls = 0;
+  for (const auto& [reason, count] : node.delegated) calls += count;
+  return calls;
+}
+
+}  // namespace
+
+int64_t Diagnosis::NodesHere() const {
+  return std::count_if(stats.nodes.begin(), stats.nodes.end(), [](const NodeCount& node) { return node.ran > 0; });
+}
+
+int64_t Diagnosis::NodesDelegated() const {
+  return std::count_if(stats.nodes.begin(), stats.nodes.end(),
+                       [](const NodeCount& node) { return DelegatedCalls(node) > 0; });
+}
+
+std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
+  std::map<std::string, OpSummary> by_op;
+  std::map<std::string, std::set<std::string>> kernels;
+  for (const NodeCount& node : stats.nodes) {
+    const std::string op = NameOfOp(node);
+    OpSummary& sum = by_op[op];
+    sum.op = op;
+    ++sum.nodes;
+    sum.ran += node.ran;
+    sum.delegated += DelegatedCalls(node);
+    if (!node.kernel.empty()) kernels[op].insert(node.kernel);
+  }
+  std::vector<OpSummary> summaries;
+  for (auto& [op, sum] : by_op) {
+    sum.kernels = fmt::format("{}", fmt::join(kernels[op], ", "));
+    summaries.push_back(std::move(sum));
+  }
+  return summaries;
+}
+
+std::vector<Delegation> SummarizeDelegations(const LibraryStats& stats) {
+  std::map<std::pair<std::string, std::string>, Delegation> by_reason;
+  for (const NodeCount& node : stats.nodes) {
+    for (const auto& [reason, calls] : node.delegated) {
+      Delegation& sum = by_reason[{NameOfOp(node), reason}];
+      if (sum.nodes == 0) sum = {NameOfOp(node), reason, node.node, 0, 0};
+      ++sum.nodes;
+      sum.calls += calls;
+    }
+  }
+  std::vector<Delegation> delegations;
+  for (auto& [key, sum] : by_reason) delegations.push_back(std::move(sum));
+  return delegations;
+}
+
+Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std::string& model_path,
+                           const SessionSetup& setup) {
+  KVSHARE_ASSIGN_OR_RETURN(const KvshareLibrary library, KvshareLibrary::Open(setup.library));
+  library.ResetStats();
+  KVSHARE_ASSIGN_OR_RETURN(Session session, Session::Create(ort, model_path, setup));
+  Diagnosis diagnosis;
+  if (IsDecoder(session)) {
+    const RandomTokens tokens{.seed = 1, .prompt = 24, .steps = 1};
+    diagnosis.workload = fmt::format("random tokens: a prefill of {}, then one decode step", tokens.prompt);
+    KVSHARE_RETURN_IF_ERROR(RunDecoder(std::move(session), tokens));
+  } else {
+    diagnosis.workload = "one run with random inputs";
+    KVSHARE_RETURN_IF_ERROR(RunOnce(session));
+  }
+  KVSHARE_ASSIGN_OR_RETURN(diagnosis.stats, library.Stats());
+  return diagnosis;
+}
+
+}  // namespace kvshare::host

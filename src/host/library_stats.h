@@ -1,0 +1,45 @@
+// What a kvshare library tells about itself: its version, and the counters of the nodes it ran or delegated.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kvshare/status.h"
+
+namespace kvshare::host {
+
+struct NodeCount {
+  std::string domain;
+  std::string op;
+  std::string node;
+  std::string kernel;                        // the row of the kernel table that served the last call here
+  int64_t ran = 0;                           // calls served by kvshare
+  std::map<std::string, int64_t> delegated;  // calls handed to ONNX Runtime's own kernel, by reason
+};
+
+struct LibraryStats {
+  std::string version;
+  std::string simd;  // the SIMD target chosen on this machine
+  std::vector<NodeCount> nodes;
+};
+
+// Parses the JSON of kvshare_stats_json().
+Result<LibraryStats> ParseStats(const std::string& json);
+
+// A kvshare library, loaded beside ONNX Runtime's own use of it: the counters are those of this process.
+class KvshareLibrary {
+ public:
+  // kInvalidInput where `file` cannot be loaded or exports no counters.
+  static Result<KvshareLibrary> Open(const std::string& file);
+  void ResetStats() const { reset_(); }
+  Result<LibraryStats> Stats() const;
+
+ private:
+  KvshareLibrary() = default;
+  size_t (*json_)(char* buffer, size_t size) = nullptr;
+  void (*reset_)() = nullptr;
+};
+
+}  // namespace kvshare::host

@@ -1,0 +1,59 @@
+#include "host/library_stats.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/doctor.h"
+
+namespace kvshare::host {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kJson = R"({"version": "0.1.0", "simd": "AVX3", "ran": 4, "delegated": 3, "nodes": [
+  {"domain": "", "op": "Attention", "node": "a", "kernel": "", "ran": 0, "delegated": {"bf16 \"mask\"": 1}},
+  {"domain": "", "op": "Attention", "node": "b", "kernel": "", "ran": 0, "delegated": {"bf16 \"mask\"": 2}},
+  {"domain": "kvshare", "op": "GroupQueryAttention", "node": "c", "kernel": "Decode256", "ran": 4, "delegated": {}}]})";
+
+TEST(ParseStats, ReadsNodesAndReasons) {
+  const auto stats = ParseStats(kJson);
+  ASSERT_TRUE(stats.ok()) << stats.status().message();
+  EXPECT_EQ(stats->version, "0.1.0");
+  EXPECT_EQ(stats->simd, "AVX3");
+  ASSERT_EQ(stats->nodes.size(), 3U);
+  EXPECT_EQ(stats->nodes[0].delegated.at("bf16 \"mask\""), 1);
+  EXPECT_EQ(stats->nodes[2].kernel, "Decode256");
+  EXPECT_EQ(stats->nodes[2].ran, 4);
+}
+
+TEST(ParseStats, GarbageIsAnError) {
+  for (const char* text : {"", "{", "[1]", "{\"nodes\": }"}) EXPECT_FALSE(ParseStats(text).ok()) << text;
+}
+
+TEST(Doctor, AddsUpNodesByOp) {
+  const auto ops = SummarizeOps(*ParseStats(kJson));
+  ASSERT_EQ(ops.size(), 2U);
+  EXPECT_EQ(ops[0].op, "ai.onnx::Attention");
+  EXPECT_EQ(ops[0].nodes, 2);
+  EXPECT_EQ(ops[0].delegated, 3);
+  EXPECT_EQ(ops[1].op, "kvshare::GroupQueryAttention");
+  EXPECT_EQ(ops[1].ran, 4);
+  EXPECT_EQ(ops[1].kernels, "Decode256");
+}
+
+TEST(Doctor, AddsUpDelegationsByReason) {
+  const auto delegations = SummarizeDelegations(*ParseStats(kJson));
+  ASSERT_EQ(delegations.size(), 1U);
+  EXPECT_EQ(delegations[0].first_node, "a");
+  EXPECT_EQ(delegations[0].nodes, 2);
+  EXPECT_EQ(delegations[0].calls, 3);
+}
+
+TEST(KvshareLibrary, AnotherLibraryIsNoKvshareLibrary) {
+  const auto library = KvshareLibrary::Open("libc.so.6");
+  ASSERT_FALSE(library.ok());
+  EXPECT_THAT(library.status().message(), HasSubstr("exports no counters"));
+}
+
+}  // namespace
+}  // namespace kvshare::host

@@ -1,0 +1,155 @@
+#include "host/npz.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace kvshare::host {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const std::string kGolden = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa/golden.npz";
+
+std::vector<std::byte> Bytes(std::string_view text) {
+  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return {begin, begin + text.size()};
+}
+
+// A version 1 .npy file.
+std::vector<std::byte> Npy(std::string_view header, size_t data_bytes) {
+  std::string text = "\x93NUMPY";
+  text += {1, 0, static_cast<char>(header.size()), 0};
+  text += header;
+  text.append(data_bytes, '\1');
+  return Bytes(text);
+}
+
+std::string FileContent(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(std::string_view content)
+      : path_(std::filesystem::temp_directory_path() /
+              ("kvshare_npz_" + std::to_string(::getpid()) + "_" + std::to_string(++count_) + ".npz")) {
+    std::ofstream(path_, std::ios::binary) << content;
+  }
+  ~TemporaryFile() { std::filesystem::remove(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  static inline int count_ = 0;
+  std::filesystem::path path_;
+};
+
+void ExpectRefused(const std::vector<std::byte>& bytes, const std::string& reason) {
+  const auto array = ParseNpy(bytes, "'a.npy'");
+  ASSERT_FALSE(array.ok());
+  EXPECT_EQ(array.status().code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(array.status().message(), HasSubstr(reason));
+}
+
+TEST(Npz, ReadsTheGoldenFileOfACase) {
+  const auto golden = ReadNpz(kGolden);
+  ASSERT_TRUE(golden.ok()) << golden.status().message();
+  EXPECT_EQ(golden->at("input_ids").type, DType::kI64);
+  EXPECT_THAT(golden->at("input_ids").shape, ElementsAre(1, 29));
+  EXPECT_EQ(golden->at("prefill_logits").type, DType::kF32);
+  EXPECT_THAT(golden->at("prefill_logits").shape, ElementsAre(1, 29, 160));
+  EXPECT_EQ(golden->at("lens").At(0), 29);
+  EXPECT_EQ(golden->at("decode_attention_mask_0").At(29), 1);
+}
+
+TEST(Npz, PartDropsTheFirstAxis) {
+  const auto golden = ReadNpz(kGolden);
+  ASSERT_TRUE(golden.ok());
+  const Tensor& logits = golden->at("decode_logits");
+  const Tensor third = logits.Part(2);
+  EXPECT_THAT(third.shape, ElementsAre(1, 160));
+  EXPECT_EQ(third.At(7), logits.At(2 * 160 + 7));
+}
+
+TEST(Npz, EveryTruncationIsAnErrorAndNeverACrash) {
+  const std::string whole = FileContent(kGolden);
+  for (size_t length = 0; length < whole.size(); length += whole.size() / 97 + 1) {
+    const TemporaryFile file(whole.substr(0, length));
+    EXPECT_FALSE(ReadNpz(file.path()).ok()) << "first " << length << " bytes";
+  }
+}
+
+TEST(Npz, AFlippedByteIsAnErrorOrGivesTheSameShapes) {
+  const std::string whole = FileContent(kGolden);
+  int refused = 0;
+  for (size_t at = 0; at < whole.size(); at += whole.size() / 151 + 1) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x5A);
+    const TemporaryFile file(damaged);
+    refused += ReadNpz(file.path()).ok() ? 0 : 1;
+  }
+  EXPECT_GT(refused, 100);  // stored data is covered by checksums; only redundant header fields may change unseen
+}
+
+TEST(Npz, MissingFileIsNamed) {
+  const auto golden = ReadNpz("no/such/golden.npz");
+  ASSERT_FALSE(golden.ok());
+  EXPECT_THAT(golden.status().message(), HasSubstr("no/such/golden.npz"));
+}
+
+TEST(Npy, ReadsEveryType) {
+  const std::pair<const char*, DType> types[] = {
+      {"<f4", DType::kF32}, {"<f2", DType::kF16}, {"<i8", DType::kI64}, {"<i4", DType::kI32}, {"|b1", DType::kBool}};
+  for (const auto& [descr, type] : types) {
+    const std::string header = std::string("{'descr': '") + descr + "', 'fortran_order': False, 'shape': (2, 3), }\n";
+    const auto array = ParseNpy(Npy(header, 6 * SizeOf(type)), descr);
+    ASSERT_TRUE(array.ok()) << array.status().message();
+    EXPECT_EQ(array->type, type);
+    EXPECT_THAT(array->shape, ElementsAre(2, 3));
+  }
+}
+
+TEST(Npy, ReadsScalarsVectorsAndEmptyArrays) {
+  const auto read = [](const char* shape, size_t bytes) {
+    return ParseNpy(Npy(std::string("{'descr': '<i4', 'fortran_order': False, 'shape': ") + shape + ", }", bytes), "a");
+  };
+  EXPECT_THAT(read("()", 4)->shape, ElementsAre());
+  EXPECT_THAT(read("(5,)", 20)->shape, ElementsAre(5));
+  EXPECT_THAT(read("(1, 0, 8)", 0)->shape, ElementsAre(1, 0, 8));
+}
+
+TEST(Npy, RefusesWhatItCannotRepresent) {
+  ExpectRefused(Npy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", 4), "type '>f4'");
+  ExpectRefused(Npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", 8), "type '|O'");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }", 4), "Fortran order");
+}
+
+TEST(Npy, RefusesGarbledHeaders) {
+  ExpectRefused(Bytes("PK"), "not a .npy array");
+  ExpectRefused(Bytes("\x93NUMPY\x09"), "not a .npy array");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, }", 4), "no readable");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", 4), "no readable");
+  ExpectRefused(Npy("{'descr': '<f4", 4), "no readable");
+  ExpectRefused(Npy("{'descr':", 0), "no readable");
+  ExpectRefused(Npy("", 0), "no readable");
+  std::vector<std::byte> long_header = Npy("{}", 0);
+  long_header[9] = std::byte{0x7F};
+  ExpectRefused(long_header, "header of");
+}
+
+TEST(Npy, RefusesDataOfAnotherSizeThanTheShape) {
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 11), "needs 12");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 13), "needs 12");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4), }", 4),
+                "more elements");
+}
+
+}  // namespace
+}  // namespace kvshare::host

@@ -1,0 +1,84 @@
+#include "host/ort_host.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/find_ort.h"
+
+namespace kvshare::host {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string Model(const std::string& name) { return std::string(KVSHARE_TEST_DATA) + "/" + name + "/model.onnx"; }
+
+class OrtHostTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto file = FindOrt("");
+    ASSERT_TRUE(file.ok()) << file.status().message();
+    const auto opened = OrtHost::Open(*file);
+    ASSERT_TRUE(opened.ok()) << opened.status().message();
+    ort_ = *opened;
+  }
+  std::shared_ptr<const OrtHost> ort_;
+};
+
+TEST_F(OrtHostTest, TellsItsVersionAsInTheFileName) {
+  EXPECT_THAT(ort_->file(), HasSubstr("libonnxruntime.so"));
+  EXPECT_THAT(ort_->version(), ::testing::StartsWith("1."));
+}
+
+TEST_F(OrtHostTest, DescribesInputsWithSymbols) {
+  const auto session = Session::Create(ort_, Model("head_shared_gqa"), {});
+  ASSERT_TRUE(session.ok()) << session.status().message();
+  const ValueInfo& ids = session->inputs().front();
+  EXPECT_EQ(ids.name, "input_ids");
+  EXPECT_EQ(ids.type, DType::kI64);
+  EXPECT_THAT(ids.shape, ElementsAre(-1, -1));
+  EXPECT_THAT(ids.symbols, ElementsAre("batch", "sequence_len"));
+  EXPECT_EQ(session->outputs().front().name, "logits");
+}
+
+TEST_F(OrtHostTest, AMissingInputIsNamed) {
+  const auto session = Session::Create(ort_, Model("head_shared_gqa"), {});
+  ASSERT_TRUE(session.ok()) << session.status().message();
+  const auto outputs = session->Run({{"input_ids", Tensor::Zeros(DType::kI64, {1, 1})}});
+  ASSERT_FALSE(outputs.ok());
+  EXPECT_EQ(outputs.status().message(), "the model's input 'attention_mask' has no value");
+}
+
+TEST_F(OrtHostTest, AMissingModelIsBadInput) {
+  const auto session = Session::Create(ort_, "no/such/model.onnx", {});
+  ASSERT_FALSE(session.ok());
+  EXPECT_EQ(session.status().code(), StatusCode::kInvalidInput);
+}
+
+TEST_F(OrtHostTest, ALibraryThatRegistersNothingIsRefused) {
+  const auto session = Session::Create(ort_, Model("head_shared_gqa"), {.entries = {}, .library = ort_->file()});
+  ASSERT_FALSE(session.ok());
+  EXPECT_EQ(session.status().code(), StatusCode::kRefused);
+  EXPECT_THAT(session.status().message(), HasSubstr("RegisterCustomOps"));
+}
+
+TEST(FindOrt, NamesWhoAskedForAMissingFile) {
+  const auto found = FindOrt("no/such/libonnxruntime.so");
+  ASSERT_FALSE(found.ok());
+  EXPECT_EQ(found.status().message(), "--ort names 'no/such/libonnxruntime.so', which is not there");
+}
+
+TEST(FindOrt, AFolderWithoutTheLibraryIsAnError) {
+  const auto found = FindOrt(KVSHARE_TEST_DATA);
+  ASSERT_FALSE(found.ok());
+  EXPECT_THAT(found.status().message(), HasSubstr("holds no libonnxruntime.so"));
+}
+
+TEST(OrtHost, AnotherSharedLibraryIsNotOnnxRuntime) {
+  const auto opened = OrtHost::Open("libc.so.6");
+  ASSERT_FALSE(opened.ok());
+  EXPECT_THAT(opened.status().message(), HasSubstr("exports no OrtGetApiBase"));
+}
+
+}  // namespace
+}  // namespace kvshare::host

@@ -1,0 +1,103 @@
+#include "host/verify.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "host/find_ort.h"
+
+namespace kvshare::host {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Lt;
+
+std::string Case(const std::string& name) { return std::string(KVSHARE_TEST_DATA) + "/" + name; }
+
+Decoder Load(const std::string& name) {
+  const auto file = FindOrt("");
+  const auto ort = OrtHost::Open(*file);
+  auto session = Session::Create(*ort, Case(name) + "/model.onnx", {});
+  EXPECT_TRUE(session.ok()) << session.status().message();
+  auto decoder = Decoder::Create(*std::move(session));
+  EXPECT_TRUE(decoder.ok()) << decoder.status().message();
+  return *std::move(decoder);
+}
+
+NamedTensors Golden(const std::string& name) { return *ReadNpz(Case(name) + "/golden.npz"); }
+
+TEST(VerifyGolden, AcceptsUpstreamsSharedForm) {
+  Decoder decoder = Load("head_shared_gqa");
+  const auto verification = VerifyGolden(decoder, Golden("head_shared_gqa"));
+  ASSERT_TRUE(verification.ok()) << verification.status().message();
+  ASSERT_EQ(verification->steps.size(), 7U);
+  EXPECT_EQ(verification->steps[0].step, "prefill");
+  EXPECT_EQ(verification->steps[6].step, "decode 5");
+  EXPECT_TRUE(verification->Within(1e-4));
+}
+
+TEST(VerifyGolden, ComparesAPaddedPrefillOnlyWhereTokensAre) {
+  Decoder decoder = Load("head_b2_ragged");
+  NamedTensors golden = Golden("head_b2_ragged");
+  Tensor& logits = golden.at("prefill_logits");
+  const auto padding = static_cast<int64_t>(golden.at("lens").At(1));
+  ASSERT_LT(padding, logits.shape[1]);
+  StoreElement(logits.data.data(), logits.type, (logits.shape[1] + padding) * logits.shape[2], 1e6);
+  const auto verification = VerifyGolden(decoder, golden);
+  ASSERT_TRUE(verification.ok()) << verification.status().message();
+  EXPECT_TRUE(verification->Within(1e-4));
+}
+
+TEST(VerifyGolden, ANaNIsADifference) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  Tensor& logits = golden.at("decode_logits");
+  StoreElement(logits.data.data(), logits.type, 0, std::numeric_limits<double>::quiet_NaN());
+  const auto verification = VerifyGolden(decoder, golden);
+  ASSERT_TRUE(verification.ok()) << verification.status().message();
+  EXPECT_TRUE(std::isnan(verification->steps[1].difference));
+  EXPECT_FALSE(verification->Within(1e9));
+}
+
+TEST(VerifyGolden, NamesAMissingArray) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  golden.erase("decode_attention_mask_3");
+  const auto verification = VerifyGolden(decoder, golden);
+  ASSERT_FALSE(verification.ok());
+  EXPECT_EQ(verification.status().code(), StatusCode::kInvalidInput);
+  EXPECT_THAT(verification.status().message(), HasSubstr("'decode_attention_mask_3'"));
+}
+
+TEST(VerifyGolden, RefusesArraysThatDoNotFitTogether) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  golden["position_ids"] = Tensor::Zeros(DType::kI64, {1, 5});
+  const auto verification = VerifyGolden(decoder, golden);
+  ASSERT_FALSE(verification.ok());
+  EXPECT_THAT(verification.status().message(), HasSubstr("'position_ids' has shape [1, 5]; needs [1, 29]"));
+}
+
+TEST(VerifyAgainst, TheSameNetworkInTwoFormsIsEqual) {
+  Decoder mixed = Load("mixed_bias_causal0");
+  Decoder shared = Load("head_shared_gqa");
+  const auto verification = VerifyAgainst(mixed, shared, {.seed = 7, .prompt = 11, .steps = 3});
+  ASSERT_TRUE(verification.ok()) << verification.status().message();
+  ASSERT_EQ(verification->steps.size(), 4U);
+  EXPECT_TRUE(verification->Within(1e-4));
+}
+
+TEST(RandomSteps, TheSameSeedGivesTheSameTokens) {
+  const auto a = RandomSteps({.seed = 5, .prompt = 9, .steps = 2}, 160);
+  const auto b = RandomSteps({.seed = 5, .prompt = 9, .steps = 2}, 160);
+  ASSERT_EQ(a.size(), 3U);
+  EXPECT_EQ(a[0].ids.data, b[0].ids.data);
+  EXPECT_EQ(a[2].positions.At(0), 10);
+  EXPECT_EQ(a[2].mask.shape, (std::vector<int64_t>{1, 11}));
+  for (int64_t s = 0; s < 9; ++s) EXPECT_THAT(a[0].ids.At(s), Lt(160));
+}
+
+}  // namespace
+}  // namespace kvshare::host
