@@ -1,0 +1,413 @@
+#include "ort/attention.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kvshare/attention.h"
+#include "ort/check_inputs.h"
+#include "ort/delegate.h"
+#include "ort/stats.h"
+
+namespace kvshare::ort {
+namespace {
+
+enum Input : size_t { kQ, kK, kV, kMask, kPastK, kPastV, kNonpad, kKeyMask, kInputs };
+using Inputs = std::array<Tensor, kInputs>;
+constexpr size_t kOrtInputs = 7;
+constexpr size_t kQkOutput = 3;
+
+constexpr const char* kOrtInts[] = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "softmax_precision"};
+constexpr const char* kOrtFloats[] = {"scale", "softcap"};
+
+struct Attributes {
+  bool causal = false;
+  int64_t query_heads = 0;  // 0: not given, 4-D tensors say
+  int64_t kv_heads = 0;
+  std::optional<float> scale;
+  float softcap = 0;
+  int64_t window = -1;        // local_window_size: keys with the query's own
+  int64_t window_left = -1;   // opset 25: keys before the query's own
+  int64_t window_right = -1;
+};
+
+Attributes ReadAttributes(const NodeInfo& node) {
+  Attributes a;
+  a.causal = node.Int("is_causal").value_or(0) != 0;
+  a.query_heads = node.Int("q_num_heads").value_or(0);
+  a.kv_heads = node.Int("kv_num_heads").value_or(0);
+  a.scale = node.Float("scale");
+  a.softcap = node.Float("softcap").value_or(0);
+  a.window = node.Int("local_window_size").value_or(-1);
+  a.window_left = node.Int("left_window_size").value_or(-1);
+  a.window_right = node.Int("right_window_size").value_or(-1);
+  return a;
+}
+
+Status CheckAttributes(const std::string& where, const Attributes& a) {
+  const auto error = [&](const char* name, int64_t value, const char* want) {
+    return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {}", where, name, value, want));
+  };
+  if (a.window == 0) return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
+  if (a.window > 0 && !a.causal) return error("local_window_size", a.window, "is_causal = 1");
+  if (a.window > 0 && a.window_left >= 0) return error("local_window_size", a.window, "left_window_size = -1: one of the two");
+  if (a.window_left < -1) return error("left_window_size", a.window_left, "-1 or more");
+  if (a.window_right < -1) return error("right_window_size", a.window_right, "-1 or more");
+  if (a.query_heads < 0) return error("q_num_heads", a.query_heads, "0 or more");
+  if (a.kv_heads < 0) return error("kv_num_heads", a.kv_heads, "0 or more");
+  return {};
+}
+
+Result<Inputs> ReadInputs(const CallContext& context, size_t count) {
+  Inputs inputs;
+  for (size_t i = 0; i < count; ++i) {
+    KVSHARE_ASSIGN_OR_RETURN(inputs[i], context.Input(i));
+  }
+  return inputs;
+}
+
+DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::kF32); }
+
+// [B, heads, tokens, D], or [B, tokens, heads*D] with the attribute `heads_name` = heads.
+Result<HeadsView> View(const std::string& where, const char* name, const Tensor& tensor, const char* heads_name, int64_t heads) {
+  if (tensor.rank == 4) {
+    if (heads > 0 && tensor.dims[1] != heads)
+      return InputError(where, name, fmt::format("has {} heads (shape {})", tensor.dims[1], tensor.ShapeText()),
+                        fmt::format("{} = {}", heads_name, heads));
+    return HeadsView::Bnsh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], tensor.dims[2], tensor.dims[3]);
+  }
+  KVSHARE_RETURN_IF_ERROR(CheckRank(where, name, tensor, 3, "rank 3 [B, tokens, heads*D] or rank 4 [B, heads, tokens, D]"));
+  if (heads == 0 || tensor.dims[2] % heads != 0)
+    return InputError(where, name, fmt::format("has shape {} and {} is {}", tensor.ShapeText(), heads_name, heads),
+                      "a number of heads that divides the last extent");
+  return HeadsView::Bsnh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], heads, tensor.dims[2] / heads);
+}
+
+// The views and numbers of one call, before outputs.
+struct Problem {
+  int64_t B = 0, S = 0, T = 0, past = 0;
+  HeadsView query, key, value, past_key, past_value;
+  MaskView mask;
+  bool past_given = false;
+};
+
+// numpy's rules against [B, Hq, S, T], aligned on the right; a last extent short of T hides the rest, as ONNX says.
+Result<MaskView> ViewMask(const std::string& where, const Tensor& mask, const Problem& p) {
+  const std::array<int64_t, 4> full = {p.B, p.query.heads, p.S, p.T};
+  std::array<int64_t, 4> stride = {};
+  const DType type = Core(mask);
+  if (!DTypeOf(mask.type) || type == DType::kI32 || type == DType::kI64)
+    return InputError(where, "attn_mask", fmt::format("has type {}", NameOf(mask.type)), "bool, f32, f16, bf16 or f64");
+  if (mask.rank < 1 || mask.rank > 4)
+    return InputError(where, "attn_mask", fmt::format("has rank {} (shape {})", mask.rank, mask.ShapeText()), "rank 1 to 4");
+  int64_t step = 1;
+  for (size_t i = 0; i < mask.rank; ++i) {
+    const size_t axis = 3 - i;
+    const int64_t extent = mask.dims[mask.rank - 1 - i];
+    if (axis == 3 ? extent > full[axis] : (extent != 1 && extent != full[axis]))
+      return InputError(where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
+                        fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", full[0], full[1], full[2], full[3]));
+    stride[axis] = axis != 3 && extent == 1 ? 0 : step;
+    step *= extent;
+  }
+  return MaskView{mask.data, type, stride[0], stride[1], stride[2], 1, mask.dims[mask.rank - 1]};
+}
+
+class Attention final : public Kernel {
+ public:
+  Attention(const OpBinding& binding, const NodeInfo& node)
+      : where_(fmt::format("{} '{}'", binding.op, node.Name())),
+        attributes_(ReadAttributes(node)),
+        inputs_(std::min<size_t>(node.InputCount(), kInputs)),
+        lower_right_(std::string_view(binding.domain) == "kvshare" || binding.config.lower_right),
+        oracle_(binding.t == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE || binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
+        stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
+
+  const std::string& where() const { return where_; }
+  const Attributes& attributes() const { return attributes_; }
+
+  Status Run(CallContext& context) override {
+    KVSHARE_ASSIGN_OR_RETURN(const Inputs in, ReadInputs(context, inputs_));
+    KVSHARE_ASSIGN_OR_RETURN(const Problem p, Judge(in));
+    const WorkspacePool::Lease numbers(pool_, static_cast<size_t>(3 * p.B) * sizeof(int64_t));
+    auto* const length = static_cast<int64_t*>(numbers.data());
+    int64_t* const query_position = length + p.B;
+    int64_t* const past_length = query_position + p.B;
+    KVSHARE_RETURN_IF_ERROR(FillLengths(in, p, length, query_position, past_length));
+
+    Outputs out;
+    KVSHARE_RETURN_IF_ERROR(MakeOutputs(context, in, p, &out));
+    AttentionCall call = ViewCall(in, p, out.y);
+    call.positions = {length, query_position};
+
+    // Past and new rows must stand in one tensor: present, or scratch where the node has no present.
+    const size_t key_bytes = static_cast<size_t>(p.B * p.key.heads * p.T * p.key.head_size) * SizeOf(p.key.type);
+    const size_t value_bytes = static_cast<size_t>(p.B * p.value.heads * p.T * p.value.head_size) * SizeOf(p.value.type);
+    const bool joined = p.past > 0;
+    std::optional<WorkspacePool::Lease> scratch;
+    if (joined && !(out.present_key && out.present_value)) scratch.emplace(pool_, key_bytes + value_bytes);
+    void* const key_data = out.present_key ? out.present_key.data : scratch ? scratch->data() : nullptr;
+    void* const value_data = out.present_value ? out.present_value.data
+                             : scratch         ? static_cast<std::byte*>(scratch->data()) + key_bytes
+                                               : nullptr;
+    const AppendCall key = Join(p.past_key, p.key, key_data, p.T, past_length);
+    const AppendCall value = Join(p.past_value, p.value, value_data, p.T, past_length);
+    if (joined) {
+      call.key = Const(key.present);
+      call.value = Const(value.present);
+    }
+    const bool attend = p.B > 0 && p.S > 0 && p.T > 0;
+    if (key.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(key, where_));
+    if (value.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(value, where_));
+    if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
+
+    const ParallelFor parallel = context.Parallel();
+    for (const AppendCall* append : {&key, &value}) {
+      if (!append->present || p.B == 0 || p.T == 0) continue;
+      if (oracle_) AppendOracle(*append);
+      else Append(*append, parallel);
+    }
+    if (!attend)  // without keys every row is zero
+      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(Core(out.y)));
+    else if (oracle_)
+      AttendOracle(call);
+    else
+      Attend(call, parallel, pool_);
+    stats_.Ran(oracle_ ? "oracle" : SimdTarget());
+    return {};
+  }
+
+  // Ranks, heads and which inputs may stand together.
+  Result<Problem> Judge(const Inputs& in) const {
+    Problem p;
+    KVSHARE_RETURN_IF_ERROR(CheckPair(where_, "past_key", bool(in[kPastK]), "past_value", bool(in[kPastV])));
+    KVSHARE_ASSIGN_OR_RETURN(p.query, View(where_, "Q", in[kQ], "q_num_heads", attributes_.query_heads));
+    KVSHARE_ASSIGN_OR_RETURN(p.key, View(where_, "K", in[kK], "kv_num_heads", attributes_.kv_heads));
+    KVSHARE_ASSIGN_OR_RETURN(p.value, View(where_, "V", in[kV], "kv_num_heads", attributes_.kv_heads));
+    p.B = p.query.batch;
+    p.S = p.query.tokens;
+    if (in[kPastK]) {
+      if (in[kNonpad])
+        return InputError(where_, "nonpad_kv_seqlen", "is given together with 'past_key'", "one of them");
+      KVSHARE_RETURN_IF_ERROR(CheckRank(where_, "past_key", in[kPastK], 4, "rank 4 [B, Hkv, P, D]"));
+      KVSHARE_RETURN_IF_ERROR(CheckRank(where_, "past_value", in[kPastV], 4, "rank 4 [B, Hkv, P, Dv]"));
+      KVSHARE_ASSIGN_OR_RETURN(p.past_key, View(where_, "past_key", in[kPastK], "kv_num_heads", p.key.heads));
+      KVSHARE_ASSIGN_OR_RETURN(p.past_value, View(where_, "past_value", in[kPastV], "kv_num_heads", p.value.heads));
+      KVSHARE_RETURN_IF_ERROR(CheckPast("past_key", in[kPastK], p.past_key, p.key, p.past_key.tokens));
+      KVSHARE_RETURN_IF_ERROR(CheckPast("past_value", in[kPastV], p.past_value, p.value, p.past_key.tokens));
+      p.past = p.past_key.tokens;
+    }
+    p.T = p.past + p.key.tokens;
+    if (in[kMask]) {
+      KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], p));
+    }
+    return p;
+  }
+
+ private:
+  struct Outputs {
+    Tensor y, present_key, present_value;
+  };
+
+  Status CheckPast(const char* name, const Tensor& tensor, const HeadsView& past, const HeadsView& fresh, int64_t tokens) const {
+    if (past.batch == fresh.batch && past.head_size == fresh.head_size && past.tokens == tokens) return {};
+    return InputError(where_, name, fmt::format("has shape {}", tensor.ShapeText()),
+                      fmt::format("{}x{}x{}x{}", fresh.batch, fresh.heads, tokens, fresh.head_size));
+  }
+
+  Status FillLengths(const Inputs& in, const Problem& p, int64_t* length, int64_t* query_position, int64_t* past_length) const {
+    const Tensor& nonpad = in[kNonpad];
+    if (nonpad && (nonpad.rank != 1 || nonpad.dims[0] != p.B))
+      return InputError(where_, "nonpad_kv_seqlen", fmt::format("has shape {}", nonpad.ShapeText()), fmt::format("[B] = [{}]", p.B));
+    for (int64_t b = 0; b < p.B; ++b) {
+      length[b] = nonpad ? static_cast<const int64_t*>(nonpad.data)[b] : p.T;
+      if (length[b] < 0 || length[b] > p.T)
+        return InputError(where_, "nonpad_kv_seqlen", fmt::format("has nonpad_kv_seqlen[{}] = {}", b, length[b]),
+                          fmt::format("0 to {}, the tokens of 'K'", p.T));
+      // Lower right wherever the op knows how many keys came before; else at the top left, unless asked otherwise.
+      const bool lower_right = nonpad || (lower_right_ && !in[kPastK]);
+      query_position[b] = lower_right ? length[b] - p.S : p.past;
+      past_length[b] = p.past;
+    }
+    const Tensor& key_mask = in[kKeyMask];
+    if (!key_mask) return {};
+    if (nonpad) return InputError(where_, "nonpad_kv_seqlen", "is given together with 'key_mask'", "one of them");
+    if (key_mask.rank != 2 || key_mask.dims[0] != p.B || key_mask.dims[1] != p.T)
+      return InputError(where_, "key_mask", fmt::format("has shape {}", key_mask.ShapeText()),
+                        fmt::format("{}x{}, [B, T] of the keys", p.B, p.T));
+    const auto type = DTypeOf(key_mask.type);
+    if (type != DType::kBool && type != DType::kI32 && type != DType::kI64)
+      return InputError(where_, "key_mask", fmt::format("has type {}", NameOf(key_mask.type)), "int64, int32 or bool");
+    if (p.S > p.T)
+      return InputError(where_, "key_mask", fmt::format("has T = {} columns", p.T),
+                        fmt::format("at least S = {}: queries are the last columns", p.S));
+    return {};
+  }
+
+  Status MakeOutputs(const CallContext& context, const Inputs& in, const Problem& p, Outputs* out) const {
+    const std::array<int64_t, 4> y4 = {p.B, p.query.heads, p.S, p.value.head_size};
+    const std::array<int64_t, 3> y3 = {p.B, p.S, p.query.heads * p.value.head_size};
+    const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
+    const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
+    KVSHARE_ASSIGN_OR_RETURN(out->y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
+    KVSHARE_ASSIGN_OR_RETURN(out->present_key, context.Output(1, key));
+    KVSHARE_ASSIGN_OR_RETURN(out->present_value, context.Output(2, value));
+    return {};
+  }
+
+  AttentionCall ViewCall(const Inputs& in, const Problem& p, const Tensor& y) const {
+    AttentionCall call;
+    call.query = p.query;
+    call.key = p.key;
+    call.value = p.value;
+    const DType type = Core(y);
+    const int64_t Dv = p.value.head_size;
+    call.output = in[kQ].rank == 3 ? MutableHeadsView::Bsnh(y.data, type, p.B, p.S, p.query.heads, Dv)
+                                   : MutableHeadsView::Bnsh(y.data, type, p.B, p.query.heads, p.S, Dv);
+    const float D = static_cast<float>(p.query.head_size);
+    call.spec.scale = attributes_.scale.value_or(1.0F / std::sqrt(D));
+    call.spec.softcap = attributes_.softcap;
+    call.spec.window_left = attributes_.window > 0 ? attributes_.window - 1 : attributes_.window_left;
+    call.spec.window_right = attributes_.causal ? 0 : attributes_.window_right;
+    call.mask = p.mask;
+    if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, Core(in[kKeyMask]), p.T};
+    return call;
+  }
+
+  // Past, then new rows, in a [B, H, T, D] tensor at `data`; an empty call where there is none.
+  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, void* data, int64_t T, const int64_t* past_length) {
+    AppendCall call;
+    if (data == nullptr) return call;
+    if (past.tokens > 0) call.past = past;
+    call.fresh = fresh;
+    call.present = MutableHeadsView::Bnsh(data, fresh.type, fresh.batch, fresh.heads, T, fresh.head_size);
+    call.past_length = past_length;
+    return call;
+  }
+
+  std::string where_;
+  Attributes attributes_;
+  size_t inputs_;
+  bool lower_right_;
+  bool oracle_;
+  NodeStats& stats_;
+  WorkspacePool pool_;
+};
+
+// Why a node is ONNX Runtime's to run; empty where the kernels here serve it.
+std::string WhyDelegated(const NodeInfo& node) { return node.HasOutput(kQkOutput) ? "output qk_matmul_output" : ""; }
+
+// What ONNX Runtime's kernel would not know of: such a node cannot be delegated.
+const char* WhyNotOrts(const NodeInfo& node, const OpBinding& binding, const Attributes& a) {
+  if (node.HasInput(kKeyMask)) return "input key_mask";
+  if (a.window > 0) return "attribute local_window_size";
+  if (a.window_left >= 0 || a.window_right >= 0) return "a window (opset 25)";
+  const bool lower_right = std::string_view(binding.domain) == "kvshare" || binding.config.lower_right;
+  if (lower_right && a.causal && !node.HasInput(kPastK)) return "lower-right causal alignment";
+  return nullptr;
+}
+
+// The same node on ONNX Runtime's kernel.
+class DelegatedAttention final : public Kernel {
+ public:
+  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
+                                                std::unique_ptr<Attention> ours, std::string reason) {
+    if (const char* clash = WhyNotOrts(node, binding, ours->attributes()))
+      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime's kernel has no {}", ours->where(), reason, clash));
+    size_t inputs = 0;
+    for (size_t i = 0; i < kOrtInputs; ++i)
+      if (node.HasInput(i)) inputs = i + 1;
+    const auto mask = node.InputType(kMask);
+    const TypeConstraint constraints[] = {
+        {"T1", binding.t},
+        {"T2", binding.cache},
+        {"U", mask == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL : mask}};
+    constexpr int kVersions[] = {24, 23};
+    auto made = Delegate::Create(node, "", "Attention", kVersions, constraints, {kOrtInts, kOrtFloats, {}}, inputs, 4);
+    if (!made.ok())
+      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", ours->where(), reason,
+                                         made.status().message()));
+    return std::unique_ptr<Kernel>(new DelegatedAttention(binding, node, std::move(ours), std::move(reason), *std::move(made)));
+  }
+
+  Status Run(CallContext& context) override {
+    KVSHARE_ASSIGN_OR_RETURN(const Inputs in, ReadInputs(context, delegate_->inputs()));
+    KVSHARE_ASSIGN_OR_RETURN(const Problem p, ours_->Judge(in));
+    const std::array<int64_t, 4> y4 = {p.B, p.query.heads, p.S, p.value.head_size};
+    const std::array<int64_t, 3> y3 = {p.B, p.S, p.query.heads * p.value.head_size};
+    const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
+    const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
+    const std::array<int64_t, 4> qk = {p.B, p.query.heads, p.S, p.T};
+    const std::array<std::span<const int64_t>, 4> dims = {in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4, key, value, qk};
+    std::array<OrtValue*, 4> outputs = {};
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(i, dims[i]));
+      outputs[i] = output.value;
+    }
+    std::array<const OrtValue*, kOrtInputs> values = {};
+    for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
+    stats_.Delegated(reason_);
+    return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()), outputs);
+  }
+
+ private:
+  DelegatedAttention(const OpBinding& binding, const NodeInfo& node, std::unique_ptr<Attention> ours, std::string reason,
+                     std::unique_ptr<Delegate> delegate)
+      : ours_(std::move(ours)),
+        reason_(std::move(reason)),
+        stats_(StatsOf(binding.domain, binding.op, node.Name())),
+        delegate_(std::move(delegate)) {}
+
+  std::unique_ptr<Attention> ours_;  // its judgement of shapes
+  std::string reason_;
+  NodeStats& stats_;
+  std::unique_ptr<Delegate> delegate_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const NodeInfo& node) {
+  auto kernel = std::make_unique<Attention>(binding, node);
+  KVSHARE_RETURN_IF_ERROR(CheckAttributes(kernel->where(), kernel->attributes()));
+  std::string reason = WhyDelegated(node);
+  if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
+  if (!binding.config.delegate)
+    return Status::Refused(fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
+                                       kernel->where(), reason));
+  return DelegatedAttention::Create(binding, node, std::move(kernel), std::move(reason));
+}
+
+Status InferAttention(const InferContext& context) {
+  using Extent = InferContext::Extent;
+  const int query_rank = context.Rank(kQ);
+  const int value_rank = context.Rank(kV);
+  if ((query_rank != 3 && query_rank != 4) || (value_rank != 3 && value_rank != 4)) return {};
+  const int64_t Hq = context.Int("q_num_heads", 0);
+  const int64_t Hkv = context.Int("kv_num_heads", 0);
+  // The head size of K or V: its last extent, or the share of one head of it.
+  const auto head_size = [&](size_t input, int rank) -> Extent {
+    if (rank == 4) return {.input = static_cast<int>(input), .axis = 3};
+    const int64_t width = context.Dim(input, 2);
+    return width >= 0 && Hkv > 0 ? Extent{.value = width / Hkv} : Extent{};
+  };
+  const Extent Dv = head_size(kV, value_rank);
+  const int64_t Dv_value = Dv.input >= 0 ? context.Dim(kV, 3) : Dv.value;
+  const Extent batch = {.input = kQ, .axis = 0};
+  const Extent y4[] = {batch, {.input = kQ, .axis = 1}, {.input = kQ, .axis = 2}, Dv};
+  const Extent y3[] = {batch, {.input = kQ, .axis = 1}, {.value = Hq > 0 && Dv_value >= 0 ? Hq * Dv_value : -1}};
+  KVSHARE_RETURN_IF_ERROR(
+      context.SetOutput(0, context.Type(kQ), query_rank == 3 ? std::span<const Extent>(y3) : std::span<const Extent>(y4)));
+  const int key_rank = context.Rank(kK);
+  if (!context.all_outputs() || (key_rank != 3 && key_rank != 4)) return {};
+  const auto heads = [&](size_t input, int rank) -> Extent {
+    return rank == 4 ? Extent{.input = static_cast<int>(input), .axis = 1} : Extent{.value = Hkv > 0 ? Hkv : -1};
+  };
+  const Extent key[] = {batch, heads(kK, key_rank), {}, head_size(kK, key_rank)};
+  const Extent value[] = {batch, heads(kV, value_rank), {}, Dv};
+  KVSHARE_RETURN_IF_ERROR(context.SetOutput(1, context.Type(kK), key));
+  return context.SetOutput(2, context.Type(kV), value);
+}
+
+}  // namespace kvshare::ort

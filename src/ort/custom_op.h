@@ -1,0 +1,94 @@
+// What every op of the library is to ONNX Runtime: a row of names and types, a kernel, a shape inference.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <memory>
+#include <span>
+
+#include "kvshare/status.h"
+#include "ort/ort_context.h"
+#include "ort/session_config.h"
+
+namespace kvshare::ort {
+
+// The type of an input or output: fixed, or one of the op object's two variables.
+//   GroupQueryAttention: kT is query's, kCache is past's and external's;  Attention: kT is ONNX's T1, kCache its T2.
+enum class SlotType { kT, kCache, kF32, kI32, kI64, kAny };
+
+struct Slot {
+  const char* name;
+  SlotType type;
+  bool required = false;
+};
+
+// What a kernel knows of its node beyond its attributes.
+struct OpBinding {
+  const char* domain;
+  const char* op;
+  ONNXTensorElementDataType t;
+  ONNXTensorElementDataType cache;
+  SessionConfig config;
+};
+
+// One node's kernel. Run() may be called from several threads at once.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual Status Run(CallContext& context) = 0;
+};
+
+// What a shape inference sees. All methods are quiet about what the graph does not know.
+class InferContext {
+ public:
+  InferContext(const OrtApi& api, OrtShapeInferContext* context, bool all_outputs)
+      : api_(api), context_(context), all_outputs_(all_outputs) {}
+
+  // Whether outputs past 0 may be set: releases before 1.28 abort where the node lacks them.
+  bool all_outputs() const { return all_outputs_; }
+  // Rank, or -1 where the input is absent or its shape is not known.
+  int Rank(size_t input) const;
+  // Extent, or -1 where it is not a constant.
+  int64_t Dim(size_t input, size_t axis) const;
+  int64_t Int(const char* attribute, int64_t absent) const;
+  ONNXTensorElementDataType Type(size_t input) const;
+  // One extent of an output: a constant, -1 for unknown, or that of an input (with its symbol).
+  struct Extent {
+    int64_t value = -1;
+    int input = -1;
+    int axis = -1;
+  };
+  Status SetOutput(size_t output, ONNXTensorElementDataType type, std::span<const Extent> extents) const;
+
+ private:
+  const OrtApi& api_;
+  OrtShapeInferContext* context_;
+  bool all_outputs_;
+};
+
+// A row of the op table in register.cc.
+struct OpRow {
+  const char* domain;
+  const char* op;
+  std::span<const Slot> inputs;
+  std::span<const Slot> outputs;
+  std::span<const ONNXTensorElementDataType> t;      // every kT ...
+  std::span<const ONNXTensorElementDataType> cache;  // ... is registered with every kCache
+  Result<std::unique_ptr<Kernel>> (*create)(const OpBinding& binding, const NodeInfo& node);
+  Status (*infer)(const InferContext& context);
+};
+
+// The OrtCustomOp of one row and one pair of types.
+struct CustomOp : OrtCustomOp {
+  CustomOp(const OpRow& row, const OpBinding& binding);
+  const OpRow& row;
+  OpBinding binding;
+};
+
+// Keeps `line` for the logger of the next kernel that is created: registration itself has no logger.
+void AnnounceAtFirstKernel(std::string line);
+
+// The API table of the host, set by RegisterCustomOps before any op exists.
+const OrtApi& HostApi();
+
+}  // namespace kvshare::ort

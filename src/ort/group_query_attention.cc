@@ -1,0 +1,338 @@
+#include "ort/group_query_attention.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/half.h"
+#include "kvshare/attention.h"
+#include "ort/check_inputs.h"
+#include "ort/delegate.h"
+#include "ort/stats.h"
+
+namespace kvshare::ort {
+namespace {
+
+constexpr const char* kOrtInts[] = {"causal",           "do_rotary",      "num_heads",           "kv_num_heads",
+                                    "smooth_softmax",   "qk_output",      "local_window_size",   "sliding_window_cache",
+                                    "rotary_interleaved", "kv_cache_bit_width"};
+constexpr const char* kOrtFloats[] = {"scale", "softcap", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"};
+constexpr const char* kOrtStrings[] = {"k_quant_type", "v_quant_type"};
+constexpr size_t kOutputQk = 3;
+
+GqaAttributes ReadAttributes(const NodeInfo& node) {
+  GqaAttributes a;
+  a.query_heads = node.Int("num_heads").value_or(0);
+  a.kv_heads = node.Int("kv_num_heads").value_or(0);
+  a.scale = node.Float("scale").value_or(0);
+  a.softcap = node.Float("softcap").value_or(0);
+  a.window = node.Int("local_window_size").value_or(-1);
+  a.causal = node.Int("causal").value_or(1) != 0;
+  a.rotary = node.Int("do_rotary").value_or(0) != 0;
+  a.interleaved = node.Int("rotary_interleaved").value_or(0) != 0;
+  a.smooth_softmax = node.Int("smooth_softmax").value_or(0) > 0;
+  return a;
+}
+
+// Why a node is ONNX Runtime's to run; empty where the kernels here serve it.
+std::string WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
+  if (!DTypeOf(binding.cache)) return fmt::format("cache type {}", NameOf(binding.cache));
+  for (const char* quant : {"k_quant_type", "v_quant_type"})
+    if (const auto type = node.String(quant); type && *type != "NONE") return fmt::format("{} = {}", quant, *type);
+  constexpr std::pair<GqaInput, const char*> kInputs[] = {{kKScale, "k_scale"},
+                                                          {kVScale, "v_scale"},
+                                                          {kQNormWeight, "q_norm_weight"},
+                                                          {kKNormWeight, "k_norm_weight"},
+                                                          {kQuerySeqlens, "query_seqlens"}};
+  for (const auto& [index, name] : kInputs)
+    if (node.HasInput(index)) return fmt::format("input {}", name);
+  if (node.Int("sliding_window_cache").value_or(0) != 0) return "sliding_window_cache = 1";
+  if (node.HasOutput(kOutputQk)) return "output output_qk";
+  return {};
+}
+
+Result<GqaInputs> ReadInputs(const CallContext& context, size_t count) {
+  GqaInputs inputs;
+  for (size_t i = 0; i < count; ++i) {
+    KVSHARE_ASSIGN_OR_RETURN(inputs[i], context.Input(i));
+  }
+  return inputs;
+}
+
+DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::kF32); }
+
+// Heads [first, first + heads) of a [B, S, all*D] tensor.
+HeadsView Folded(const Tensor& tensor, int64_t all, int64_t first, int64_t heads, int64_t D) {
+  const int64_t B = tensor.dims[0];
+  const int64_t S = tensor.dims[1];
+  return {At(static_cast<const void*>(tensor.data), Core(tensor), first * D), Core(tensor), B, heads, S, D, S * all * D, D,
+          all * D};
+}
+
+HeadsView Cache(const Tensor& tensor) {
+  return HeadsView::Bnsh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], tensor.dims[2], tensor.dims[3]);
+}
+
+class GroupQueryAttention final : public Kernel {
+ public:
+  GroupQueryAttention(const OpBinding& binding, const NodeInfo& node)
+      : where_(fmt::format("{} '{}'", binding.op, node.Name())),
+        attributes_(ReadAttributes(node)),
+        inputs_(std::min<size_t>(node.InputCount(), kGqaInputCount)),
+        cache_type_(DTypeOf(binding.cache).value_or(DType::kF32)),
+        stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
+
+  const std::string& where() const { return where_; }
+  const GqaAttributes& attributes() const { return attributes_; }
+
+  Status Run(CallContext& context) override {
+    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, ReadInputs(context, inputs_));
+    KVSHARE_ASSIGN_OR_RETURN(const GqaShape shape, CheckGqaInputs(where_, attributes_, in));
+    const WorkspacePool::Lease numbers(pool_, static_cast<size_t>(shape.B * (3 + shape.S)) * sizeof(int64_t));
+    auto* const number = static_cast<int64_t*>(numbers.data());
+    const GqaLengths lengths = {number, number + shape.B, number + 2 * shape.B, number + 3 * shape.B};
+    const int64_t* rotary_positions = nullptr;
+    KVSHARE_RETURN_IF_ERROR(CheckGqaLengths(where_, attributes_, in, shape, lengths, &rotary_positions));
+
+    const std::array<int64_t, 3> output_dims = {shape.B, shape.S, shape.Hq * shape.D};
+    const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.D};
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
+    if (bool(present_key) != bool(present_value))
+      return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither", where_,
+                                              present_key ? "present_value" : "present_key",
+                                              present_key ? "present_key" : "present_value"));
+    if (shape.B == 0) return Done();
+
+    const RotaryView rotary = Rotary(in);
+    AttentionCall call = View(in, shape, lengths, output);
+    call.rotary = rotary;
+    call.rotary_positions = rotary_positions;
+
+    // Without presents the appended keys still need a place to stand.
+    const bool temporary = shape.Appends() && !present_key;
+    const size_t cache_bytes = static_cast<size_t>(shape.B * shape.Hkv * shape.capacity * shape.D) * SizeOf(cache_type_);
+    std::optional<WorkspacePool::Lease> scratch;
+    if (temporary) scratch.emplace(pool_, 2 * cache_bytes);
+    AppendCall key;
+    AppendCall value;
+    if (shape.Appends() || present_key) {
+      void* key_data = temporary ? scratch->data() : present_key.data;
+      void* value_data = temporary ? static_cast<std::byte*>(scratch->data()) + cache_bytes : present_value.data;
+      key = ViewAppend(in, shape, lengths, /*key=*/true, key_data);
+      value = ViewAppend(in, shape, lengths, /*key=*/false, value_data);
+      key.rotary = shape.Appends() ? rotary : RotaryView{};
+      key.rotary_positions = rotary_positions;
+      KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
+      KVSHARE_RETURN_IF_ERROR(CheckAppend(key, where_));
+      KVSHARE_RETURN_IF_ERROR(CheckAppend(value, where_));
+    }
+    if (shape.Appends()) {
+      call.key = Const(key.present);
+      call.value = Const(value.present);
+    }
+    if (shape.S > 0) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
+
+    const ParallelFor parallel = context.Parallel();
+    for (const AppendCall* append : {&key, &value})  // a borrowed cache bound onto its present is there already
+      if (append->present && (shape.Appends() || append->present.data != append->past.data)) Append(*append, parallel);
+    if (attributes_.window == 0)  // no key is visible; ONNX Runtime gives zeros
+      std::memset(output.data, 0, static_cast<size_t>(output.Count()) * SizeOf(Core(output)));
+    else if (shape.S > 0)
+      Attend(call, parallel, pool_);
+    return Done();
+  }
+
+ private:
+  Status Done() {
+    stats_.Ran(SimdTarget());
+    return {};
+  }
+
+  RotaryView Rotary(const GqaInputs& in) const {
+    if (!attributes_.rotary) return {};
+    return {in[kCosCache].data, in[kSinCache].data,   Core(in[kCosCache]), in[kCosCache].dims[0],
+            in[kCosCache].dims[1], attributes_.interleaved};
+  }
+
+  // Everything but the rotary embedding, and the keys of a form that appends.
+  AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, const Tensor& output) const {
+    AttentionCall call;
+    const int64_t all = shape.form == KvForm::kPacked ? shape.Hq + 2 * shape.Hkv : shape.Hq;
+    call.query = Folded(in[kQuery], all, 0, shape.Hq, shape.D);
+    if (!shape.Appends()) {
+      const bool external = shape.form == KvForm::kExternal;
+      call.key = Cache(in[external ? kExternalKey : kPastKey]);
+      call.value = Cache(in[external ? kExternalValue : kPastValue]);
+    }
+    call.output = MutableHeadsView::Bsnh(output.data, Core(output), shape.B, shape.S, shape.Hq, shape.D);
+    call.spec.scale = attributes_.scale != 0 ? attributes_.scale : 1.0F / std::sqrt(static_cast<float>(shape.D));
+    call.spec.softcap = attributes_.softcap;
+    call.spec.window_left = attributes_.window > 0 ? attributes_.window - 1 : kUnlimited;
+    call.spec.window_right = attributes_.causal ? 0 : kUnlimited;
+    call.spec.smooth_softmax = attributes_.smooth_softmax;
+    if (in[kHeadSink]) {
+      call.spec.head_sink = in[kHeadSink].data;
+      call.spec.head_sink_type = Core(in[kHeadSink]);
+    }
+    call.positions = {lengths.length, lengths.query_position};
+    if (const Tensor& bias = in[kAttentionBias]) {
+      const int64_t row = shape.S * shape.total;
+      call.mask = {bias.data, Core(bias),  bias.dims[0] == 1 ? 0 : bias.dims[1] * row, bias.dims[1] == 1 ? 0 : row,
+                   shape.total, 1, shape.total};
+    }
+    return call;
+  }
+
+  // New rows into present; where nothing is new, past (or the borrowed pair) passed through.
+  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key, void* present) const {
+    AppendCall call;
+    const Tensor& past = shape.form == KvForm::kExternal ? in[key ? kExternalKey : kExternalValue]
+                                                         : in[key ? kPastKey : kPastValue];
+    if (past && past.dims[2] > 0) call.past = Cache(past);
+    call.present = MutableHeadsView::Bnsh(present, cache_type_, shape.B, shape.Hkv, shape.capacity, shape.D);
+    call.past_length = lengths.past_length;
+    call.length = lengths.length;
+    if (shape.form == KvForm::kPacked) {
+      call.fresh = Folded(in[kQuery], shape.Hq + 2 * shape.Hkv, shape.Hq + (key ? 0 : shape.Hkv), shape.Hkv, shape.D);
+    } else if (shape.form == KvForm::kOwn) {
+      call.fresh = Folded(in[key ? kKey : kValue], shape.Hkv, 0, shape.Hkv, shape.D);
+    } else {
+      call.fresh = call.past;
+      call.fresh.tokens = 0;
+      call.past_length = lengths.length;
+    }
+    return call;
+  }
+
+  // past bound onto present appends in place, which needs equal strides.
+  Status CheckAliases(const GqaShape& shape, const GqaInputs& in, const Tensor& key, const Tensor& value) const {
+    const bool aliased = key && in[kPastKey] && (in[kPastKey].data == key.data || in[kPastValue].data == value.data);
+    if (!aliased || shape.past_tokens == shape.capacity || shape.past_tokens == 0 || shape.B * shape.Hkv == 1) return {};
+    return InputError(where_, "past_key", fmt::format("shares memory with 'present_key' and has {} rows", shape.past_tokens),
+                      fmt::format("{} rows, those of 'present_key'", shape.capacity));
+  }
+
+  std::string where_;
+  GqaAttributes attributes_;
+  size_t inputs_;
+  DType cache_type_;
+  NodeStats& stats_;
+  WorkspacePool pool_;
+};
+
+// The same node on ONNX Runtime's kernel.
+class DelegatedGqa final : public Kernel {
+ public:
+  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node, const std::string& where,
+                                                std::string reason) {
+    size_t inputs = 0;
+    for (size_t i = 0; i < kGqaInputCount; ++i)
+      if (node.HasInput(i)) inputs = i + 1;
+    if (inputs > kExternalKey)
+      return Status::Refused(fmt::format("{}: input 'external_key' goes with {}; needs a float cache without it", where, reason));
+    const TypeConstraint constraints[] = {
+        {"T", binding.t}, {"M", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}, {"T_CACHE", binding.cache}};
+    // T_CACHE came with 1.32; before, a cache had type T.
+    const size_t count = binding.config.host.AtLeast(1, 32) ? 3 : 2;
+    constexpr int kVersions[] = {1};
+    auto made = Delegate::Create(node, "com.microsoft", "GroupQueryAttention", kVersions, std::span(constraints, count),
+                                 {kOrtInts, kOrtFloats, kOrtStrings}, inputs, node.HasOutput(kOutputQk) ? 4 : 3);
+    if (!made.ok())
+      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", where, reason,
+                                         made.status().message()));
+    return std::unique_ptr<Kernel>(new DelegatedGqa(binding, node, std::move(reason), *std::move(made)));
+  }
+
+  Status Run(CallContext& context) override {
+    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, ReadInputs(context, delegate_->inputs()));
+    const Tensor& query = in[kQuery];
+    const auto where = std::string_view(where_);
+    KVSHARE_RETURN_IF_ERROR(CheckRank(where, "query", query, 3, "rank 3 [B, S, num_heads*D]"));
+    if (in[kTotalSequenceLength].Count() != 1)
+      return InputError(where, "total_sequence_length", "has several elements", "one number");
+    const int64_t total = *static_cast<const int32_t*>(in[kTotalSequenceLength].data);
+    const int64_t heads = in[kKey] ? attributes_.query_heads : attributes_.query_heads + 2 * attributes_.kv_heads;
+    const int64_t D = query.dims[2] / heads;
+    const Tensor& past = in[kPastKey];
+    if (past) KVSHARE_RETURN_IF_ERROR(CheckRank(where, "past_key", past, 4, "rank 4 [B, Hkv, T, D]"));
+    const std::array<int64_t, 3> output_dims = {query.dims[0], query.dims[1], attributes_.query_heads * D};
+    const int64_t rows = past && windowed_ ? past.dims[2] : std::max(total, past ? past.dims[2] : 0);
+    const std::array<int64_t, 4> present_dims = {query.dims[0], attributes_.kv_heads, rows,
+                                                 past ? past.dims[3] : four_bit_ ? (D + 1) / 2 : D};
+    const std::array<int64_t, 4> qk_dims = {query.dims[0], attributes_.query_heads, query.dims[1], total};
+
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
+    Tensor qk;
+    if (has_qk_) {
+      KVSHARE_ASSIGN_OR_RETURN(qk, context.Output(kOutputQk, qk_dims));
+    }
+    std::array<const OrtValue*, kGqaInputCount> values = {};
+    for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
+    const std::array<OrtValue*, 4> outputs = {output.value, present_key.value, present_value.value, qk.value};
+    stats_.Delegated(reason_);
+    return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()),
+                             std::span(outputs.data(), has_qk_ ? 4 : 3));
+  }
+
+ private:
+  DelegatedGqa(const OpBinding& binding, const NodeInfo& node, std::string reason, std::unique_ptr<Delegate> delegate)
+      : where_(fmt::format("{} '{}'", binding.op, node.Name())),
+        reason_(std::move(reason)),
+        attributes_(ReadAttributes(node)),
+        windowed_(node.Int("sliding_window_cache").value_or(0) != 0),
+        four_bit_(node.Int("kv_cache_bit_width").value_or(0) == 4),
+        has_qk_(node.HasOutput(kOutputQk)),
+        stats_(StatsOf(binding.domain, binding.op, node.Name())),
+        delegate_(std::move(delegate)) {}
+
+  std::string where_;
+  std::string reason_;
+  GqaAttributes attributes_;
+  bool windowed_;
+  bool four_bit_;
+  bool has_qk_;
+  NodeStats& stats_;
+  std::unique_ptr<Delegate> delegate_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeInfo& node) {
+  auto kernel = std::make_unique<GroupQueryAttention>(binding, node);
+  const bool drop_in = std::string_view(binding.domain) != "kvshare";
+  KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(kernel->where(), kernel->attributes(), /*zero_window_allowed=*/drop_in));
+  std::string reason = WhyDelegated(node, binding);
+  if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
+  if (!binding.config.delegate)
+    return Status::Refused(fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
+                                       kernel->where(), reason));
+  return DelegatedGqa::Create(binding, node, kernel->where(), std::move(reason));
+}
+
+Status InferGqa(const InferContext& context) {
+  using Extent = InferContext::Extent;
+  if (context.Rank(kQuery) != 3) return {};
+  // An absent key (packed QKV) and one of unknown shape look alike here: the width stays open.
+  const bool perhaps_packed = context.Rank(kKey) < 0 && context.Rank(kExternalKey) < 0;
+  const Extent hidden = perhaps_packed ? Extent{} : Extent{.input = kQuery, .axis = 2};
+  const int64_t Hkv = context.Int("kv_num_heads", -1);
+  const Extent output[] = {{.input = kQuery, .axis = 0}, {.input = kQuery, .axis = 1}, hidden};
+  KVSHARE_RETURN_IF_ERROR(context.SetOutput(0, context.Type(kQuery), output));
+  if (!context.all_outputs()) return {};
+  const size_t cache = context.Rank(kExternalKey) == 4 ? kExternalKey : kPastKey;
+  if (context.Rank(cache) != 4) return {};
+  const Extent present[] = {{.input = kQuery, .axis = 0},
+                            {.value = Hkv},
+                            {},
+                            {.input = static_cast<int>(cache), .axis = 3}};
+  KVSHARE_RETURN_IF_ERROR(context.SetOutput(1, context.Type(cache), present));
+  return context.SetOutput(2, context.Type(cache), present);
+}
+
+}  // namespace kvshare::ort

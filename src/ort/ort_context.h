@@ -1,0 +1,103 @@
+// A thin wrapper over the part of ONNX Runtime's C API (version 18) that a custom op needs. Nothing here throws.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "kvshare/attention.h"
+#include "kvshare/status.h"
+
+namespace kvshare::ort {
+
+inline constexpr uint32_t kApiVersion = 18;
+inline constexpr size_t kMaxRank = 8;
+
+// Takes over `status`; null is success.
+Status FromOrt(const OrtApi& api, OrtStatus* status);
+// kInvalidInput -> ORT_INVALID_ARGUMENT, kRefused -> ORT_NOT_IMPLEMENTED, kInternal -> ORT_FAIL; success is null.
+OrtStatus* ToOrt(const OrtApi& api, const Status& status);
+// Runs `body`, a callable returning Status; whatever it throws becomes a Status too: nothing crosses a C border.
+template <typename Body>
+OrtStatus* Guarded(const OrtApi& api, Body body) {
+  try {
+    return ToOrt(api, body());
+  } catch (const std::exception& e) {
+    return ToOrt(api, Status::Internal(e.what()));
+  } catch (...) {
+    return ToOrt(api, Status::Internal("unknown exception"));
+  }
+}
+
+// The core's type of an ONNX tensor element, or nothing for one the core does not know (int8, float8, ...).
+std::optional<DType> DTypeOf(ONNXTensorElementDataType type);
+// "f32", "int8", ...: the spelling of error messages.
+const char* NameOf(ONNXTensorElementDataType type);
+
+// An input or output tensor of one call. Absent optional ones convert to false.
+struct Tensor {
+  OrtValue* value = nullptr;
+  void* data = nullptr;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  size_t rank = 0;
+  std::array<int64_t, kMaxRank> dims = {};
+
+  explicit operator bool() const { return value != nullptr; }
+  std::span<const int64_t> Dims() const { return {dims.data(), rank}; }
+  int64_t Count() const;
+  // "1x4x512x256"; "scalar" for rank 0.
+  std::string ShapeText() const;
+};
+
+// What ORT knows of a node when it creates the kernel.
+class NodeInfo {
+ public:
+  NodeInfo(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+
+  const OrtApi& api() const { return api_; }
+  const OrtKernelInfo* raw() const { return info_; }
+  std::string Name() const;
+  std::optional<int64_t> Int(const char* attribute) const;
+  std::optional<float> Float(const char* attribute) const;
+  std::optional<std::string> String(const char* attribute) const;
+  size_t InputCount() const;
+  size_t OutputCount() const;
+  // Whether the node names this optional input or output.
+  bool HasInput(size_t index) const;
+  bool HasOutput(size_t index) const;
+  // Undefined where the node lacks that input.
+  ONNXTensorElementDataType InputType(size_t index) const;
+  void LogInfo(const std::string& message) const;
+
+ private:
+  const OrtApi& api_;
+  const OrtKernelInfo* info_;
+};
+
+// One call's inputs, outputs and threads.
+class CallContext {
+ public:
+  CallContext(const OrtApi& api, OrtKernelContext* context) : api_(api), context_(context) {}
+
+  const OrtApi& api() const { return api_; }
+  OrtKernelContext* raw() const { return context_; }
+  // Absent where the node lacks it.
+  Result<Tensor> Input(size_t index) const;
+  // Allocates it, or finds the caller's bound buffer; absent where the node does not name it.
+  Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
+  // ORT's own thread pool; valid as long as this context.
+  ParallelFor Parallel();
+
+ private:
+  const OrtApi& api_;
+  OrtKernelContext* context_;
+};
+
+// Fills type and dims of `tensor` from its value, and its data pointer.
+Status Describe(const OrtApi& api, OrtValue* value, Tensor* tensor);
+
+}  // namespace kvshare::ort

@@ -1,0 +1,122 @@
+// RegisterCustomOps, and the one list of ops and types.
+#include <fmt/format.h>
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <mutex>
+
+#include "ort/attention.h"
+#include "ort/custom_op.h"
+#include "ort/group_query_attention.h"
+#include "ort/session_config.h"
+
+namespace kvshare::ort {
+namespace {
+
+constexpr auto kF32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr auto kF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+constexpr auto kBF16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+constexpr auto kF64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+constexpr auto kI8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr auto kU8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr auto kF8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN;
+
+constexpr ONNXTensorElementDataType kGqaT[] = {kF32, kF16, kBF16};
+constexpr ONNXTensorElementDataType kGqaCache[] = {kF32, kF16, kBF16, kI8, kU8, kF8};
+constexpr ONNXTensorElementDataType kAttentionT[] = {kF32, kF16, kBF16, kF64};
+
+// A schema replaces ORT's whole: a pair of types that is not listed here makes a session fail to load.
+constexpr OpRow kOps[] = {
+    {"kvshare", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaT, kGqaCache, CreateGqa, InferGqa},
+    {"kvshare", "Attention", kKvshareAttentionInputs, kAttentionOutputs, kAttentionT, kAttentionT, CreateAttention,
+     InferAttention},
+    {"com.microsoft", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaT, kGqaCache, CreateGqa, InferGqa},
+    {"", "Attention", kOnnxAttentionInputs, kAttentionOutputs, kAttentionT, kAttentionT, CreateAttention,
+     InferAttention},
+};
+
+bool Wanted(const OpRow& row, const SessionConfig& config) {
+  const std::string_view domain = row.domain;
+  if (domain == "com.microsoft") return config.gqa;
+  return !domain.empty() || config.attention;
+}
+
+std::atomic<const OrtApi*> host_api = nullptr;
+
+// The ops and domains of one configuration. Sessions keep pointers to them, also while the process exits: never freed.
+struct OpSet {
+  std::deque<CustomOp> ops;
+  std::map<std::string, OrtCustomOpDomain*> domains;
+};
+
+Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
+  for (const OpRow& row : kOps) {
+    if (!Wanted(row, config)) continue;
+    OrtCustomOpDomain*& domain = set->domains[row.domain];
+    if (domain == nullptr) KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.CreateCustomOpDomain(row.domain, &domain)));
+    for (const auto t : row.t) {
+      // ORT takes the first op that fits; where a node has no cache input, its presents have the query's type.
+      const auto add = [&](ONNXTensorElementDataType cache) {
+        const CustomOp& op = set->ops.emplace_back(row, OpBinding{row.domain, row.op, t, cache, config});
+        return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
+      };
+      KVSHARE_RETURN_IF_ERROR(add(t));
+      for (const auto cache : row.cache)
+        if (cache != t) KVSHARE_RETURN_IF_ERROR(add(cache));
+    }
+  }
+  return {};
+}
+
+Result<OpSet*> SetFor(const OrtApi& api, const SessionConfig& config) {
+  static std::mutex mutex;
+  static auto* sets = new std::map<SessionConfig, OpSet*>();
+  const std::lock_guard lock(mutex);
+  OpSet*& set = (*sets)[config];
+  if (set == nullptr) {
+    auto made = std::make_unique<OpSet>();
+    KVSHARE_RETURN_IF_ERROR(Fill(api, config, made.get()));
+    set = made.release();
+  }
+  return set;
+}
+
+Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host) {
+  KVSHARE_ASSIGN_OR_RETURN(const SessionConfig config, ReadSessionConfig(api, options, host));
+  KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
+  for (const auto& [name, domain] : set->domains)
+    KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
+  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, delegate {}, SIMD target {}",
+                                    KVSHARE_VERSION, config.DropInText(), config.lower_right ? "lower_right" : "spec",
+                                    config.delegate ? 1 : 0, SimdTarget()));
+  return {};
+}
+
+}  // namespace
+
+const OrtApi& HostApi() { return *host_api; }
+
+}  // namespace kvshare::ort
+
+extern "C" {
+
+// ONNX Runtime's entry: adds domain kvshare, and drop-in ops where the session asks for them.
+[[gnu::visibility("default")]] OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                         const OrtApiBase* base) {
+  using namespace kvshare::ort;
+  const OrtApi* api = base->GetApi(kApiVersion);
+  if (api == nullptr) {
+    // CreateStatus is the first entry of the table since version 1.
+    return base->GetApi(1)->CreateStatus(
+        ORT_NOT_IMPLEMENTED,
+        fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
+                    KVSHARE_VERSION, base->GetVersionString(), kApiVersion)
+            .c_str());
+  }
+  return Guarded(*api, [&] {
+    host_api = api;
+    return Register(*api, options, ParseHostVersion(base->GetVersionString()));
+  });
+}
+}

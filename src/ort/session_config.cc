@@ -1,0 +1,75 @@
+#include "ort/session_config.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include "ort/ort_context.h"
+
+namespace kvshare::ort {
+namespace {
+
+Result<std::optional<std::string>> ReadEntry(const OrtApi& api, const OrtSessionOptions* options, const char* key) {
+  int present = 0;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.HasSessionConfigEntry(options, key, &present)));
+  if (present == 0) return std::optional<std::string>();
+  size_t size = 0;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.GetSessionConfigEntry(options, key, nullptr, &size)));
+  std::string value(size, '\0');
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.GetSessionConfigEntry(options, key, value.data(), &size)));
+  return std::optional<std::string>(value.c_str());  // size counts the terminating zero
+}
+
+Status BadValue(const char* what, const std::string& key, const std::string& value, const char* accepted) {
+  return Status::InvalidInput(fmt::format("kvshare: {} '{}' is '{}'; needs {}", what, key, value, accepted));
+}
+
+}  // namespace
+
+HostVersion ParseHostVersion(const char* text) {
+  HostVersion version;
+  if (text == nullptr || std::sscanf(text, "%d.%d", &version.major, &version.minor) != 2) return {};
+  return version;
+}
+
+const char* SessionConfig::DropInText() const {
+  if (gqa && attention) return "gqa+attention";
+  return gqa ? "gqa" : attention ? "attention" : "off";
+}
+
+Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptions* options, HostVersion host) {
+  SessionConfig config;
+  config.host = host;
+  config.gqa = config.attention = DropInByDefault();
+
+  KVSHARE_ASSIGN_OR_RETURN(const auto drop_in, ReadEntry(api, options, "kvshare.drop_in"));
+  if (drop_in) {
+    const bool off = *drop_in == "0" && !DropInByDefault();
+    if (!off && *drop_in != "1" && *drop_in != "gqa" && *drop_in != "attention")
+      return BadValue("session entry", "kvshare.drop_in", *drop_in,
+                      DropInByDefault() ? "1, gqa or attention" : "0, 1, gqa or attention");
+    config.gqa = *drop_in == "1" || *drop_in == "gqa";
+    config.attention = *drop_in == "1" || *drop_in == "attention";
+  }
+  if (const char* environment = std::getenv("KVSHARE_DROP_IN"); environment != nullptr && *environment != '\0') {
+    const std::string value = environment;
+    if (value != "0" && value != "1") return BadValue("environment variable", "KVSHARE_DROP_IN", value, "0 or 1");
+    if (value == "0") config.gqa = config.attention = false;
+  }
+
+  KVSHARE_ASSIGN_OR_RETURN(const auto alignment, ReadEntry(api, options, "kvshare.causal_alignment"));
+  if (alignment && *alignment != "spec" && *alignment != "lower_right")
+    return BadValue("session entry", "kvshare.causal_alignment", *alignment, "spec or lower_right");
+  config.lower_right = alignment == "lower_right";
+
+  KVSHARE_ASSIGN_OR_RETURN(const auto delegate, ReadEntry(api, options, "kvshare.delegate"));
+  if (delegate && *delegate != "0" && *delegate != "1")
+    return BadValue("session entry", "kvshare.delegate", *delegate, "0 or 1");
+  config.delegate = delegate != "0";
+  return config;
+}
+
+}  // namespace kvshare::ort

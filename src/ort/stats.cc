@@ -1,0 +1,120 @@
+#include "ort/stats.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <tuple>
+
+#include "kvshare/attention.h"
+
+namespace kvshare::ort {
+namespace {
+
+using NodeKey = std::tuple<std::string, std::string, std::string>;  // domain, op, node
+
+struct Registry {
+  std::mutex mutex;
+  std::map<NodeKey, NodeStats, std::less<>> nodes;
+
+  ~Registry() {
+    const char* wanted = std::getenv("KVSHARE_STATS");
+    if (wanted != nullptr && std::strcmp(wanted, "1") == 0) std::fprintf(stderr, "kvshare: %s\n", StatsJson().c_str());
+  }
+};
+
+// The libraries are linked with -z nodelete, so this lives until the process exits.
+Registry& TheRegistry() {
+  static Registry registry;
+  return registry;
+}
+
+std::string Quoted(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (static_cast<unsigned char>(c) < 0x20)
+      out += fmt::format("\\u{:04x}", static_cast<int>(c));
+    else
+      out += c;
+  }
+  return out + "\"";
+}
+
+}  // namespace
+
+void NodeStats::Delegated(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  ++delegated_[reason];
+}
+
+NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node) {
+  Registry& registry = TheRegistry();
+  const std::lock_guard lock(registry.mutex);
+  return registry.nodes[NodeKey(domain, op, node)];  // map nodes never move
+}
+
+std::string StatsJson() {
+  Registry& registry = TheRegistry();
+  const std::lock_guard lock(registry.mutex);
+  int64_t all_ran = 0;
+  int64_t all_delegated = 0;
+  std::string nodes;
+  for (auto& [key, stats] : registry.nodes) {
+    const std::lock_guard node_lock(stats.mutex_);
+    std::string reasons;
+    for (const auto& [reason, count] : stats.delegated_) {
+      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : ", ", Quoted(reason), count);
+      all_delegated += count;
+    }
+    const int64_t ran = stats.ran_.load(std::memory_order_relaxed);
+    all_ran += ran;
+    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}, "delegated": {{{}}}}})",
+                         nodes.empty() ? "" : ", ", Quoted(std::get<0>(key)), Quoted(std::get<1>(key)),
+                         Quoted(std::get<2>(key)), Quoted(stats.kernel_.load(std::memory_order_relaxed)), ran, reasons);
+  }
+  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "delegated": {}, "nodes": [{}]}})", KVSHARE_VERSION,
+                     SimdTarget(), all_ran, all_delegated, nodes);
+}
+
+void ResetStats() {
+  Registry& registry = TheRegistry();
+  const std::lock_guard lock(registry.mutex);
+  for (auto& [key, stats] : registry.nodes) {
+    const std::lock_guard node_lock(stats.mutex_);
+    stats.ran_.store(0, std::memory_order_relaxed);
+    stats.delegated_.clear();
+  }
+}
+
+}  // namespace kvshare::ort
+
+extern "C" {
+
+// Writes the counters as JSON, cut to `size` bytes with a terminating zero; returns the bytes needed with the zero.
+// A null buffer only asks. 0: out of memory.
+[[gnu::visibility("default")]] size_t kvshare_stats_json(char* buffer, size_t size) {
+  try {
+    const std::string json = kvshare::ort::StatsJson();
+    if (buffer != nullptr && size > 0) {
+      const size_t n = std::min(size - 1, json.size());
+      std::memcpy(buffer, json.data(), n);
+      buffer[n] = '\0';
+    }
+    return json.size() + 1;
+  } catch (...) {
+    return 0;
+  }
+}
+
+// Sets every counter to zero.
+[[gnu::visibility("default")]] void kvshare_stats_reset() {
+  try {
+    kvshare::ort::ResetStats();
+  } catch (...) {  // a lock that fails leaves the counters as they are
+  }
+}
+
+[[gnu::visibility("default")]] const char* kvshare_version() { return KVSHARE_VERSION; }
+}
