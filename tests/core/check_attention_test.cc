@@ -1,0 +1,77 @@
+// The only judge of shapes: each refusal names the input, its value and what was wanted.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "kvshare/attention.h"
+
+namespace kvshare {
+namespace {
+
+struct Good {
+  float data[2 * 4 * 8 * 16] = {};
+  int64_t length[2] = {8, 5};
+  int64_t position[2] = {7, 4};
+  AttentionCall call;
+
+  Good() {
+    call.query = HeadsView::Bsnh(data, DType::kF32, 2, 1, 4, 16);
+    call.key = HeadsView::Bnsh(data, DType::kF32, 2, 2, 8, 16);
+    call.value = call.key;
+    call.output = MutableHeadsView::Bsnh(data, DType::kF32, 2, 1, 4, 16);
+    call.positions = {length, position};
+  }
+};
+
+void ExpectRefusal(const std::function<void(Good&)>& spoil, StatusCode code, const std::string& message) {
+  Good good;
+  spoil(good);
+  const Status status = CheckAttention(good.call, "Op 'node'");
+  EXPECT_EQ(status.code(), code);
+  EXPECT_EQ(status.message(), message);
+}
+
+TEST(CheckAttention, AcceptsAGoodCall) {
+  Good good;
+  EXPECT_TRUE(CheckAttention(good.call, "Op 'node'").ok());
+}
+
+TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
+  const auto bad = StatusCode::kInvalidInput;
+  ExpectRefusal([](Good& g) { g.call.key.head_size = 32; }, bad,
+                "Op 'node': input 'key' has D = 32 (shape [B 2, heads 2, tokens 8, D 32]); needs D = 16 like 'query'");
+  ExpectRefusal([](Good& g) { g.call.key.batch = 3; }, bad,
+                "Op 'node': input 'key' has B = 3 (shape [B 3, heads 2, tokens 8, D 16]); needs B = 2 like 'query'");
+  ExpectRefusal([](Good& g) { g.call.value.tokens = 7; }, bad, "Op 'node': input 'value' has 7 tokens; needs 8 like 'key'");
+  ExpectRefusal([](Good& g) { g.call.key.heads = g.call.value.heads = 3; }, bad,
+                "Op 'node': input 'query' has 4 heads; needs a multiple of the 3 heads of 'key'");
+  ExpectRefusal([](Good& g) { g.call.query.data = nullptr; }, bad,
+                "Op 'node': input 'query' is absent; needs [B 2, heads 4, tokens 1, D 16]");
+  ExpectRefusal([](Good& g) { g.length[1] = 9; }, bad, "Op 'node': length[1] is 9; needs 0 to 8, the rows of 'key'");
+  ExpectRefusal([](Good& g) { g.length[0] = -1; }, bad, "Op 'node': length[0] is -1; needs 0 to 8, the rows of 'key'");
+  ExpectRefusal([](Good& g) { g.call.spec.softcap = -1; }, bad,
+                "Op 'node': attribute 'softcap' is -1; needs a finite number >= 0");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 4, 8, false}; }, bad,
+                "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 3, the rows of 'cos_cache'");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 64, 9, false}; }, bad,
+                "Op 'node': input 'cos_cache' has 9 columns; needs 1 to 8, half the head size 16");
+  ExpectRefusal([](Good& g) { g.call.key.type = DType::kF64; }, StatusCode::kRefused,
+                "Op 'node': no kernel for f64 'key' with f32 'query'; have f32, f16, bf16 in any mix, or f64 alone");
+}
+
+TEST(CheckAppend, RefusesALengthOverTheCapacity) {
+  Good good;
+  AppendCall call;
+  call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+  call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
+  call.past = Const(call.present);
+  const int64_t past_length[] = {4, 5};
+  const int64_t length[] = {8, 9};
+  call.past_length = past_length;
+  call.length = length;
+  EXPECT_EQ(CheckAppend(call, "Op 'node'").message(),
+            "Op 'node': length of batch 1 is 9; needs 5 to 8 (past 5 + 4 new, capacity 8)");
+}
+
+}  // namespace
+}  // namespace kvshare
