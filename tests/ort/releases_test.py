@@ -1,0 +1,44 @@
+"""The same graphs and the op tests on older releases, each in a process of its own."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import golden_cases
+
+RELEASES = os.environ["KVSHARE_ORT_RELEASES"]
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Releases that cannot load a case, and their own words for it.
+CANNOT_LOAD = {}
+
+
+def environment(release):
+    folder = os.path.join(RELEASES, release)
+    if not os.path.isdir(folder):
+        pytest.fail(f"onnxruntime {release} is not unpacked in {RELEASES}; run scripts/setup.sh")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([folder, HERE])}
+
+
+@pytest.mark.parametrize("release", ["1.24.4", "1.27.0", "1.30.0"])
+def test_unchanged_graphs_give_the_golden_logits(release):
+    done = subprocess.run([sys.executable, os.path.join(HERE, "golden_cases.py")], env=environment(release),
+                          capture_output=True, text=True)
+    results = {r["case"]: r for r in map(json.loads, done.stdout.splitlines())}
+    assert sorted(results) == golden_cases.NAMES, done.stderr[-2000:]
+    for name, result in results.items():
+        assert result["ort"] == release
+        if (release, name) in CANNOT_LOAD:
+            assert CANNOT_LOAD[release, name] in result["error"]
+            continue
+        assert "error" not in result, result
+        assert result["worst"] <= result["tolerance"] and result["delegated"] == 0 and result["ran"] > 0, result
+
+
+@pytest.mark.parametrize("release", ["1.24.4", "1.27.0", "1.30.0"])
+@pytest.mark.parametrize("file", ["gqa_test.py", "attention_test.py", "kvshare_ops_test.py", "delegation_test.py"])
+def test_op_tests_pass(release, file):
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", os.path.join(HERE, file)],
+                          env=environment(release), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
