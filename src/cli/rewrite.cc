@@ -42,15 +42,13 @@ void AddRewrite(CLI::App& app, int& exit_code) {
       {"kvshare", Target::kKvshare}, {"kvshare-attention", Target::kKvshareAttention}, {"ort", Target::kOrt}};
   verb->add_option("--to", options.target, "kvshare, kvshare-attention or ort (no custom library)")
       ->required()
-      ->transform(CLI::Transformer(targets))
-      ->check(CLI::IsMember(targets));
+      ->transform(CLI::CheckedTransformer(targets));
   static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};
   verb->add_option("--own", options.keep_own, "Own layers, with --to kvshare: convert (default) or keep")
-      ->transform(CLI::Transformer(own));
+      ->transform(CLI::CheckedTransformer(own));
   static const std::map<std::string, Rope> ropes = {{"fold", Rope::kFold}, {"keep", Rope::kKeep}};
   CLI::Option* rope = verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold (default) or keep")
-                          ->transform(CLI::Transformer(ropes))
-                          ->check(CLI::IsMember(ropes));
+                          ->transform(CLI::CheckedTransformer(ropes));
   verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
   verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
