@@ -1,12 +1,40 @@
-#include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "cli/inspection_text.h"
 #include "cli/verbs.h"
+#include "kvshare/rewrite.h"
 
 namespace kvshare::cli {
+namespace {
+
+struct Arguments {
+  std::string model;
+  bool json = false;
+};
+
+int Run(const Arguments& arguments) {
+  const auto inspection = Inspect(arguments.model);
+  if (!inspection.ok()) {
+    fmt::print(stderr, "kvshare inspect: {}\n", inspection.status().message());
+    return ExitCodeOf(inspection.status());
+  }
+  fmt::print("{}", arguments.json ? ToJson(*inspection) + "\n" : ToText(*inspection));
+  return kEqual;
+}
+
+}  // namespace
 
 void AddInspect(CLI::App& app, int& exit_code) {
-  CLI::App* verb = app.add_subcommand("inspect", "");
-  verb->callback([&exit_code] { exit_code = kRefused; });
+  CLI::App* verb = app.add_subcommand("inspect", "Show a model's attention: who owns K/V, who borrows, masks, copies, traps");
+  const auto arguments = std::make_shared<Arguments>();
+  verb->add_option("model", arguments->model, "ONNX model")->required();
+  verb->add_flag("--json", arguments->json, "Print JSON");
+  verb->callback([arguments, &exit_code] { exit_code = Run(*arguments); });
 }
 
 }  // namespace kvshare::cli

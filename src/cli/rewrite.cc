@@ -1,12 +1,64 @@
-#include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "cli/inspection_text.h"
 #include "cli/verbs.h"
+#include "kvshare/rewrite.h"
 
 namespace kvshare::cli {
+namespace {
+
+struct Arguments {
+  std::string model;
+  std::string out;
+  RewriteOptions options;
+};
+
+int Run(const Arguments& arguments) {
+  const auto report = Rewrite(arguments.model, arguments.out, arguments.options);
+  if (!report.ok()) {
+    fmt::print(stderr, "kvshare rewrite: {}\n", report.status().message());
+    return ExitCodeOf(report.status());
+  }
+  fmt::print("{}{}\n", ToText(*report),
+             arguments.options.dry_run ? "dry run: nothing written" : fmt::format("written: {}", arguments.out));
+  return kEqual;
+}
+
+}  // namespace
 
 void AddRewrite(CLI::App& app, int& exit_code) {
-  CLI::App* verb = app.add_subcommand("rewrite", "");
-  verb->callback([&exit_code] { exit_code = kRefused; });
+  CLI::App* verb = app.add_subcommand("rewrite", "Turn a model's shared attention layers into a form that runs well");
+  const auto arguments = std::make_shared<Arguments>();
+  RewriteOptions& options = arguments->options;
+  verb->add_option("model", arguments->model, "ONNX model")->required();
+  CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Where to write; needed unless --dry-run");
+  static const std::map<std::string, Target> targets = {
+      {"kvshare", Target::kKvshare}, {"kvshare-attention", Target::kKvshareAttention}, {"ort", Target::kOrt}};
+  verb->add_option("--to", options.target, "kvshare, kvshare-attention or ort (no custom library)")
+      ->required()
+      ->transform(CLI::CheckedTransformer(targets));
+  static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};
+  verb->add_option("--own", options.keep_own, "Own layers, with --to kvshare: convert (default) or keep")
+      ->transform(CLI::CheckedTransformer(own));
+  static const std::map<std::string, Rope> ropes = {{"fold", Rope::kFold}, {"keep", Rope::kKeep}};
+  CLI::Option* rope = verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold (default) or keep")
+                          ->transform(CLI::CheckedTransformer(ropes));
+  verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
+  verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
+  CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
+  verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
+  verb->callback([arguments, out, rope, dry_run, &exit_code] {
+    if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
+    // kvshare::Attention leaves rotation to the graph: keeping it is that target's default.
+    if (rope->count() == 0 && arguments->options.target == Target::kKvshareAttention) arguments->options.rope = Rope::kKeep;
+    exit_code = Run(*arguments);
+  });
 }
 
 }  // namespace kvshare::cli

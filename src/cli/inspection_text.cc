@@ -1,0 +1,128 @@
+#include "cli/inspection_text.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+#include <vector>
+
+#include "cli/verbs.h"
+
+namespace kvshare::cli {
+namespace {
+
+std::string JsonString(const std::string& text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      quoted += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind::kOwn ? "own" : "shared"; }
+
+std::string OpOf(const AttentionLayer& layer) {
+  const char* op = layer.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention";
+  return layer.domain.empty() ? op : fmt::format("{}::{}", layer.domain, op);
+}
+
+std::string WindowOf(const AttentionLayer& layer) {
+  return layer.window < 0 ? "full" : fmt::format("{}", layer.window);
+}
+
+std::string SourceOf(const AttentionLayer& layer) {
+  if (layer.kind == LayerKind::kOwn) return "-";
+  return layer.source < 0 ? "input" : fmt::format("{}", layer.source);
+}
+
+std::string LayerJson(const AttentionLayer& l) {
+  return fmt::format(
+      R"({{"index": {}, "node": {}, "domain": {}, "form": "{}", "kind": "{}", "source": {}, "source_key": {}, )"
+      R"("window": {}, "query_heads": {}, "kv_heads": {}, "head_size": {}, "note": {}}})",
+      l.index, JsonString(l.node), JsonString(l.domain),
+      l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention", KindOf(l), l.source, JsonString(l.source_key),
+      l.window, l.query_heads, l.kv_heads, l.head_size, JsonString(l.note));
+}
+
+std::string Counts(const Inspection& i) {
+  return fmt::format(
+      "{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} named unused presents;\n"
+      "{} CPU-GPU copies predicted for the CUDA provider (from a table of 2026-04, not measured)\n",
+      i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents, i.predicted_cpu_gpu_copies);
+}
+
+// One line for many nodes of one fate: "16 x <reason>: first, second, ...".
+std::string Outcomes(const RewriteReport& report, bool applied) {
+  std::vector<std::string> order;
+  std::map<std::string, std::vector<std::string>> nodes;
+  for (const auto& outcome : report.outcomes) {
+    if (outcome.applied != applied) continue;
+    const std::string key = applied ? outcome.rule : fmt::format("{}: {}", outcome.rule, outcome.reason);
+    auto& list = nodes[key];
+    if (list.empty()) order.push_back(key);
+    list.push_back(outcome.node);
+  }
+  std::string text;
+  for (const std::string& key : order) {
+    const auto& list = nodes[key];
+    text += fmt::format("  {:3} x {} ({}{})\n", list.size(), key, list.front(), list.size() > 1 ? ", ..." : "");
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string ToText(const Inspection& inspection) {
+  std::string text = fmt::format("{:>5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}\n", "layer", "kind", "source", "window", "heads",
+                                 "D", "operator");
+  for (const auto& layer : inspection.layers) {
+    text += fmt::format("{:5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}{}\n", layer.index, KindOf(layer), SourceOf(layer),
+                        WindowOf(layer), fmt::format("{}/{}", layer.query_heads, layer.kv_heads),
+                        layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
+                        layer.note.empty() ? "" : "  ! " + layer.note);
+  }
+  text += Counts(inspection);
+  for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
+  return text;
+}
+
+std::string ToJson(const Inspection& i) {
+  std::vector<std::string> layers;
+  std::vector<std::string> warnings;
+  for (const auto& layer : i.layers) layers.push_back("    " + LayerJson(layer));
+  for (const auto& warning : i.warnings) warnings.push_back(JsonString(warning));
+  return fmt::format(
+      "{{\n  \"layers\": [\n{}\n  ],\n  \"nodes\": {},\n  \"mask_nodes\": {},\n  \"borrowed_copies\": {},\n"
+      "  \"named_unused_presents\": {},\n  \"predicted_cpu_gpu_copies\": {},\n  \"warnings\": [{}]\n}}",
+      fmt::join(layers, ",\n"), i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents, i.predicted_cpu_gpu_copies,
+      fmt::join(warnings, ", "));
+}
+
+std::string ToText(const RewriteReport& report) {
+  std::string text;
+  if (const auto applied = Outcomes(report, true); !applied.empty()) text += "applied\n" + applied;
+  if (const auto declined = Outcomes(report, false); !declined.empty()) text += "left alone\n" + declined;
+  for (const auto& note : report.notes) text += fmt::format("note: {}\n", note);
+  if (report.changed) text += "before: " + Counts(report.before) + "after:  " + Counts(report.after);
+  for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", warning);
+  return text;
+}
+
+int ExitCodeOf(const Status& status) {
+  switch (status.code()) {
+    case StatusCode::kOk: return kEqual;
+    case StatusCode::kInvalidInput: return kBadInput;
+    case StatusCode::kRefused: return kRefused;
+    case StatusCode::kInternal: return kFailed;
+  }
+  return kFailed;
+}
+
+}  // namespace kvshare::cli

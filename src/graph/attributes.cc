@@ -1,0 +1,71 @@
+#include "graph/attributes.h"
+
+#include <fmt/format.h>
+
+namespace kvshare::graph {
+
+const onnx::AttributeProto* FindAttribute(const Node& node, std::string_view name) {
+  for (const onnx::AttributeProto& attribute : node.attribute())
+    if (attribute.name() == name) return &attribute;
+  return nullptr;
+}
+
+int64_t IntAttribute(const Node& node, std::string_view name, int64_t otherwise) {
+  const auto* attribute = FindAttribute(node, name);
+  return attribute != nullptr && attribute->has_i() ? attribute->i() : otherwise;
+}
+
+float FloatAttribute(const Node& node, std::string_view name, float otherwise) {
+  const auto* attribute = FindAttribute(node, name);
+  return attribute != nullptr && attribute->has_f() ? attribute->f() : otherwise;
+}
+
+std::optional<std::vector<int64_t>> IntsAttribute(const Node& node, std::string_view name) {
+  const auto* attribute = FindAttribute(node, name);
+  if (attribute == nullptr) return std::nullopt;
+  return std::vector<int64_t>(attribute->ints().begin(), attribute->ints().end());
+}
+
+void SetInt(Node& node, std::string_view name, int64_t value) {
+  RemoveAttribute(node, name);
+  onnx::AttributeProto& attribute = *node.add_attribute();
+  attribute.set_name(std::string(name));
+  attribute.set_type(onnx::AttributeProto::INT);
+  attribute.set_i(value);
+}
+
+void RemoveAttribute(Node& node, std::string_view name) {
+  for (int i = node.attribute_size() - 1; i >= 0; --i)
+    if (node.attribute(i).name() == name) node.mutable_attribute()->DeleteSubrange(i, 1);
+}
+
+namespace {
+const std::string& Empty() {
+  static const std::string empty;
+  return empty;
+}
+}  // namespace
+
+const std::string& Input(const Node& node, int index) {
+  return index < node.input_size() ? node.input(index) : Empty();
+}
+
+const std::string& Output(const Node& node, int index) {
+  return index < node.output_size() ? node.output(index) : Empty();
+}
+
+void SetInput(Node& node, int index, const std::string& value) {
+  while (node.input_size() <= index) node.add_input("");
+  node.set_input(index, value);
+}
+
+void DropTrailingEmpty(Node& node) {
+  while (node.input_size() > 0 && node.input(node.input_size() - 1).empty()) node.mutable_input()->RemoveLast();
+  while (node.output_size() > 0 && node.output(node.output_size() - 1).empty()) node.mutable_output()->RemoveLast();
+}
+
+std::string NameOf(const Node& node) { return !node.name().empty() ? node.name() : "-> " + Output(node, 0); }
+
+std::string Describe(const Node& node) { return fmt::format("{} '{}'", node.op_type(), NameOf(node)); }
+
+}  // namespace kvshare::graph

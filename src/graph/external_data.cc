@@ -1,0 +1,160 @@
+#include "graph/external_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <optional>
+#include <vector>
+
+#include "graph/atomic_file.h"
+#include "graph/constants.h"
+
+namespace kvshare::graph {
+namespace {
+
+namespace fs = std::filesystem;
+using onnx::TensorProto;
+
+void CollectTensors(const onnx::GraphProto& graph, std::vector<const TensorProto*>& tensors);
+
+void CollectTensors(const onnx::NodeProto& node, std::vector<const TensorProto*>& tensors) {
+  for (const auto& attribute : node.attribute()) {
+    if (attribute.has_t()) tensors.push_back(&attribute.t());
+    for (const auto& tensor : attribute.tensors()) tensors.push_back(&tensor);
+    if (attribute.has_sparse_tensor()) {
+      tensors.push_back(&attribute.sparse_tensor().values());
+      tensors.push_back(&attribute.sparse_tensor().indices());
+    }
+    if (attribute.has_g()) CollectTensors(attribute.g(), tensors);
+    for (const auto& graph : attribute.graphs()) CollectTensors(graph, tensors);
+  }
+}
+
+void CollectTensors(const onnx::GraphProto& graph, std::vector<const TensorProto*>& tensors) {
+  for (const auto& tensor : graph.initializer()) tensors.push_back(&tensor);
+  for (const auto& sparse : graph.sparse_initializer()) {
+    tensors.push_back(&sparse.values());
+    tensors.push_back(&sparse.indices());
+  }
+  for (const auto& node : graph.node()) CollectTensors(node, tensors);
+}
+
+Status Bad(const TensorProto& tensor, const std::string& fact) {
+  return Status::InvalidInput(fmt::format("tensor '{}': external data {}", tensor.name(), fact));
+}
+
+// A non-negative decimal, all of the text.
+std::optional<uint64_t> Decimal(const std::string& text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || text.empty()) return std::nullopt;
+  return value;
+}
+
+// Bytes that the tensor's extents need; nothing where its type is packed or its extents overflow.
+std::optional<uint64_t> NeededBytes(const TensorProto& tensor) {
+  uint64_t bytes = ElementBytes(tensor.data_type());
+  if (bytes == 0) return std::nullopt;
+  for (const int64_t dim : tensor.dims())
+    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes)) return std::nullopt;
+  return bytes;
+}
+
+// `folder`/`location` with every link resolved, if that still lies in `folder`.
+Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location, const fs::path& folder) {
+  const fs::path relative(location);
+  if (location.empty() || location.find('\0') != std::string::npos) return Bad(tensor, "has no usable location");
+  if (relative.is_absolute())
+    return Bad(tensor, fmt::format("'{}' is an absolute path; needs one inside the model's folder", location));
+  for (const auto& part : relative)
+    if (part == "..") return Bad(tensor, fmt::format("'{}' has '..'; needs a path inside the model's folder", location));
+  std::error_code error;
+  const fs::path real = fs::canonical(folder / relative, error);
+  if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
+  const fs::path home = fs::canonical(folder, error);
+  if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
+  const auto mismatch = std::mismatch(home.begin(), home.end(), real.begin(), real.end());
+  if (mismatch.first != home.end())
+    return Bad(tensor, fmt::format("'{}' is a link that leaves the model's folder", location));
+  if (!fs::is_regular_file(real, error)) return Bad(tensor, fmt::format("'{}' is not a regular file", location));
+  return real;
+}
+
+Status CheckExtent(const TensorProto& tensor, const std::string& location, uint64_t file_bytes) {
+  uint64_t offset = 0;
+  if (const auto text = ExternalEntry(tensor, "offset")) {
+    const auto value = Decimal(*text);
+    if (!value) return Bad(tensor, fmt::format("has offset '{}'; needs a decimal number", *text));
+    offset = *value;
+  }
+  uint64_t length = NeededBytes(tensor).value_or(0);
+  if (const auto text = ExternalEntry(tensor, "length")) {
+    const auto value = Decimal(*text);
+    if (!value) return Bad(tensor, fmt::format("has length '{}'; needs a decimal number", *text));
+    if (const auto needed = NeededBytes(tensor); needed && *needed != *value)
+      return Bad(tensor, fmt::format("has length {}; its shape and type need {}", *value, *needed));
+    length = *value;
+  }
+  if (offset > file_bytes || length > file_bytes - offset)
+    return Bad(tensor, fmt::format("takes {} bytes from {} of '{}', which has {}", length, offset, location, file_bytes));
+  return {};
+}
+
+bool SameBytes(const fs::path& a, const fs::path& b) {
+  std::error_code error;
+  if (fs::file_size(a, error) != fs::file_size(b, error) || error) return false;
+  std::ifstream left(a, std::ios::binary);
+  std::ifstream right(b, std::ios::binary);
+  std::vector<char> x(1 << 20);
+  std::vector<char> y(1 << 20);
+  while (left && right) {
+    left.read(x.data(), static_cast<std::streamsize>(x.size()));
+    right.read(y.data(), static_cast<std::streamsize>(y.size()));
+    if (left.gcount() != right.gcount() || !std::equal(x.begin(), x.begin() + left.gcount(), y.begin())) return false;
+  }
+  return left.eof() && right.eof();
+}
+
+}  // namespace
+
+Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const fs::path& folder) {
+  std::vector<const TensorProto*> tensors;
+  CollectTensors(model.graph(), tensors);
+  for (const auto& function : model.functions())
+    for (const auto& node : function.node()) CollectTensors(node, tensors);
+  for (const auto& training : model.training_info()) {
+    CollectTensors(training.initialization(), tensors);
+    CollectTensors(training.algorithm(), tensors);
+  }
+  std::set<std::string> locations;
+  for (const TensorProto* tensor : tensors) {
+    if (tensor->data_location() != TensorProto::EXTERNAL) continue;
+    const std::string location = ExternalEntry(*tensor, "location").value_or("");
+    KVSHARE_ASSIGN_OR_RETURN(const fs::path file, Resolve(*tensor, location, folder));
+    KVSHARE_RETURN_IF_ERROR(CheckExtent(*tensor, location, fs::file_size(file)));
+    locations.insert(location);
+  }
+  return locations;
+}
+
+Status PlaceExternalData(const std::set<std::string>& locations, const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  if (fs::equivalent(from, to, error)) return {};
+  for (const std::string& location : locations) {
+    const fs::path source = fs::canonical(from / location, error);
+    const fs::path target = to / location;
+    if (fs::exists(fs::symlink_status(target, error))) {
+      if (fs::equivalent(source, target, error) || SameBytes(source, target)) continue;
+      return Status::Refused(fmt::format("'{}' exists and is not the model's external data '{}'; move it or write elsewhere",
+                                         target.string(), location));
+    }
+    fs::create_directories(target.parent_path(), error);
+    fs::create_hard_link(source, target, error);  // appears complete or not at all
+    if (error) KVSHARE_RETURN_IF_ERROR(CopyFileAtomically(source, target));
+  }
+  return {};
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,116 @@
+#include "graph/inspection.h"
+
+#include <fmt/format.h>
+
+#include <unordered_set>
+
+#include "graph/cuda_copies.h"
+#include "graph/layers.h"
+#include "graph/masks.h"
+#include "graph/schema.h"
+
+namespace kvshare::graph {
+namespace {
+
+AttentionLayer Public(const Layer& layer) {
+  AttentionLayer out;
+  out.index = layer.index;
+  out.node = NameOf(*layer.node);
+  out.domain = layer.node->domain();
+  out.form = layer.form;
+  out.kind = layer.kind;
+  out.source = layer.source;
+  out.source_key = layer.key;
+  out.window = layer.window;
+  out.query_heads = layer.query_heads;
+  out.kv_heads = layer.kv_heads;
+  out.head_size = layer.head_size;
+  out.note = !layer.trouble.empty() ? layer.trouble : layer.mask_trouble;
+  if (out.note.empty() && layer.constant_empty) out.note = "empty key is a constant: batch 1 only";
+  return out;
+}
+
+// "Attention 'x' and 4 more", or nothing where there is none.
+class Group {
+ public:
+  void Add(const Node& node) {
+    if (count_++ == 0) first_ = Describe(node);
+  }
+  explicit operator bool() const { return count_ > 0; }
+  std::string Text() const { return count_ == 1 ? first_ : fmt::format("{} and {} more", first_, count_ - 1); }
+
+ private:
+  int count_ = 0;
+  std::string first_;
+};
+
+// A triangle over more keys than queries whose alignment changed.
+bool IsCausalTrap(const Layer& layer) {
+  const Node& node = *layer.node;
+  return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && IntAttribute(node, "is_causal", 0) == 1 &&
+         Input(node, 4).empty() && Input(node, 6).empty();
+}
+
+std::vector<std::string> Warnings(const Graph& graph, const std::vector<Layer>& layers) {
+  std::vector<std::string> warnings;
+  Group trap;
+  Group flat_mask;
+  Group fixed_batch;
+  Group crash;
+  for (const Layer& layer : layers) {
+    const Node& node = *layer.node;
+    if (IsCausalTrap(layer)) trap.Add(node);
+    if (!layer.IsGqa() && !layer.IsKvshare() && !Input(node, 3).empty())
+      if (const auto mask = ReadMask(graph, Input(node, 3)); mask.ok() && mask->rank == 3) flat_mask.Add(node);
+    if (layer.constant_empty) fixed_batch.Add(node);
+    if (layer.IsShared() && layer.IsGqa() && !layer.IsKvshare() && Output(node, 1).empty()) crash.Add(node);
+    for (const auto& unknown : UnknownAttributes(node))
+      warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}", Describe(node),
+                                     unknown.name,
+                                     unknown.nearest.empty() ? "" : fmt::format("; '{}' is meant?", unknown.nearest)));
+  }
+  if (trap)
+    warnings.push_back(fmt::format("{}: is_causal=1 without a past and with fewer queries than keys: ONNX Runtime 1.28 and "
+                                   "later let a decoded token see the first key only; kvshare rewrite repairs it",
+                                   trap.Text()));
+  if (flat_mask)
+    warnings.push_back(fmt::format("{}: mask is [B,S,T], whose B meets the heads; wrong or an error for batches larger than "
+                                   "1; kvshare rewrite repairs it",
+                                   flat_mask.Text()));
+  if (fixed_batch)
+    warnings.push_back(
+        fmt::format("{}: the empty key is a constant of batch 1; ONNX Runtime refuses other batches", fixed_batch.Text()));
+  if (crash)
+    warnings.push_back(fmt::format("{}: presents are not named, which ONNX Runtime 1.27 to 1.30 crash on; needs 1.31",
+                                   crash.Text()));
+  return warnings;
+}
+
+}  // namespace
+
+Inspection Describe(const Graph& graph) {
+  Inspection inspection;
+  const std::vector<Layer> layers = FindLayers(graph);
+  std::unordered_set<const Node*> masks;
+  std::unordered_set<const Node*> copies;
+  for (const Layer& layer : layers) {
+    inspection.layers.push_back(Public(layer));
+    const bool is_attention = !layer.IsGqa();
+    const std::string& mask = Input(*layer.node, is_attention ? 3 : 10);
+    if (!mask.empty())
+      for (const Node* node : MaskNodes(graph, mask)) masks.insert(node);
+    copies.insert(layer.copies.begin(), layer.copies.end());
+    if (!layer.IsShared() || !layer.IsGqa()) continue;
+    for (const int output : {1, 2})
+      if (const auto& present = Output(*layer.node, output); !present.empty() && !graph.IsRead(present))
+        ++inspection.named_unused_presents;
+  }
+  inspection.nodes = static_cast<int64_t>(graph.nodes().size());
+  inspection.mask_nodes = static_cast<int64_t>(masks.size());
+  inspection.borrowed_copies = static_cast<int64_t>(copies.size());
+  inspection.predicted_cpu_gpu_copies = PredictedCudaCopies(graph);
+  inspection.warnings = Warnings(graph, layers);
+  return inspection;
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,73 @@
+#include "graph/model_file.h"
+
+#include <fmt/format.h>
+#include <google/protobuf/io/coded_stream.h>
+
+#include <fstream>
+#include <limits>
+
+#include "graph/atomic_file.h"
+#include "graph/external_data.h"
+
+namespace kvshare::graph {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Subgraphs nest by three messages a level (node, attribute, graph).
+constexpr int kDeepestMessage = 100;
+
+fs::path FolderOf(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+
+Result<std::string> ReadFile(const fs::path& path) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return Status::InvalidInput(fmt::format("'{}': no such file", path.string()));
+  if (!fs::is_regular_file(path, error))
+    return Status::InvalidInput(fmt::format("'{}': not a regular file", path.string()));
+  const uintmax_t size = fs::file_size(path, error);
+  if (error) return Status::InvalidInput(fmt::format("'{}': {}", path.string(), error.message()));
+  if (size > static_cast<uintmax_t>(std::numeric_limits<int>::max()))
+    return Status::InvalidInput(fmt::format("'{}': {} bytes; an ONNX file has at most 2 GiB", path.string(), size));
+  std::string bytes(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(bytes.data(), static_cast<std::streamsize>(size)))
+    return Status::InvalidInput(fmt::format("'{}': cannot be read", path.string()));
+  return bytes;
+}
+
+}  // namespace
+
+Result<ModelFile> LoadModel(const fs::path& path) {
+  KVSHARE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+  ModelFile file;
+  google::protobuf::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
+                                                static_cast<int>(bytes.size()));
+  stream.SetRecursionLimit(kDeepestMessage);
+  if (!file.model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)",
+                                            path.string()));
+  if (!file.model.has_graph() || file.model.graph().node_size() == 0)
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (no graph with nodes in it)", path.string()));
+  if (file.model.opset_import_size() == 0)
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it imports no operator set)", path.string()));
+  file.folder = FolderOf(path);
+  KVSHARE_ASSIGN_OR_RETURN(file.locations, CheckExternalData(file.model, file.folder));
+  return file;
+}
+
+Status SaveModel(const onnx::ModelProto& model, const ModelFile& file, const fs::path& out) {
+  std::error_code error;
+  if (!fs::is_directory(FolderOf(out), error))
+    return Status::InvalidInput(fmt::format("'{}': its folder does not exist", out.string()));
+  if (fs::is_directory(out, error)) return Status::InvalidInput(fmt::format("'{}': is a folder", out.string()));
+  // The output must not take the place of the weights it refers to.
+  for (const std::string& location : file.locations)
+    if (fs::weakly_canonical(FolderOf(out) / location, error) == fs::weakly_canonical(out, error))
+      return Status::Refused(fmt::format("'{}': the model's external data has that name", out.string()));
+  std::string bytes;
+  if (!model.SerializeToString(&bytes)) return Status::Internal("the rewritten model exceeds protobuf's 2 GiB");
+  KVSHARE_RETURN_IF_ERROR(PlaceExternalData(file.locations, file.folder, FolderOf(out)));
+  return WriteFileAtomically(out, bytes);
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,25 @@
+// A model on disk: parsed once, written once, its weights by reference.
+#pragma once
+
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "kvshare/status.h"
+#include "onnx/onnx-ml.pb.h"
+
+namespace kvshare::graph {
+
+struct ModelFile {
+  onnx::ModelProto model;
+  std::filesystem::path folder;     // where the external data lies
+  std::set<std::string> locations;  // of the external data, checked
+};
+
+// kInvalidInput, in one line, for anything that is not a sound ONNX model with sound external data.
+Result<ModelFile> LoadModel(const std::filesystem::path& path);
+
+// Writes `model`, whose external data are `file`'s, to `out`; atomically, the weights first.
+Status SaveModel(const onnx::ModelProto& model, const ModelFile& file, const std::filesystem::path& out);
+
+}  // namespace kvshare::graph

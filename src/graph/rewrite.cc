@@ -1,0 +1,107 @@
+// The way of a rewrite: load once, rules in memory with a check after each, write once.
+#include "kvshare/rewrite.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+#include "graph/inspection.h"
+#include "graph/model_file.h"
+#include "graph/rules/rule.h"
+#include "graph/validate.h"
+
+namespace kvshare {
+namespace {
+
+using namespace graph;  // this file is graph's public face
+
+struct OrtVersion {
+  int major = 0;
+  int minor = 0;
+  auto operator<=>(const OrtVersion&) const = default;
+};
+
+// "1.31" or "1.31.1".
+std::optional<OrtVersion> ParseVersion(const std::string& text) {
+  OrtVersion version;
+  const char* end = text.data() + text.size();
+  const auto major = std::from_chars(text.data(), end, version.major);
+  if (major.ec != std::errc() || major.ptr == end || *major.ptr != '.') return std::nullopt;
+  const auto minor = std::from_chars(major.ptr + 1, end, version.minor);
+  if (minor.ec != std::errc() || (minor.ptr != end && *minor.ptr != '.')) return std::nullopt;
+  return version;
+}
+
+Status CheckOptions(const RewriteOptions& options) {
+  for (const std::string& skipped : options.skip) {
+    std::vector<std::string> names;
+    for (const Rule& rule : AllRules()) names.emplace_back(rule.name);
+    if (std::find(names.begin(), names.end(), skipped) == names.end())
+      return Status::InvalidInput(fmt::format("no rule '{}'; have {}", skipped, fmt::join(names, ", ")));
+  }
+  if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
+    return Status::Refused("--rope fold: kvshare::Attention takes a rotated query; needs --rope keep");
+  const auto version = ParseVersion(options.min_ort);
+  if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
+  if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
+    return Status::Refused(fmt::format("--to ort --min-ort {}: releases before 1.27 refuse key and value of length 0, which "
+                                       "is how upstream shares; needs at least 1.27, or --to kvshare",
+                                       options.min_ort));
+  return {};
+}
+
+// Why nothing changed, where that is so.
+std::string WhyUnchanged(const Rewriting& rewriting, const Inspection& inspection) {
+  if (inspection.layers.empty()) return "nothing to do: no attention layer (GroupQueryAttention, Attention) in the main graph";
+  const auto shared = std::count_if(inspection.layers.begin(), inspection.layers.end(),
+                                    [](const auto& layer) { return layer.kind == LayerKind::kShared; });
+  if (!rewriting.outcomes.empty())
+    return fmt::format("nothing changed: {} of {} attention layers are shared; the nearest misses and their reasons are "
+                       "listed",
+                       shared, inspection.layers.size());
+  if (!rewriting.options.skip.empty()) return "nothing changed: no rule that was not skipped has anything to do";
+  if (shared == 0) return fmt::format("nothing to do: none of {} attention layers is shared", inspection.layers.size());
+  return fmt::format("nothing to do: all {} attention layers have the target's form already", inspection.layers.size());
+}
+
+}  // namespace
+
+Result<Inspection> Inspect(const std::string& model_path) {
+  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(const Graph graph, Graph::Make(std::move(file.model), file.folder));
+  KVSHARE_RETURN_IF_ERROR(Validate(graph));
+  return Describe(graph);
+}
+
+Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path, const RewriteOptions& options) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
+  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
+  KVSHARE_RETURN_IF_ERROR(Validate(graph));
+
+  RewriteReport report;
+  report.before = Describe(graph);
+  Rewriting rewriting{graph, options};
+  rewriting.names_presents = options.target == Target::kOrt && *ParseVersion(options.min_ort) < OrtVersion{1, 31};
+  for (const Rule& rule : AllRules()) {
+    const bool skipped = std::find(options.skip.begin(), options.skip.end(), rule.name) != options.skip.end();
+    if (skipped || !rule.serves(options)) continue;
+    rewriting.layers = FindLayers(graph);
+    rule.run(rewriting);
+    if (const Status status = Validate(graph); !status.ok())
+      return Status::Internal(fmt::format("rule {} broke the model: {}", rule.name, status.message()));
+  }
+  report.after = Describe(graph);
+  report.changed = std::any_of(rewriting.outcomes.begin(), rewriting.outcomes.end(),
+                               [](const RuleOutcome& outcome) { return outcome.applied; });
+  if (!report.changed) rewriting.Note(WhyUnchanged(rewriting, report.before));
+  report.outcomes = std::move(rewriting.outcomes);
+  report.notes = std::move(rewriting.notes);
+  if (!options.dry_run) KVSHARE_RETURN_IF_ERROR(SaveModel(std::move(graph).Release(), file, out_path));
+  return report;
+}
+
+}  // namespace kvshare

@@ -1,0 +1,36 @@
+// The rules, once, in order. The graph is validated after each.
+#include <algorithm>
+
+#include "graph/rules/rule.h"
+
+namespace kvshare::graph {
+
+const std::vector<Rule>& AllRules() {
+  static const std::vector<Rule> rules = {
+      {kSharedAttentionRule, [](const RewriteOptions&) { return true; }, RunSharedAttention},
+      {kSharedGqaRule, [](const RewriteOptions& o) { return o.target == Target::kKvshare; }, RunSharedGqa},
+      {kFoldRotaryRule, [](const RewriteOptions& o) { return o.rope == Rope::kFold; }, RunFoldRotary},
+      {kOwnLayersRule, [](const RewriteOptions& o) { return o.target == Target::kKvshare && !o.keep_own; }, RunOwnLayers},
+      {kUnnamePresentsRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention; },
+       RunUnnamePresents},
+      {kDeadNodesRule, [](const RewriteOptions&) { return true; }, RunDeadNodes},
+      {kPruneInputsRule, [](const RewriteOptions& o) { return o.prune_inputs; }, RunPruneInputs},
+  };
+  return rules;
+}
+
+void Rewriting::Record(const char* rule, const Node& node, const Outcome& outcome) {
+  if (outcome.kind == Outcome::Kind::kNoMatch) return;
+  outcomes.push_back({rule, NameOf(node), outcome.kind == Outcome::Kind::kApplied, outcome.reason});
+  if (!outcome.note.empty()) Note(outcome.note);
+}
+
+void Rewriting::Note(const std::string& note) {
+  if (std::find(notes.begin(), notes.end(), note) == notes.end()) notes.push_back(note);
+}
+
+void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&)) {
+  for (const Layer& layer : rewriting.layers) rewriting.Record(rule, *layer.node, apply(rewriting, layer));
+}
+
+}  // namespace kvshare::graph

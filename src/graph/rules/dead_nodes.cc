@@ -1,0 +1,68 @@
+// What only the rewritten layers read goes: mask nodes, Transpose, Reshape, gathered rotary tables, and constants.
+// Nodes that nobody read before are not ours to remove.
+#include <algorithm>
+#include <array>
+
+#include "graph/rules/rule.h"
+
+namespace kvshare::graph {
+namespace {
+
+// Ops worth a word when they stay: what a rewritten graph should be rid of.
+bool IsWorthAWord(const Node& node) {
+  static constexpr std::array<std::string_view, 10> ops = {"CumSum", "GreaterOrEqual", "Less",      "And",     "Where",
+                                                           "Expand", "Transpose",      "Reshape",   "Unsqueeze",
+                                                           "RotaryEmbedding"};
+  return node.domain().empty() && std::find(ops.begin(), ops.end(), node.op_type()) != ops.end();
+}
+
+bool IsDead(const Graph& graph, const Node& node) {
+  return std::none_of(node.output().begin(), node.output().end(),
+                      [&](const auto& output) { return !output.empty() && graph.IsRead(output); });
+}
+
+// Who keeps `node` alive besides attention layers, whose own outcome says why they still read it.
+std::string OtherReaderOf(const Graph& graph, const Node& node) {
+  for (const auto& output : node.output()) {
+    if (graph.IsOutput(output)) return fmt::format("graph output '{}'", output);
+    for (const Node* reader : graph.Consumers(output))
+      if (reader->op_type() != "Attention" && reader->op_type() != "GroupQueryAttention") return Describe(*reader);
+  }
+  return "";
+}
+
+}  // namespace
+
+void RunDeadNodes(Rewriting& rewriting) {
+  Graph& graph = rewriting.graph;
+  std::vector<std::string> open = rewriting.released;
+  std::vector<std::string> stayed;
+  while (!open.empty()) {
+    const std::string value = std::move(open.back());
+    open.pop_back();
+    if (value.empty()) continue;
+    Node* node = graph.Producer(value);
+    if (node == nullptr) {
+      if (graph.ConstantTensor(value) != nullptr && !graph.IsRead(value)) graph.RemoveInitializer(value);
+      continue;
+    }
+    if (!IsDead(graph, *node)) {
+      stayed.push_back(value);
+      continue;
+    }
+    for (auto& name : ReadNames(*node)) open.push_back(std::move(name));
+    rewriting.Record(kDeadNodesRule, *node, Outcome::Applied());
+    graph.Remove(node);
+  }
+  std::vector<const Node*> told;
+  for (const std::string& value : stayed) {
+    const Node* node = graph.Producer(value);
+    if (node == nullptr || !IsWorthAWord(*node) || std::find(told.begin(), told.end(), node) != told.end()) continue;
+    told.push_back(node);
+    if (const std::string reader = OtherReaderOf(graph, *node); !reader.empty())
+      rewriting.Record(kDeadNodesRule, *node, Outcome::Decline("{} is still read by {}", node->op_type(), reader));
+  }
+  graph.TrimValueInfo();
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,35 @@
+// Layers that own their K/V keep their inputs, outputs and attributes and run in kvshare.
+//
+//  before   com.microsoft::GroupQueryAttention(...)        after   kvshare::GroupQueryAttention(...)
+#include <algorithm>
+
+#include "graph/rules/rule.h"
+#include "graph/schema.h"
+
+namespace kvshare::graph {
+namespace {
+
+constexpr int kLastInput = 16;  // of ONNX Runtime 1.32's schema
+
+Outcome Apply(Rewriting& rewriting, const Layer& layer) {
+  if (layer.IsShared() || !layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  Node& node = *layer.node;
+  const auto borrows = [](const Layer& l) { return l.IsShared(); };
+  const auto converted = [](const Layer& l) { return l.IsShared() && l.IsKvshare(); };
+  const auto& layers = rewriting.layers;
+  if (std::any_of(layers.begin(), layers.end(), borrows) && std::none_of(layers.begin(), layers.end(), converted))
+    return Outcome::Decline("no shared layer of this model could be converted, so its own layers stay as they are");
+  if (const auto text = UnknownAttributeText(node); !text.empty()) return Outcome::Decline("{}", text);
+  if (layer.window == 0) return Outcome::Decline("has local_window_size 0; needs -1 or at least 1");
+  if (node.input_size() > kLastInput + 1)
+    return Outcome::Decline("has {} inputs; kvshare knows {}", node.input_size(), kLastInput + 1);
+  node.set_domain(kKvshare);
+  rewriting.graph.RequireImport(kKvshare, 1);
+  return Outcome::Applied();
+}
+
+}  // namespace
+
+void RunOwnLayers(Rewriting& rewriting) { ForEachLayer(rewriting, kOwnLayersRule, Apply); }
+
+}  // namespace kvshare::graph

@@ -1,0 +1,73 @@
+// A rule: match, guard that says why it declined, rewrite. Facts travel in the match, never in a member.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "graph/layers.h"
+#include "kvshare/rewrite.h"
+
+namespace kvshare::graph {
+
+// What became of one node under one rule.
+struct Outcome {
+  enum class Kind { kNoMatch, kApplied, kDeclined };
+  Kind kind = Kind::kNoMatch;
+  std::string reason;  // kDeclined
+  std::string note;    // kApplied: what the reader must know, "" if nothing
+
+  static Outcome NoMatch() { return {}; }
+  static Outcome Applied(std::string note = "") { return {Kind::kApplied, "", std::move(note)}; }
+  template <typename... Args>
+  static Outcome Decline(fmt::format_string<Args...> format, Args&&... args) {
+    return {Kind::kDeclined, fmt::format(format, std::forward<Args>(args)...), ""};
+  }
+};
+
+// One run over one model. `layers` is found anew before each rule.
+struct Rewriting {
+  Graph& graph;
+  const RewriteOptions& options;
+  bool names_presents = false;  // kOrt, for releases that crash without
+  std::vector<Layer> layers = {};
+  std::vector<std::string> released = {};  // values that a rewritten node no longer reads
+  std::vector<RuleOutcome> outcomes = {};
+  std::vector<std::string> notes = {};
+
+  void Record(const char* rule, const Node& node, const Outcome& outcome);
+  void Note(const std::string& note);
+  const Layer& SourceOf(const Layer& layer) const { return layers[static_cast<size_t>(layer.source)]; }
+};
+
+struct Rule {
+  const char* name;
+  bool (*serves)(const RewriteOptions& options);
+  void (*run)(Rewriting& rewriting);
+};
+
+// Records what `apply` says of each layer.
+void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&));
+
+// In the order they run.
+const std::vector<Rule>& AllRules();
+
+inline constexpr const char* kSharedAttentionRule = "shared-attention";
+inline constexpr const char* kSharedGqaRule = "shared-gqa";
+inline constexpr const char* kFoldRotaryRule = "fold-rotary";
+inline constexpr const char* kOwnLayersRule = "own-layers";
+inline constexpr const char* kUnnamePresentsRule = "unname-presents";
+inline constexpr const char* kDeadNodesRule = "dead-nodes";
+inline constexpr const char* kPruneInputsRule = "prune-inputs";
+
+void RunSharedAttention(Rewriting& rewriting);
+void RunSharedGqa(Rewriting& rewriting);
+void RunFoldRotary(Rewriting& rewriting);
+void RunOwnLayers(Rewriting& rewriting);
+void RunUnnamePresents(Rewriting& rewriting);
+void RunDeadNodes(Rewriting& rewriting);
+void RunPruneInputs(Rewriting& rewriting);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,37 @@
+// A shared layer appends nothing, so nobody reads its presents; named, ONNX Runtime copies the whole cache into them.
+//
+//  before   out, present_key, present_value = GroupQueryAttention(...)        after   out = GroupQueryAttention(...)
+#include "graph/rules/rule.h"
+
+namespace kvshare::graph {
+namespace {
+
+Outcome Apply(Rewriting& rewriting, const Layer& layer) {
+  if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
+  Graph& graph = rewriting.graph;
+  Node& node = *layer.node;
+  const std::string key = Output(node, 1);
+  const std::string value = Output(node, 2);
+  if (key.empty() && value.empty()) return Outcome::NoMatch();
+  if (rewriting.options.target == Target::kOrt && layer.IsKvshare()) return Outcome::NoMatch();
+  if (layer.constant_empty)
+    return Outcome::Decline("its empty key is a constant, which fixes the batch to 1; this form is not converted yet");
+  if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
+  if (rewriting.options.target == Target::kKvshare && !layer.IsKvshare())
+    return Outcome::Decline("is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents");
+  if (rewriting.names_presents)
+    return Outcome::Decline("presents stay named (and copied) for --min-ort {}: ONNX Runtime 1.27 to 1.30 crash without",
+                            rewriting.options.min_ort);
+  for (const auto& present : {key, value})
+    if (!present.empty() && graph.IsRead(present)) return Outcome::Decline("present '{}' is read", present);
+  if (!Output(node, 3).empty()) return Outcome::Decline("has output_qk");
+  node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
+  graph.Touch();
+  return Outcome::Applied();
+}
+
+}  // namespace
+
+void RunUnnamePresents(Rewriting& rewriting) { ForEachLayer(rewriting, kUnnamePresentsRule, Apply); }
+
+}  // namespace kvshare::graph

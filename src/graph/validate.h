@@ -1,0 +1,12 @@
+// Is this still a valid model? Run after every rule: an edit that breaks a model is a fault of ours.
+#pragma once
+
+#include "graph/graph.h"
+
+namespace kvshare::graph {
+
+// Every input is produced before it is read, no value is produced twice, every graph output is produced, and every
+// node's domain is imported or is that of a function of the model. kInvalidInput names the first offender.
+Status Validate(const Graph& graph);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,21 @@
+"""Paths come from the build: KVSHARE_BIN, and KVSHARE_ORT_LIBRARY where the operator library is built."""
+
+import os
+import pathlib
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def kvshare():
+    path = pathlib.Path(os.environ.get("KVSHARE_BIN", ""))
+    assert path.is_file(), "KVSHARE_BIN must name the kvshare binary"
+    return path
+
+
+@pytest.fixture(scope="session")
+def library():
+    path = pathlib.Path(os.environ.get("KVSHARE_ORT_LIBRARY", ""))
+    if not path.is_file():
+        pytest.skip("KVSHARE_ORT_LIBRARY is not built")
+    return path

@@ -1,0 +1,199 @@
+"""Every public case, to every target: its structure, what must stay as it was, and its numbers in ONNX Runtime."""
+
+import hashlib
+import itertools
+
+import cases
+import pytest
+import variants
+
+
+def check_structure(kvshare, model, case, target):
+    ops = cases.operators(model)
+    shared = len(cases.shared_layers(case))
+    layers = len(cases.inspect(kvshare, model)["layers"])
+    assert not any(ops["", op] for op in cases.MASK_OPS), ops
+    assert not ops["", "Transpose"]
+    gqa, ours = ops["com.microsoft", "GroupQueryAttention"], ops["kvshare", "GroupQueryAttention"]
+    attention, our_attention = ops["", "Attention"], ops["kvshare", "Attention"]
+    expected = {
+        "ort": (layers, 0, 0, 0),
+        "kvshare": (0, layers, 0, 0),
+        "kvshare-attention": (layers - shared, 0, 0, shared),
+    }[target]
+    assert (gqa, ours, attention, our_attention) == expected
+
+
+def check_layers(kvshare, model, case, windows):
+    """The KV map of case.json, layer by layer."""
+    inspection = cases.inspect(kvshare, model)
+    borrows = {int(k): v for k, v in cases.shared_layers(case).items()}
+    assert {l["index"]: l["source"] for l in inspection["layers"] if l["kind"] == "shared"} == borrows
+    assert [l["window"] for l in inspection["layers"]] == windows
+    assert inspection["borrowed_copies"] == 0 and inspection["mask_nodes"] == 0
+    assert inspection["named_unused_presents"] == 0
+
+
+def original_windows(kvshare, case):
+    return [l["window"] for l in cases.inspect(kvshare, cases.DATA / case / "model.onnx")["layers"]]
+
+
+@pytest.mark.parametrize("target,case", itertools.product(cases.TARGETS, cases.MIXED))
+def test_all_shared_layers_of_a_mixed_graph_are_converted(kvshare, tmp_path, target, case):
+    out = tmp_path / "model.onnx"
+    report = cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", target)
+    check_layers(kvshare, out, case, original_windows(kvshare, case))
+    check_structure(kvshare, out, case, target)
+    assert "left alone" not in report
+    assert ("repaired: is_causal=1" in report) == ("causal0" not in case)
+    assert ("changed contract" in report) == (target != "kvshare-attention")
+
+
+@pytest.mark.parametrize("case", cases.MIXED + cases.HEAD)
+def test_ort_target_gives_the_goldens_in_stock_onnx_runtime(kvshare, tmp_path, case):
+    out = tmp_path / "model.onnx"
+    cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", "ort")
+    assert max(cases.differences(out, case)) <= cases.tolerance(case)
+
+
+@pytest.mark.parametrize("options", [["--min-ort", "1.27"], ["--rope", "keep"], ["--rope", "keep", "--min-ort", "1.30.1"]])
+def test_ort_target_gives_the_goldens_with_other_options(kvshare, tmp_path, options):
+    case, out = "mixed_bias_asis", tmp_path / "model.onnx"
+    cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", "ort", *options)
+    named = cases.inspect(kvshare, out)["named_unused_presents"]
+    assert named == (10 if "--min-ort" in options else 0)
+    assert max(cases.differences(out, case)) <= 1e-4
+
+
+@pytest.mark.parametrize("target,case", itertools.product(["kvshare", "kvshare-attention"], cases.MIXED + cases.HEAD))
+def test_kvshare_targets_give_the_goldens(kvshare, library, tmp_path, target, case):
+    if target == "kvshare-attention" and case in cases.HEAD:
+        pytest.skip("that target leaves GroupQueryAttention alone")
+    out = tmp_path / "model.onnx"
+    cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", target)
+    assert max(cases.differences(out, case, library)) <= cases.tolerance(case)
+
+
+@pytest.mark.parametrize("options", [["--rope", "keep"], ["--own", "keep"]])
+def test_kvshare_options_give_the_goldens(kvshare, library, tmp_path, options):
+    case, out = "mixed_bias_asis", tmp_path / "model.onnx"
+    cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", "kvshare", *options)
+    assert max(cases.differences(out, case, library)) <= 1e-4
+
+
+@pytest.mark.parametrize("case", cases.HEAD)
+def test_upstreams_shared_form_swaps_the_operator_or_unnames_presents(kvshare, tmp_path, case):
+    source = cases.DATA / case / "model.onnx"
+    for target in ("kvshare", "ort"):
+        out = tmp_path / f"{target}.onnx"
+        cases.rewrite(kvshare, source, out, "--to", target)
+        check_layers(kvshare, out, case, original_windows(kvshare, case))
+        check_structure(kvshare, out, case, target)
+    empties = [n for n in cases.load(tmp_path / "kvshare.onnx").graph.node if n.op_type == "ConstantOfShape"]
+    assert not empties
+    report = cases.rewrite(kvshare, source, tmp_path / "same.onnx", "--to", "kvshare-attention")
+    assert "is GroupQueryAttention already" in report
+    assert cases.load(tmp_path / "same.onnx") == cases.load(source)
+
+
+@pytest.mark.parametrize("target,case", itertools.product(cases.TARGETS, cases.LEFT_ALONE))
+def test_forms_of_another_issue_are_left_alone_with_a_reason(kvshare, tmp_path, target, case):
+    source, out = cases.DATA / case / "model.onnx", tmp_path / "model.onnx"
+    report = cases.rewrite(kvshare, source, out, "--to", target)
+    assert "nothing changed" in report
+    reason = {"default_attention": "source layer 3 is Attention, not GroupQueryAttention",
+              "webgpu_constant_empty": "is GroupQueryAttention already" if target == "kvshare-attention"
+              else "its empty key is a constant, which fixes the batch to 1"}[case]
+    assert reason in report
+    assert cases.load(out) == cases.load(source)
+
+
+@pytest.mark.parametrize("target,case", itertools.product(cases.TARGETS, ["mixed_bias_asis", "mixed_bool_asis"]))
+def test_a_second_rewrite_changes_nothing_and_says_so(kvshare, tmp_path, target, case):
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    cases.rewrite(kvshare, cases.DATA / case / "model.onnx", first, "--to", target)
+    report = cases.rewrite(kvshare, first, second, "--to", target)
+    assert "nothing to do: all 10 attention layers have the target's form already" in report
+    assert cases.load(first) == cases.load(second)
+
+
+@pytest.mark.parametrize("case", ["mixed_bias_asis", "mixed_bool_asis", "head_shared_gqa"])
+@pytest.mark.parametrize("variant", variants.NAMES)
+def test_matching_is_by_structure_never_by_name(kvshare, tmp_path, variant, case):
+    model = variants.make(variant, cases.DATA / case / "model.onnx", tmp_path / "in")
+    for target in cases.TARGETS:
+        if target == "kvshare-attention" and case in cases.HEAD:
+            continue
+        out = tmp_path / "in" / f"{target}.onnx"
+        cases.rewrite(kvshare, model, out, "--to", target)
+        check_layers(kvshare, out, case, original_windows(kvshare, case))
+        check_structure(kvshare, out, case, target)
+    assert max(cases.differences(tmp_path / "in" / "ort.onnx", case)) <= 1e-4
+
+
+@pytest.mark.parametrize("variant", ["renamed", "all"])
+@pytest.mark.parametrize("case", ["e2b35_mixed_bias_asis", "mixed_bias_b2_ragged_causal0", "mixed_bias_fp16_asis"])
+def test_other_cases_are_matched_by_structure_too(kvshare, tmp_path, variant, case):
+    model = variants.make(variant, cases.DATA / case / "model.onnx", tmp_path / "in")
+    out = tmp_path / "in" / "out.onnx"
+    cases.rewrite(kvshare, model, out, "--to", "ort")
+    check_layers(kvshare, out, case, original_windows(kvshare, case))
+    check_structure(kvshare, out, case, "ort")
+    assert max(cases.differences(out, case)) <= cases.tolerance(case)
+
+
+@pytest.mark.parametrize("target,case", itertools.product(cases.TARGETS, ["mixed_bias_asis", "head_shared_gqa"]))
+def test_everything_else_stays(kvshare, tmp_path, target, case):
+    source, out = cases.DATA / case / "model.onnx", tmp_path / "model.onnx"
+    cases.rewrite(kvshare, source, out, "--to", target)
+    before, after = cases.load(source), cases.load(out)
+    assert list(before.functions) == list(after.functions)
+    assert list(before.metadata_props) == list(after.metadata_props)
+    assert (before.ir_version, before.producer_name, before.producer_version) == (
+        after.ir_version, after.producer_name, after.producer_version)
+    assert list(before.graph.input) == list(after.graph.input)
+    assert list(before.graph.output) == list(after.graph.output)
+    added = [(o.domain, o.version) for o in after.opset_import if o not in before.opset_import]
+    expected = [] if target == "ort" or (target == "kvshare-attention" and case == "head_shared_gqa") else [("kvshare", 1)]
+    assert added == expected
+    kept = {n.name: n for n in after.graph.node}
+    for node in before.graph.node:
+        if node.name in kept and node.op_type not in ("Attention", "GroupQueryAttention"):
+            assert kept[node.name] == node
+    weights = {i.name: i for i in after.graph.initializer}
+    for initializer in before.graph.initializer:
+        if initializer.external_data:
+            assert weights[initializer.name] == initializer
+    digest = [hashlib.sha256((m.parent / "model.onnx.data").read_bytes()).hexdigest() for m in (source, out)]
+    assert digest[0] == digest[1]
+
+
+def test_unread_inputs_go_on_request_only(kvshare, tmp_path):
+    source = cases.DATA / "mixed_bias_asis" / "model.onnx"
+    out = tmp_path / "model.onnx"
+    cases.rewrite(kvshare, source, out, "--to", "ort")
+    assert "position_ids" in [i.name for i in cases.load(out).graph.input]
+    cases.rewrite(kvshare, source, out, "--to", "ort", "--prune-inputs")
+    assert "position_ids" not in [i.name for i in cases.load(out).graph.input]
+    assert max(cases.differences(out, "mixed_bias_asis")) <= 1e-4
+
+
+def test_predicted_copies_are_those_measured_in_the_cuda_provider(kvshare):
+    """36 Memcpy nodes were counted in head_shared_gqa on CUDA."""
+    assert cases.inspect(kvshare, cases.DATA / "head_shared_gqa" / "model.onnx")["predicted_cpu_gpu_copies"] == 36
+    assert cases.inspect(kvshare, cases.DATA / "head_shared_gqa_fp16" / "model.onnx")["predicted_cpu_gpu_copies"] == 0
+
+
+@pytest.mark.parametrize("arguments,code,text", [
+    (["--to", "ort", "--min-ort", "1.26"], 3, "refuse key and value of length 0"),
+    (["--to", "kvshare-attention", "--rope", "fold"], 3, "needs --rope keep"),
+    (["--to", "ort", "--min-ort", "soon"], 2, "is no version"),
+    (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have shared-attention"),
+    (["--to", "cuda"], 2, "cuda"),
+])
+def test_options_that_cannot_be_served_are_refused(kvshare, tmp_path, arguments, code, text):
+    out = tmp_path / "model.onnx"
+    result = cases.run(kvshare, "rewrite", cases.DATA / "mixed_bias_asis" / "model.onnx", "-o", out, *arguments)
+    assert result.returncode == code
+    assert text in result.stdout + result.stderr
+    assert not out.exists()
