@@ -174,7 +174,7 @@ class Attention final : public Kernel {
     else if (oracle_)
       AttendOracle(call);
     else
-      Attend(call, parallel, pool_);
+      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     stats_.Ran(oracle_ ? "oracle" : SimdTarget());
     return {};
   }

@@ -142,7 +142,7 @@ class GroupQueryAttention final : public Kernel {
     if (attributes_.window == 0)  // no key is visible; ONNX Runtime gives zeros
       std::memset(output.data, 0, static_cast<size_t>(output.Count()) * SizeOf(Core(output)));
     else if (shape.S > 0)
-      Attend(call, parallel, pool_);
+      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     return Done();
   }
 
