@@ -21,7 +21,7 @@ int main() {
     return 1;
   }
   kvshare::WorkspacePool pool;
-  kvshare::Attend(call, kvshare::ParallelFor::Serial(), pool);
+  if (kvshare::Status status = kvshare::Attend(call, kvshare::ParallelFor::Serial(), pool); !status.ok()) return 1;
   for (float x : output) {
     if (std::fabs(x - 3.0F) > 1e-5F) return 1;  // a mean of equal values is that value
   }
