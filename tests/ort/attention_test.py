@@ -1,0 +1,205 @@
+"""Drop-in Attention against ORT's own kernel in one process, and against float64 where ORT has none."""
+import ml_dtypes
+import numpy as np
+import pytest
+
+from harness import VERSION, Counters, assert_close, attention, folded, reference
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+HQ, HKV, D = 4, 2, 16
+
+
+def draw(rng, *shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def case(seed, S, new, past=0, B=2, rank=4, dtype=np.float32, Dv=D, **extra):
+    """(inputs, attributes, q, all keys, all values)."""
+    rng = np.random.default_rng(seed)
+    q, k, v = draw(rng, B, HQ, S, D, dtype=dtype), draw(rng, B, HKV, new, D, dtype=dtype), draw(rng, B, HKV, new, Dv, dtype=dtype)
+    inputs = {"Q": q, "K": k, "V": v}
+    attributes = dict(extra)
+    if rank == 3:
+        inputs = {n: folded(a) for n, a in inputs.items()}
+        attributes.update(q_num_heads=HQ, kv_num_heads=HKV)
+    if past:
+        inputs["past_key"], inputs["past_value"] = draw(rng, B, HKV, past, D, dtype=dtype), draw(rng, B, HKV, past, Dv, dtype=dtype)
+        k, v = np.concatenate([inputs["past_key"], k], 2), np.concatenate([inputs["past_value"], v], 2)
+    return inputs, attributes, q, k, v
+
+
+def triangle(S, T, offset):
+    return np.arange(T)[None] <= np.arange(S)[:, None] + offset
+
+
+def truth(inputs, attributes, q, k, v, offset=None, visible=True):
+    S, T = q.shape[2], k.shape[2]
+    offset = np.array(inputs["past_key"].shape[2] if "past_key" in inputs else 0) if offset is None else np.asarray(offset)
+    offset = offset.reshape(-1, 1, 1, 1)
+    p, j = np.arange(S)[None, None, :, None] + offset, np.arange(T)
+    if attributes.get("is_causal"):
+        visible = visible & (j <= p)
+    if attributes.get("local_window_size", -1) > 0:
+        visible = visible & (p - j < attributes["local_window_size"])
+    if attributes.get("left_window_size", -1) >= 0:
+        visible = visible & (p - j <= attributes["left_window_size"])
+    if attributes.get("right_window_size", -1) >= 0:
+        visible = visible & (j - p <= attributes["right_window_size"])
+    bias = None
+    if "attn_mask" in inputs:
+        mask = inputs["attn_mask"]
+        pad = [(0, 0)] * (mask.ndim - 1) + [(0, T - mask.shape[-1])]
+        mask = np.pad(mask, pad, constant_values=False if mask.dtype == bool else -np.inf)
+        if mask.dtype == bool:
+            visible = visible & mask
+        else:
+            bias = mask.astype(np.float64)
+            visible = visible & np.isfinite(bias)
+            bias = np.where(np.isfinite(bias), bias, 0)
+    y = reference(q, k, v, visible, attributes.get("scale", 1 / np.sqrt(D)), attributes.get("softcap", 0), bias)
+    return folded(y) if inputs["Q"].ndim == 3 else y
+
+
+def ours(inputs, attributes, outputs=("Y",), **entries):
+    return attention(inputs, attributes, outputs, drop_in="attention", delegate="0", **entries)
+
+
+VARIANTS = {"plain": {}, "causal": {"is_causal": 1}, "scale": {"scale": 0.3}, "softcap": {"softcap": 2.0, "is_causal": 1}}
+SHAPES = {"square": dict(S=6, new=6), "one_query": dict(S=1, new=9), "more_keys": dict(S=3, new=8),
+          "past_decode": dict(S=1, new=1, past=7), "past_chunk": dict(S=4, new=4, past=5)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["f32", "f16"])
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_specification_and_orts_kernel(variant, shape, rank, dtype):
+    inputs, attributes, q, k, v = case(1, rank=rank, dtype=dtype, **SHAPES[shape], **VARIANTS[variant])
+    outputs = ("Y", "present_key", "present_value") if "past_key" in inputs else ("Y",)
+    got = ours(inputs, attributes, outputs)
+    assert_close(got["Y"], truth(inputs, attributes, q, k, v), dtype)
+    if "past_key" in inputs:
+        np.testing.assert_array_equal(got["present_key"], k)
+        np.testing.assert_array_equal(got["present_value"], v)
+    # Before 1.28 ORT put the triangle at the lower right.
+    if dtype == np.float32 and (VERSION >= (1, 28) or shape not in ("one_query", "more_keys")):
+        assert_close(got["Y"], attention(inputs, attributes, outputs, lib=None)["Y"], dtype)
+
+
+MASKS = {"2d": lambda S, T: (S, T), "3d_one": lambda S, T: (1, S, T), "3d_heads": lambda S, T: (HQ, S, T),
+         "4d": lambda S, T: (2, HQ, S, T), "batch": lambda S, T: (2, 1, S, T), "keys_only": lambda S, T: (2, 1, 1, T),
+         "row": lambda S, T: (1, T), "short": lambda S, T: (2, 1, S, T - 2)}
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+@pytest.mark.parametrize("shape", ["square", "more_keys", "past_chunk"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_broadcast_as_numpy_does(mask, shape, kind):
+    inputs, attributes, q, k, v = case(2, **SHAPES[shape])
+    rng = np.random.default_rng(3)
+    extent = MASKS[mask](q.shape[2], k.shape[2])
+    inputs["attn_mask"] = rng.random(extent) < 0.7 if kind == "bool" else draw(rng, *extent)
+    assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_mask_and_triangle_both_hide(kind):
+    inputs, attributes, q, k, v = case(4, S=6, new=6, is_causal=1)
+    inputs["attn_mask"] = (np.random.default_rng(5).random((6, 6)) < 0.6 if kind == "bool" else
+                           draw(np.random.default_rng(5), 6, 6))
+    want = attention(inputs, attributes, lib=None)["Y"]
+    got = ours(inputs, attributes)["Y"]
+    assert_close(got, truth(inputs, attributes, q, k, v), np.float32)
+    assert_close(got, want, np.float32)
+
+
+def test_fully_masked_rows_give_zeros_and_a_finite_bias_does_not():
+    inputs, attributes, q, k, v = case(6, S=3, new=5)
+    mask = np.ones((3, 5), bool)
+    mask[1] = False
+    inputs["attn_mask"] = mask
+    assert (ours(inputs, attributes)["Y"][:, :, 1] == 0).all()
+    inputs["attn_mask"] = np.where(mask, 0, -40000).astype(np.float32)
+    got = ours(inputs, attributes)["Y"]
+    assert (got[:, :, 1] != 0).any()
+    # float32 rounds scores next to -40000 to multiples of 1/256.
+    assert np.abs(got - truth(inputs, attributes, q, k, v)).max() < 1e-2
+
+
+def test_lower_right_alignment_is_the_session_entrys():
+    inputs, attributes, q, k, v = case(7, S=2, new=7, is_causal=1)
+    assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v, offset=0), np.float32)
+    assert_close(ours(inputs, attributes, causal_alignment="spec")["Y"], truth(inputs, attributes, q, k, v, offset=0), np.float32)
+    assert_close(ours(inputs, attributes, causal_alignment="lower_right")["Y"],
+                 truth(inputs, attributes, q, k, v, offset=5), np.float32)
+
+
+@pytest.mark.parametrize("attributes", [{"is_causal": 1}, {}], ids=["causal", "full"])
+@pytest.mark.parametrize("S", [1, 3])
+def test_nonpad_kv_seqlen_bounds_each_sequence(attributes, S):
+    inputs, attributes, q, k, v = case(8, S=S, new=8, rank=3, **attributes)
+    inputs["nonpad_kv_seqlen"] = np.array([8, 4], np.int64)
+    visible = np.arange(8)[None, None, None] < inputs["nonpad_kv_seqlen"][:, None, None, None]
+    want = truth(inputs, attributes, q, k, v, offset=inputs["nonpad_kv_seqlen"] - S, visible=visible)
+    assert_close(ours(inputs, attributes)["Y"], want, np.float32)
+
+
+@pytest.mark.parametrize("left,right,causal", [(2, -1, 1), (0, -1, 1), (3, -1, 0), (1, 2, 0), (-1, 0, 0)])
+@pytest.mark.parametrize("shape", ["square", "past_chunk"])
+def test_opset_25_windows_count_keys_on_each_side(shape, left, right, causal):
+    inputs, attributes, q, k, v = case(9, **SHAPES[shape], is_causal=causal, left_window_size=left, right_window_size=right)
+    opset = 25 if VERSION >= (1, 28) else 24
+    assert_close(ours(inputs, attributes, opset=opset)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+
+
+@pytest.mark.parametrize("opset", [23, 24])
+@pytest.mark.parametrize("shape", ["square", "past_decode", "past_chunk"])
+def test_local_window_size_is_the_requested_attribute(shape, opset):
+    inputs, attributes, q, k, v = case(10, **SHAPES[shape], is_causal=1, local_window_size=3)
+    assert_close(ours(inputs, attributes, opset=opset)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float64], ids=["bf16", "f64"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_types_that_ort_has_no_kernel_for(shape, dtype):
+    inputs, attributes, q, k, v = case(11, dtype=np.dtype(dtype), **SHAPES[shape], is_causal=1)
+    outputs = ("Y", "present_key", "present_value") if "past_key" in inputs else ("Y",)
+    assert_close(ours(inputs, attributes, outputs)["Y"], truth(inputs, attributes, q, k, v), dtype)
+
+
+@pytest.mark.parametrize("past", [0, 5])
+def test_value_heads_may_be_of_another_size(past):
+    inputs, attributes, q, k, v = case(12, S=3, new=3, past=past, Dv=24)
+    assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+
+
+def test_past_without_present_and_present_without_past():
+    inputs, attributes, q, k, v = case(13, S=2, new=2, past=4, is_causal=1)
+    assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+    inputs, attributes, q, k, v = case(13, S=2, new=2, rank=3, is_causal=1)
+    got = ours(inputs, attributes, ("Y", "present_key", "present_value"))
+    assert_close(got["Y"], truth(inputs, attributes, q, k, v), np.float32)
+    np.testing.assert_array_equal(got["present_key"], k)
+
+
+def test_empty_new_keys_with_a_past():
+    # ORT bug 6.
+    inputs, attributes, q, k, v = case(14, S=2, new=0, past=5, rank=3)
+    assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v), np.float32)
+
+
+def test_no_keys_or_no_batch_at_all():
+    inputs, attributes, *_ = case(15, S=2, new=0, rank=3)
+    assert (ours(inputs, attributes)["Y"] == 0).all()
+    inputs, attributes, *_ = case(15, S=2, new=3, B=0)
+    assert ours(inputs, attributes)["Y"].shape == (0, HQ, 2, D)
+
+
+def test_counters_name_the_node():
+    counters = Counters()
+    counters.reset()
+    inputs, attributes, *_ = case(16, S=2, new=2)
+    attention(inputs, attributes, drop_in="attention")
+    stats = counters.read()
+    assert stats["ran"] == 1 and stats["delegated"] == 0
+    assert [n["node"] for n in stats["nodes"] if n["ran"]] == ["node"]

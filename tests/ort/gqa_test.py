@@ -1,0 +1,315 @@
+"""Drop-in GroupQueryAttention against ORT's own kernel in one process, and against float64 where ORT is wrong or refuses."""
+import ml_dtypes
+import numpy as np
+import pytest
+
+import harness
+from harness import VERSION, assert_close, folded, gqa, heads, reference, rope, tables
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+HQ, HKV, D = 4, 2, 32
+MAX_POSITIONS = 64
+
+
+class Problem:
+    """One call's inputs. kind: own | packed | shared; lens are the valid rows after the step."""
+
+    def __init__(self, seed, S, lens, past=0, kind="own", dtype=np.float32, total=None, D=D, **attributes):
+        rng = np.random.default_rng(seed)
+        self.rng, self.S, self.lens, self.past, self.kind, self.dtype, self.D = rng, S, np.array(lens), past, kind, dtype, D
+        self.B = len(lens)
+        self.total = int(total if total is not None else max(lens))
+        self.attributes = {"num_heads": HQ, "kv_num_heads": HKV, **attributes}
+        draw = lambda *shape: rng.standard_normal(shape).astype(dtype)
+        B = self.B
+        self.q, self.k, self.v = draw(B, HQ, S, D), draw(B, HKV, S, D), draw(B, HKV, S, D)
+        self.past_k, self.past_v = draw(B, HKV, past, D), draw(B, HKV, past, D)
+        q3, k3, v3 = folded(self.q), folded(self.k), folded(self.v)
+        self.inputs = {"seqlens_k": self.lens.astype(np.int32) - 1, "total_sequence_length": np.array(self.total, np.int32)}
+        if kind == "packed":
+            self.inputs["query"] = np.concatenate([q3, k3, v3], 2)
+        else:
+            empty = np.zeros((B, 0, HKV * D), dtype)
+            self.inputs.update(query=q3, key=empty if kind == "shared" else k3, value=empty if kind == "shared" else v3)
+        self.inputs.update(past_key=self.past_k, past_value=self.past_v)
+        if attributes.get("do_rotary"):
+            self.inputs["cos_cache"], self.inputs["sin_cache"] = tables(rng, MAX_POSITIONS, attributes.pop("half", D // 2), dtype)
+            self.attributes.pop("half", None)
+
+    def first(self):
+        return self.S == self.total
+
+    def positions(self):
+        start = np.zeros(self.B, np.int64) if self.first() else self.lens - self.S
+        return start[:, None] + np.arange(self.S)[None]
+
+    def truth(self):
+        """(output [B, S, Hq*D], keys, values) in float64."""
+        a, pos = self.attributes, self.positions()
+        q, k = self.q, self.k
+        ids = pos
+        if "position_ids" in self.inputs:
+            given = self.inputs["position_ids"]
+            ids = given.reshape(-1)[0] + np.arange(self.S)[None].repeat(self.B, 0) if self.first() else given
+        if a.get("do_rotary"):
+            t = (self.inputs["cos_cache"], self.inputs["sin_cache"], ids, a.get("rotary_interleaved", 0) == 1)
+            q, k = rope(q, *t), rope(k, *t).astype(self.dtype)
+        T = max(self.total, self.past)
+        keys, values = np.zeros((self.B, HKV, T, self.D)), np.zeros((self.B, HKV, T, self.D))
+        for b in range(self.B):
+            if self.kind == "shared":
+                keys[b, :, :self.lens[b]] = self.past_k[b, :, :self.lens[b]]
+                values[b, :, :self.lens[b]] = self.past_v[b, :, :self.lens[b]]
+                continue
+            start = 0 if self.first() else self.lens[b] - self.S
+            fresh = self.lens[b] - start
+            keys[b, :, :start], values[b, :, :start] = self.past_k[b, :, :start], self.past_v[b, :, :start]
+            keys[b, :, start:self.lens[b]], values[b, :, start:self.lens[b]] = k[b, :, :fresh], self.v[b, :, :fresh]
+        j = np.arange(T)[None, None, None]
+        p = pos[:, None, :, None]
+        visible = j < self.lens[:, None, None, None]
+        if a.get("causal", 1):
+            visible = visible & (j <= p)
+        if a.get("local_window_size", -1) >= 0:
+            visible = visible & (p - j < a["local_window_size"])
+        sink = self.inputs.get("head_sink")
+        sink = np.zeros(HQ) if sink is None and a.get("smooth_softmax", 0) == 1 else sink
+        bias = None
+        if "attention_bias" in self.inputs:
+            given = self.inputs["attention_bias"].astype(np.float64)
+            bias = np.zeros(given.shape[:3] + (T,))
+            bias[..., :self.total] = given
+        out = reference(q, keys, values, visible, a.get("scale", 0) or 1 / np.sqrt(self.D), a.get("softcap", 0), bias,
+                        None if sink is None else sink.astype(np.float64))
+        return folded(out), keys, values
+
+    def real(self):
+        """Rows of the output that belong to a token."""
+        return self.positions() < self.lens[:, None]
+
+
+def check_against_truth(p, got):
+    want, keys, values = p.truth()
+    real = p.real()
+    assert_close(got["output"][real], want[real], p.dtype, "output")
+    if "present_key" in got:
+        assert got["present_key"].shape[2] == max(p.total, p.past)
+        for b, n in enumerate(p.lens):
+            assert_close(got["present_key"][b, :, :n], keys[b, :, :n], p.dtype, "present_key")
+            assert_close(got["present_value"][b, :, :n], values[b, :, :n], p.dtype, "present_value")
+
+
+def check_against_ort(p, got):
+    want = gqa(p.inputs, p.attributes, lib=None)
+    real = p.real()
+    assert_close(got["output"][real], want["output"][real], p.dtype, "output")
+    for name in ("present_key", "present_value"):
+        for b, n in enumerate(p.lens):
+            assert_close(got[name][b, :, :n], want[name][b, :, :n], p.dtype, name)
+            assert (np.asarray(got[name][b, :, n:]) == 0).all() or p.kind == "shared"
+
+
+VARIANTS = {
+    "plain": {},
+    "scale": {"scale": 0.5},
+    "window": {"local_window_size": 4},
+    "window_of_one": {"local_window_size": 1},
+    "softcap": {"softcap": 2.0},
+    "rotary_half": {"do_rotary": 1},
+    "rotary_interleaved": {"do_rotary": 1, "rotary_interleaved": 1},
+    "rotary_partial": {"do_rotary": 1, "half": 8},
+    "smooth_softmax": {"smooth_softmax": 1},
+    "everything": {"do_rotary": 1, "local_window_size": 5, "softcap": 3.0, "smooth_softmax": 1, "scale": 0.3},
+}
+STEPS = {
+    "first_prompt": dict(S=7, lens=[7]),
+    "first_prompt_ragged": dict(S=7, lens=[7, 3, 5]),
+    "decode": dict(S=1, lens=[12], past=11),
+    "decode_ragged": dict(S=1, lens=[12, 5], past=11),
+    "decode_static_cache": dict(S=1, lens=[9, 4], past=20),
+    "first_prompt_static_cache": dict(S=6, lens=[6, 6], past=20),
+    "chunk": dict(S=4, lens=[13], past=9),
+    "one_token": dict(S=1, lens=[1]),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["f32", "f16"])
+@pytest.mark.parametrize("kind", ["own", "packed"])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_own_layer_equals_orts_kernel(variant, step, kind, dtype):
+    p = Problem(hash_of(variant, step, kind), kind=kind, dtype=dtype, **STEPS[step], **VARIANTS[variant])
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    check_against_truth(p, got)
+    if dtype == np.float32:
+        check_against_ort(p, got)
+
+
+def hash_of(*words):
+    return sum(ord(c) * (i + 1) for i, c in enumerate("/".join(words)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16], ids=["f32", "f16", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("step", [dict(S=1, lens=[12], past=12), dict(S=1, lens=[12, 5], past=16), dict(S=6, lens=[6], past=6),
+                                  dict(S=5, lens=[5, 2], past=8), dict(S=3, lens=[9, 6], past=10)],
+                         ids=["decode", "decode_ragged", "first_prompt", "first_prompt_ragged", "chunk_ragged"])
+def test_shared_form_attends_past_and_appends_nothing(step, variant, dtype):
+    p = Problem(hash_of(variant), kind="shared", dtype=dtype, **step, **VARIANTS[variant])
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+    unnamed = gqa(p.inputs, p.attributes, outputs=("output",), drop_in="gqa", delegate="0")
+    check_against_truth(p, unnamed)
+    if VERSION >= (1, 27) and dtype == np.float32 and not (p.B > 1 and p.S > 1 and not p.first()):
+        want = gqa(p.inputs, p.attributes, lib=None)
+        assert_close(unnamed["output"][p.real()], want["output"][p.real()], dtype)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("variant", ["plain", "everything"])
+def test_bf16_own_layer(step, variant):
+    p = Problem(7, dtype=BF16, **STEPS[step], **VARIANTS[variant])
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+@pytest.mark.parametrize("step", ["decode", "decode_ragged", "first_prompt", "chunk"])
+@pytest.mark.parametrize("per_batch,per_head", [(False, False), (True, False), (False, True), (True, True)])
+def test_attention_bias_broadcasts_over_batch_and_heads(step, per_batch, per_head):
+    p = Problem(3, **STEPS[step], softcap=4.0)
+    p.inputs["attention_bias"] = p.rng.standard_normal(
+        (p.B if per_batch else 1, HQ if per_head else 1, p.S, p.total)).astype(np.float32)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    check_against_truth(p, got)
+    check_against_ort(p, got)
+
+
+@pytest.mark.parametrize("step", ["decode", "decode_ragged", "first_prompt"])
+def test_head_sink_wins_over_smooth_softmax(step):
+    p = Problem(4, **STEPS[step], smooth_softmax=1)
+    p.inputs["head_sink"] = p.rng.standard_normal(HQ).astype(np.float32)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    check_against_truth(p, got)
+    check_against_ort(p, got)
+
+
+@pytest.mark.parametrize("step", ["decode", "decode_ragged", "chunk"])
+def test_position_ids_place_the_rotation_only(step):
+    p = Problem(5, **STEPS[step], do_rotary=1)
+    p.inputs["position_ids"] = p.rng.integers(0, MAX_POSITIONS, (p.B, p.S)).astype(np.int64)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    check_against_truth(p, got)
+    check_against_ort(p, got)
+
+
+def test_position_ids_on_a_first_prompt_count_from_their_first_element():
+    p = Problem(6, S=5, lens=[5, 3], do_rotary=1)
+    p.inputs["position_ids"] = np.full((2, 5), 9, np.int64)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    check_against_truth(p, got)
+    check_against_ort(p, got)
+
+
+@pytest.mark.parametrize("step", ["decode", "first_prompt"])
+def test_without_causality_every_valid_key_is_seen(step):
+    p = Problem(8, **STEPS[step], causal=0)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+@pytest.mark.parametrize("step", ["decode", "decode_ragged", "decode_static_cache", "chunk", "first_prompt"])
+def test_present_may_stay_unnamed(step):
+    # ORT bug 1: past is ignored and read out of bounds there.
+    p = Problem(9, **STEPS[step], do_rotary=1)
+    check_against_truth(p, gqa(p.inputs, p.attributes, outputs=("output",), drop_in="gqa", delegate="0"))
+
+
+def test_ragged_chunks_of_a_batch():
+    # ORT refuses batch > 1 with S > 1 and S != total.
+    p = Problem(10, S=3, lens=[11, 6], past=8, do_rotary=1)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2,)])
+def test_seqlens_k_may_carry_a_unit_extent(shape):
+    p = Problem(11, **STEPS["decode_ragged"])
+    p.inputs["seqlens_k"] = p.inputs["seqlens_k"].reshape(shape)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+def test_total_may_be_a_vector_of_one():
+    p = Problem(11, **STEPS["decode_ragged"])
+    p.inputs["total_sequence_length"] = p.inputs["total_sequence_length"].reshape(1)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+@pytest.mark.parametrize("head_size", [1, 6, 20, 40])
+def test_any_head_size(head_size):
+    p = Problem(12, **STEPS["decode_ragged"], D=head_size)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
+
+
+def test_empty_batch():
+    # ORT bug 4: SIGFPE.
+    p = Problem(13, S=1, lens=[5], past=4)
+    inputs = {n: (a if n == "total_sequence_length" else a[:0]) for n, a in p.inputs.items()}
+    got = gqa(inputs, p.attributes, drop_in="gqa", delegate="0")
+    assert got["output"].shape == (0, 1, HQ * D) and got["present_key"].shape == (0, HKV, 5, D)
+
+
+def test_window_of_zero_gives_zeros_and_still_appends():
+    p = Problem(14, **STEPS["decode"], local_window_size=0)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    assert (got["output"] == 0).all()
+    assert_close(got["present_key"][:, :, -1], p.k[:, :, 0], np.float32)
+
+
+def test_bias_row_of_minus_infinity_gives_zeros():
+    # ORT bug 5: NaN on some paths.
+    for dtype in (np.float32, np.float16):
+        p = Problem(15, S=1, lens=[6, 6], past=5, dtype=dtype, softcap=2.0)
+        bias = np.zeros((2, 1, 1, 6), dtype)
+        bias[1] = -np.inf
+        p.inputs["attention_bias"] = bias
+        got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+        assert (got["output"][1] == 0).all() and np.isfinite(got["output"][0]).all()
+
+
+def test_past_bound_onto_present_is_appended_in_place():
+    import onnxruntime as ort
+    p = Problem(16, **STEPS["decode_static_cache"], do_rotary=1)
+    m = harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS, p.inputs,
+                      ("output", "present_key", "present_value"), p.attributes)
+    sess = harness.session(m, drop_in="gqa", delegate="0")
+    values = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in p.inputs.items()}
+    binding = sess.io_binding()
+    for n, v in values.items():
+        binding.bind_ortvalue_input(n, v)
+    binding.bind_output("output", "cpu")
+    binding.bind_ortvalue_output("present_key", values["past_key"])
+    binding.bind_ortvalue_output("present_value", values["past_value"])
+    sess.run_with_iobinding(binding)
+    got = {"output": binding.get_outputs()[0].numpy(), "present_key": values["past_key"].numpy(),
+           "present_value": values["past_value"].numpy()}
+    check_against_truth(p, got)
+    for b, n in enumerate(p.lens):  # nothing else of the buffer was touched
+        np.testing.assert_array_equal(got["present_key"][b, :, n:], p.past_k[b, :, n:])
+
+
+@pytest.mark.parametrize("cache", [np.float16, BF16], ids=["f16", "bf16"])
+def test_fp32_query_with_a_narrower_cache(cache):
+    p = Problem(17, **STEPS["decode_ragged"])
+    p.past_k, p.past_v = p.past_k.astype(cache), p.past_v.astype(cache)
+    p.inputs.update(past_key=p.past_k, past_value=p.past_v)
+    p.dtype = cache
+    got = gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0")
+    assert got["present_key"].dtype == cache and got["output"].dtype == np.float32
+    check_against_truth(p, got)
+
+
+def test_nothing_of_these_is_delegated():
+    counters = harness.Counters()
+    counters.reset()
+    p = Problem(18, **STEPS["decode"])
+    gqa(p.inputs, p.attributes, drop_in="gqa")
+    stats = counters.read()
+    assert stats["ran"] == 1 and stats["delegated"] == 0
+    node = next(n for n in stats["nodes"] if n["ran"])
+    assert node["op"] == "GroupQueryAttention" and node["domain"] == "com.microsoft" and node["kernel"] == stats["simd"]
