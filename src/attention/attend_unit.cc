@@ -203,15 +203,17 @@ BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, i
   return range;
 }
 
-// All tiles of one unit. K and V types and R are the table's rows.
-template <typename K, typename V, int R>
+const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKernels().data()]; }
+
+// All tiles of one unit.
+template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const int64_t key_stride = KeyStride(job);
   const int64_t value_stride = ValueStride(job);
   constexpr int64_t kState = kStateLanes<R>;
-  const K* keys = static_cast<const K*>(call.key.data) + call.key.Offset(place.b, place.kv_head, 0);
-  const V* values = static_cast<const V*>(call.value.data) + call.value.Offset(place.b, place.kv_head, 0);
+  const auto score_tile = CodeOf(job.plan.key_kernel).score;
+  const auto weight_tile = CodeOf(job.plan.value_kernel).weight;
   const KeyRange range = KeysOf(job, place, scratch);
   HWY_ALIGN float rescale[kState];
   const F32 df;
@@ -231,8 +233,9 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       first_block = false;
       const int64_t lanes = RoundUp(count * R, kLanes);
       float* scores = scratch.scores;
-      ScoreTile<K, R>(scratch.query + block * R * key_stride, keys + begin * call.key.token_stride, call.key.token_stride, count,
-                      call.key.head_size, ahead * call.key.token_stride, scores);
+      score_tile(scratch.query + block * R * key_stride,
+                 At(call.key.data, call.key.type, call.key.Offset(place.b, place.kv_head, begin)), call.key.token_stride, count,
+                 call.key.head_size, ahead * call.key.token_stride, scores);
       if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
       if (call.mask) ApplyMask(job, place, block * R, rows, begin, count, scores);
       if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
@@ -248,8 +251,8 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
             hn::Store(hn::Mul(hn::Load(df, out + r * value_stride + d), factor), df, out + r * value_stride + d);
         }
       }
-      WeightTile<V, R>(scores, values + begin * call.value.token_stride, call.value.token_stride, count, call.value.head_size,
-                       ahead * call.value.token_stride, out, value_stride);
+      weight_tile(scores, At(call.value.data, call.value.type, call.value.Offset(place.b, place.kv_head, begin)),
+                  call.value.token_stride, count, call.value.head_size, ahead * call.value.token_stride, out, value_stride);
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
@@ -267,32 +270,12 @@ void StoreRow(const Job& job, const Place& place, int64_t row, const float* out,
              std::min<int64_t>(kLanes, Dv - d));
 }
 
-using TilesFn = void (*)(const Job&, const Place&, const Scratch&);
-
-template <int R, typename K>
-TilesFn TilesForValue(DType value) {
-  switch (value) {
-    case DType::kF16: return &RunTiles<K, hwy::float16_t, R>;
-    case DType::kBF16: return &RunTiles<K, hwy::bfloat16_t, R>;
-    default: return &RunTiles<K, float, R>;
-  }
-}
-
-template <int R>
-TilesFn TilesFor(DType key, DType value) {
-  switch (key) {
-    case DType::kF16: return TilesForValue<R, hwy::float16_t>(value);
-    case DType::kBF16: return TilesForValue<R, hwy::bfloat16_t>(value);
-    default: return TilesForValue<R, float>(value);
-  }
-}
-
-TilesFn TilesOf(const Plan& plan) {
-  switch (plan.block_rows) {
-    case 1: return TilesFor<1>(plan.key_kernel->type, plan.value_kernel->type);
-    case 2: return TilesFor<2>(plan.key_kernel->type, plan.value_kernel->type);
-    case 4: return TilesFor<4>(plan.key_kernel->type, plan.value_kernel->type);
-    default: return TilesFor<8>(plan.key_kernel->type, plan.value_kernel->type);
+void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
+  switch (job.plan.block_rows) {
+    case 1: return RunTiles<1>(job, place, scratch);
+    case 2: return RunTiles<2>(job, place, scratch);
+    case 4: return RunTiles<4>(job, place, scratch);
+    default: return RunTiles<8>(job, place, scratch);
   }
 }
 
@@ -301,7 +284,7 @@ void RunUnit(const Job& job, int64_t unit, void* memory) {
   const Scratch scratch(job, memory);
   PackQueries(job, place, scratch);
   StartState(job, place, scratch);
-  TilesOf(job.plan)(job, place, scratch);
+  RunTiles(job, place, scratch);
   const int64_t R = job.plan.block_rows;
   const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   const int64_t value_stride = ValueStride(job);

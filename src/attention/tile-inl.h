@@ -64,8 +64,9 @@ HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 // scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
 // ahead   elements from a key's row to the row to fetch meanwhile; 0: fetch nothing new
 template <typename T, int R>
-HWY_NOINLINE void ScoreTile(const float* HWY_RESTRICT query, const T* HWY_RESTRICT keys, int64_t stride, int64_t count,
-                            int64_t head_size, int64_t ahead, float* HWY_RESTRICT scores) {
+void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
+               int64_t head_size, int64_t ahead, float* HWY_RESTRICT scores) {
+  const T* HWY_RESTRICT keys = static_cast<const T*>(key_rows);
   constexpr int kRows = std::min<int>(R, kLanes);  // rows a pass
   constexpr int kKeys = kLanes / kRows;            // keys a pass
   const int64_t whole = head_size / kLanes * kLanes;
@@ -142,8 +143,9 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
 
 // weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
 template <typename T, int R>
-HWY_NOINLINE void WeightTile(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
-                             int64_t head_size, int64_t ahead, float* HWY_RESTRICT out, int64_t out_stride) {
+void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
+                int64_t head_size, int64_t ahead, float* HWY_RESTRICT out, int64_t out_stride) {
+  const T* HWY_RESTRICT values = static_cast<const T*>(value_rows);
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
@@ -154,6 +156,33 @@ HWY_NOINLINE void WeightTile(const float* HWY_RESTRICT weights, const T* HWY_RES
     WeightStrip<T, R, 1, false>(weights, values + d, stride, count, ahead, 0, out + d, out_stride);
   if (d < head_size) WeightStrip<T, R, 1, true>(weights, values + d, stride, count, ahead, head_size - d, out + d, out_stride);
 }
+
+template <DType>
+struct ElementOf;
+template <>
+struct ElementOf<DType::kF32> {
+  using Type = float;
+};
+template <>
+struct ElementOf<DType::kF16> {
+  using Type = hwy::float16_t;
+};
+template <>
+struct ElementOf<DType::kBF16> {
+  using Type = hwy::bfloat16_t;
+};
+
+// The table's rows as code, in the table's order.
+struct TileCode {
+  decltype(&ScoreTile<float, 1>) score;
+  decltype(&WeightTile<float, 1>) weight;
+};
+inline constexpr TileCode kTileCode[] = {
+#define KVSHARE_TILE_KERNEL(name, type, rows) \
+  {&ScoreTile<ElementOf<DType::type>::Type, rows>, &WeightTile<ElementOf<DType::type>::Type, rows>},
+#include "attention/attention_kernels.inc"
+#undef KVSHARE_TILE_KERNEL
+};
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
