@@ -205,6 +205,13 @@ BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, i
 
 const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKernels().data()]; }
 
+// Rows [first, end) of the unit's K or V head.
+Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t end) {
+  if (first >= end) return {};
+  return {static_cast<const char*>(At(view.data, view.type, view.Offset(place.b, place.kv_head, first))),
+          view.token_stride * static_cast<int64_t>(SizeOf(view.type)), end - first};
+}
+
 // All tiles of one unit.
 template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
@@ -220,7 +227,6 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
 
   for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
     const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
-    const bool more = tile_end + job.plan.prefetch_keys <= range.end;
     bool first_block = true;
     for (int64_t block = 0; block < job.plan.blocks(); ++block) {
       const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
@@ -228,14 +234,17 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t begin = std::max<int64_t>(tile, seen.lo);
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
-      // The first block of rows brings the tile into cache, and the next one behind it.
-      const int64_t ahead = first_block && more ? job.plan.prefetch_keys : 0;
+      // The first block of rows finds the tile cold, and brings what follows: V while it reads K, then the next K.
+      const int64_t v_next = begin + job.plan.prefetch_keys;
+      const int64_t k_next = v_next + job.plan.key_tile;
+      const Fetch fetch_values = first_block ? FetchOf(call.value, place, v_next, range.end) : Fetch{};
+      const Fetch fetch_keys = first_block ? FetchOf(call.key, place, k_next, range.end) : Fetch{};
       first_block = false;
       const int64_t lanes = RoundUp(count * R, kLanes);
       float* scores = scratch.scores;
       score_tile(scratch.query + block * R * key_stride,
                  At(call.key.data, call.key.type, call.key.Offset(place.b, place.kv_head, begin)), call.key.token_stride, count,
-                 call.key.head_size, ahead * call.key.token_stride, scores);
+                 call.key.head_size, fetch_values, scores);
       if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
       if (call.mask) ApplyMask(job, place, block * R, rows, begin, count, scores);
       if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
@@ -252,7 +261,7 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
         }
       }
       weight_tile(scores, At(call.value.data, call.value.type, call.value.Offset(place.b, place.kv_head, begin)),
-                  call.value.token_stride, count, call.value.head_size, ahead * call.value.token_stride, out, value_stride);
+                  call.value.token_stride, count, call.value.head_size, fetch_keys, out, value_stride);
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);

@@ -114,7 +114,7 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
   // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
   const bool decode = plan.positions * plan.group <= plan.block_rows;
   plan.key_tile = !decode ? 64 : call.key.head_size <= 128 ? 16 : 32;
-  plan.prefetch_keys = call.key.head_size <= 128 ? 2 * plan.key_tile : plan.key_tile;
+  plan.prefetch_keys = decode && call.key.head_size <= 128 ? plan.key_tile : 0;
 
   int64_t most_visible = 0;
   for (int64_t i = 0; i < call.query.batch * S; ++i)

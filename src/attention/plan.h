@@ -24,7 +24,7 @@ struct Plan {
   int64_t position_tiles = 1;                   // units along S
   int64_t splits = 1;                           // units along the visible keys of one item
   int64_t key_tile = 64;                        // keys a tile
-  int64_t prefetch_keys = 64;                   // how far ahead of the tile at hand K and V are fetched into L2
+  int64_t prefetch_keys = 0;                    // fetched into L2 while K is read: V from this many keys ahead on
 
   int64_t blocks() const { return (positions * group + block_rows - 1) / block_rows; }
 };

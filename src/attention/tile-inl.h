@@ -5,7 +5,8 @@
 //             whose lanes are (key, row).
 // WeightTile  o[row][:] += S[key][row] * v[key][:]   a few columns of V at a time, each line of V touched once.
 //
-// Both fetch the tile after next into L2 while they work; the hardware prefetcher does not follow row strides well.
+// Both bring rows that are wanted next into L2 while they work, a line a step: ScoreTile the V rows, WeightTile the next
+// K rows. The hardware prefetcher does not do it: without, decode at T = 512 takes twice as long.
 #if defined(KVSHARE_ATTENTION_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_TILE_INL_H_
 #undef KVSHARE_ATTENTION_TILE_INL_H_
@@ -19,6 +20,18 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
+
+// Rows to bring into L2 meanwhile: the first `count` from `rows` on, `stride_bytes` apart.
+struct Fetch {
+  const char* rows = nullptr;
+  int64_t stride_bytes = 0;
+  int64_t count = 0;
+
+  // Where row j lies; `instead`, which is at hand anyway, once there is no such row.
+  HWY_INLINE const char* Row(int64_t j, const void* instead) const {
+    return j < count ? rows + j * stride_bytes : static_cast<const char*>(instead);
+  }
+};
 
 // Per 128-bit block: lanes (a, b, c, d) of the sums over the block's four lanes.
 HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
@@ -62,10 +75,9 @@ HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 // query   [D / kLanes rounded up][R][kLanes] f32, zero beyond D
 // keys    rows of T at `stride` elements, `count` of them
 // scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
-// ahead   elements from a key's row to the row to fetch meanwhile; 0: fetch nothing new
 template <typename T, int R>
 void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
-               int64_t head_size, int64_t ahead, float* HWY_RESTRICT scores) {
+               int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
   const T* HWY_RESTRICT keys = static_cast<const T*>(key_rows);
   constexpr int kRows = std::min<int>(R, kLanes);  // rows a pass
   constexpr int kKeys = kLanes / kRows;            // keys a pass
@@ -73,7 +85,11 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
   const size_t rest = head_size - whole;
   for (int64_t j = 0; j < count; j += kKeys) {
     const T* key[kKeys];
-    for (int k = 0; k < kKeys; ++k) key[k] = keys + std::min(j + k, count - 1) * stride;
+    const char* next[kKeys];
+    for (int k = 0; k < kKeys; ++k) {
+      key[k] = keys + std::min(j + k, count - 1) * stride;
+      next[k] = fetch.Row(j + k, key[k]);
+    }
     for (int first = 0; first < R; first += kRows) {
       Vec sums[kLanes];
       HWY_UNROLL(16)
@@ -84,7 +100,7 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
           k_vectors[k] = Load(key[k] + d);
-          PrefetchL2(key[k] + d + ahead);
+          PrefetchL2(next[k] + d * sizeof(T));
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
@@ -111,7 +127,7 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
 template <typename T, int R, int kColumns, bool kPartial>
 HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
-                            int64_t ahead, size_t lanes, float* HWY_RESTRICT out, int64_t out_stride) {
+                            const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out, int64_t out_stride) {
   const F32 df;
   Vec sums[R * kColumns];
   HWY_UNROLL(16)
@@ -121,11 +137,12 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
   }
   for (int64_t j = 0; j < count; ++j) {
     const T* value = values + j * stride;
+    const char* next = fetch.Row(j, value);
     Vec v[kColumns];
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; ++c) {
       v[c] = kPartial ? LoadN(value + c * kLanes, lanes) : Load(value + c * kLanes);
-      PrefetchL2(value + c * kLanes + ahead);
+      PrefetchL2(next + c * kLanes * sizeof(T));
     }
     HWY_UNROLL(16)
     for (int r = 0; r < R; ++r) {
@@ -144,17 +161,21 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
 // weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
 template <typename T, int R>
 void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
-                int64_t head_size, int64_t ahead, float* HWY_RESTRICT out, int64_t out_stride) {
+                int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
   const T* HWY_RESTRICT values = static_cast<const T*>(value_rows);
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
+  // The strip at column d fetches the same columns of the next rows.
+  const auto strip = [&](int64_t d) HWY_ATTR {
+    return Fetch{fetch.rows + d * static_cast<int64_t>(sizeof(T)), fetch.stride_bytes, fetch.count};
+  };
   int64_t d = 0;
   for (; d + static_cast<int64_t>(kColumns * kLanes) <= head_size; d += kColumns * kLanes)
-    WeightStrip<T, R, kColumns, false>(weights, values + d, stride, count, ahead, 0, out + d, out_stride);
+    WeightStrip<T, R, kColumns, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
-    WeightStrip<T, R, 1, false>(weights, values + d, stride, count, ahead, 0, out + d, out_stride);
-  if (d < head_size) WeightStrip<T, R, 1, true>(weights, values + d, stride, count, ahead, head_size - d, out + d, out_stride);
+    WeightStrip<T, R, 1, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
+  if (d < head_size) WeightStrip<T, R, 1, true>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
 }
 
 template <DType>
