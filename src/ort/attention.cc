@@ -340,12 +340,11 @@ class DelegatedAttention final : public Kernel {
     const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
     const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
     const std::array<int64_t, 4> qk = {p.B, p.query.heads, p.S, p.T};
-    const std::array<std::span<const int64_t>, 4> dims = {in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4, key, value, qk};
-    std::array<OrtValue*, 4> outputs = {};
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(i, dims[i]));
-      outputs[i] = output.value;
-    }
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
+    KVSHARE_ASSIGN_OR_RETURN(const auto present_key, OutputOrTemporary::Make(context, 1, in[kK].type, key));
+    KVSHARE_ASSIGN_OR_RETURN(const auto present_value, OutputOrTemporary::Make(context, 2, in[kV].type, value));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor scores, context.Output(kQkOutput, qk));
+    const std::array<OrtValue*, 4> outputs = {y.value, present_key.value(), present_value.value(), scores.value};
     std::array<const OrtValue*, kOrtInputs> values = {};
     for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
     stats_.Delegated(reason_);

@@ -1,5 +1,7 @@
 #include "ort/delegate.h"
 
+#include <utility>
+
 namespace kvshare::ort {
 namespace {
 
@@ -28,6 +30,25 @@ class Attributes {
 };
 
 }  // namespace
+
+Result<OutputOrTemporary> OutputOrTemporary::Make(const CallContext& context, size_t index, ONNXTensorElementDataType type,
+                                                  std::span<const int64_t> dims) {
+  const OrtApi& api = context.api();
+  KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(index, dims));
+  if (output) return OutputOrTemporary(api, output.value, false);
+  OrtAllocator* allocator = nullptr;  // ORT's own, not to be released
+  OrtValue* value = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.GetAllocatorWithDefaultOptions(&allocator)));
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), type, &value)));
+  return OutputOrTemporary(api, value, true);
+}
+
+OutputOrTemporary::OutputOrTemporary(OutputOrTemporary&& other) noexcept
+    : api_(other.api_), value_(other.value_), owned_(std::exchange(other.owned_, false)) {}
+
+OutputOrTemporary::~OutputOrTemporary() {
+  if (owned_) api_.ReleaseValue(value_);
+}
 
 Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const char* domain, const char* op,
                                                    std::span<const int> versions,

@@ -266,15 +266,15 @@ class DelegatedGqa final : public Kernel {
     const std::array<int64_t, 4> qk_dims = {query.dims[0], attributes_.query_heads, query.dims[1], total};
 
     KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const auto key, OutputOrTemporary::Make(context, 1, cache_type_, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const auto value, OutputOrTemporary::Make(context, 2, cache_type_, present_dims));
     Tensor qk;
     if (has_qk_) {
       KVSHARE_ASSIGN_OR_RETURN(qk, context.Output(kOutputQk, qk_dims));
     }
     std::array<const OrtValue*, kGqaInputCount> values = {};
     for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
-    const std::array<OrtValue*, 4> outputs = {output.value, present_key.value, present_value.value, qk.value};
+    const std::array<OrtValue*, 4> outputs = {output.value, key.value(), value.value(), qk.value};
     stats_.Delegated(reason_);
     return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()),
                              std::span(outputs.data(), has_qk_ ? 4 : 3));
@@ -285,6 +285,7 @@ class DelegatedGqa final : public Kernel {
       : where_(fmt::format("{} '{}'", binding.op, node.Name())),
         reason_(std::move(reason)),
         attributes_(ReadAttributes(node)),
+        cache_type_(binding.cache),
         windowed_(node.Int("sliding_window_cache").value_or(0) != 0),
         four_bit_(node.Int("kv_cache_bit_width").value_or(0) == 4),
         has_qk_(node.HasOutput(kOutputQk)),
@@ -294,6 +295,7 @@ class DelegatedGqa final : public Kernel {
   std::string where_;
   std::string reason_;
   GqaAttributes attributes_;
+  ONNXTensorElementDataType cache_type_;
   bool windowed_;
   bool four_bit_;
   bool has_qk_;
