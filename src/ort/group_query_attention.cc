@@ -36,20 +36,34 @@ GqaAttributes ReadAttributes(const NodeInfo& node) {
   return a;
 }
 
-// Why a node is ONNX Runtime's to run; empty where the kernels here serve it.
-std::string WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
-  if (!DTypeOf(binding.cache)) return fmt::format("cache type {}", NameOf(binding.cache));
+// Why a node is ONNX Runtime's to run, and from which 1.x on it can: older kernels ignore what they do not know, and
+// would answer wrongly. The releases are those this was run on (1.24.4, 1.27.0, 1.30.0, 1.32.0).
+struct DelegationReason {
+  std::string text;  // empty where the kernels here serve the node
+  int since_minor = 0;
+};
+
+DelegationReason WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
+  constexpr int kQuantized = 27;
+  constexpr int kNormsAndWindowedCache = 30;
+  constexpr int kRaggedQueries = 32;
+  constexpr int kOutputQkMinor = 24;
+  if (!DTypeOf(binding.cache)) return {fmt::format("cache type {}", NameOf(binding.cache)), kQuantized};
   for (const char* quant : {"k_quant_type", "v_quant_type"})
-    if (const auto type = node.String(quant); type && *type != "NONE") return fmt::format("{} = {}", quant, *type);
-  constexpr std::pair<GqaInput, const char*> kInputs[] = {{kKScale, "k_scale"},
-                                                          {kVScale, "v_scale"},
-                                                          {kQNormWeight, "q_norm_weight"},
-                                                          {kKNormWeight, "k_norm_weight"},
-                                                          {kQuerySeqlens, "query_seqlens"}};
-  for (const auto& [index, name] : kInputs)
-    if (node.HasInput(index)) return fmt::format("input {}", name);
-  if (node.Int("sliding_window_cache").value_or(0) != 0) return "sliding_window_cache = 1";
-  if (node.HasOutput(kOutputQk)) return "output output_qk";
+    if (const auto type = node.String(quant); type && *type != "NONE") return {fmt::format("{} = {}", quant, *type), kQuantized};
+  constexpr struct {
+    GqaInput input;
+    const char* name;
+    int since_minor;
+  } kInputs[] = {{kKScale, "k_scale", kQuantized},
+                 {kVScale, "v_scale", kQuantized},
+                 {kQNormWeight, "q_norm_weight", kNormsAndWindowedCache},
+                 {kKNormWeight, "k_norm_weight", kNormsAndWindowedCache},
+                 {kQuerySeqlens, "query_seqlens", kRaggedQueries}};
+  for (const auto& [input, name, since_minor] : kInputs)
+    if (node.HasInput(input)) return {fmt::format("input {}", name), since_minor};
+  if (node.Int("sliding_window_cache").value_or(0) != 0) return {"sliding_window_cache = 1", kNormsAndWindowedCache};
+  if (node.HasOutput(kOutputQk)) return {"output output_qk", kOutputQkMinor};
   return {};
 }
 
@@ -309,11 +323,15 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   auto kernel = std::make_unique<GroupQueryAttention>(binding, node);
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
   KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(kernel->where(), kernel->attributes(), /*zero_window_allowed=*/drop_in));
-  std::string reason = WhyDelegated(node, binding);
+  auto [reason, since_minor] = WhyDelegated(node, binding);
   if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
   if (!binding.config.delegate)
     return Status::Refused(fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
                                        kernel->where(), reason));
+  if (!binding.config.host.AtLeast(1, since_minor))
+    return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime {}.{} does not know it; needs 1.{} or later",
+                                       kernel->where(), reason, binding.config.host.major, binding.config.host.minor,
+                                       since_minor));
   return DelegatedGqa::Create(binding, node, kernel->where(), std::move(reason));
 }
 

@@ -66,8 +66,8 @@ def test_gqa_gives_orts_bits_or_orts_refusal(kind):
     counters = Counters()
     counters.reset()
     got, error = outcome(lambda: gqa(p.inputs, p.attributes, outputs, drop_in="gqa"))
-    if want is None:  # a release without the feature: never an answer of ours for an input we did not serve
-        assert got is None and error, (refused, error)
+    if want is None:  # a release without the feature; its kernel may ignore what it does not know: never ask it
+        assert got is None and "GroupQueryAttention" in error, (refused, error)
         return
     assert error is None, error
     for name in outputs:
