@@ -31,8 +31,8 @@ class Attributes {
 
 }  // namespace
 
-Result<OutputOrTemporary> OutputOrTemporary::Make(const CallContext& context, size_t index, ONNXTensorElementDataType type,
-                                                  std::span<const int64_t> dims) {
+Result<OutputOrTemporary> OutputOrTemporary::Make(const CallContext& context, size_t index,
+                                                  ONNXTensorElementDataType type, std::span<const int64_t> dims) {
   const OrtApi& api = context.api();
   KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(index, dims));
   if (output) return OutputOrTemporary(api, output.value, false);
@@ -57,8 +57,7 @@ Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const c
   const OrtApi& api = node.api();
   Attributes attributes(api);
   for (const char* name : names.ints)
-    if (const auto value = node.Int(name))
-      KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_INT));
+    if (const auto value = node.Int(name)) KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_INT));
   for (const char* name : names.floats)
     if (const auto value = node.Float(name))
       KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_FLOAT));
@@ -75,9 +74,9 @@ Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const c
   Status status = Status::Internal("no version to try");
   for (const int version : versions) {
     OrtOp* made = nullptr;
-    status = FromOrt(api, api.CreateOp(node.raw(), op, domain, version, constraint_names.data(), constraint_types.data(),
-                                       static_cast<int>(constraints.size()), attributes.data(), attributes.size(),
-                                       static_cast<int>(inputs), static_cast<int>(outputs), &made));
+    status = FromOrt(api, api.CreateOp(node.raw(), op, domain, version, constraint_names.data(),
+                                       constraint_types.data(), static_cast<int>(constraints.size()), attributes.data(),
+                                       attributes.size(), static_cast<int>(inputs), static_cast<int>(outputs), &made));
     if (status.ok()) return std::unique_ptr<Delegate>(new Delegate(api, made, inputs));
   }
   return status;
