@@ -19,7 +19,8 @@ using Inputs = std::array<Tensor, kInputs>;
 constexpr size_t kOrtInputs = 7;
 constexpr size_t kQkOutput = 3;
 
-constexpr const char* kOrtInts[] = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "softmax_precision"};
+constexpr const char* kOrtInts[] = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode",
+                                    "softmax_precision"};
 constexpr const char* kOrtFloats[] = {"scale", "softcap"};
 
 struct Attributes {
@@ -28,8 +29,8 @@ struct Attributes {
   int64_t kv_heads = 0;
   std::optional<float> scale;
   float softcap = 0;
-  int64_t window = -1;        // local_window_size: keys with the query's own
-  int64_t window_left = -1;   // opset 25: keys before the query's own
+  int64_t window = -1;       // local_window_size: keys with the query's own
+  int64_t window_left = -1;  // opset 25: keys before the query's own
   int64_t window_right = -1;
 };
 
@@ -50,9 +51,11 @@ Status CheckAttributes(const std::string& where, const Attributes& a) {
   const auto error = [&](const char* name, int64_t value, const char* want) {
     return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {}", where, name, value, want));
   };
-  if (a.window == 0) return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
+  if (a.window == 0)
+    return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
   if (a.window > 0 && !a.causal) return error("local_window_size", a.window, "is_causal = 1");
-  if (a.window > 0 && a.window_left >= 0) return error("local_window_size", a.window, "left_window_size = -1: one of the two");
+  if (a.window > 0 && a.window_left >= 0)
+    return error("local_window_size", a.window, "left_window_size = -1: one of the two");
   if (a.window_left < -1) return error("left_window_size", a.window_left, "-1 or more");
   if (a.window_right < -1) return error("right_window_size", a.window_right, "-1 or more");
   if (a.query_heads < 0) return error("q_num_heads", a.query_heads, "0 or more");
@@ -71,14 +74,16 @@ Result<Inputs> ReadInputs(const CallContext& context, size_t count) {
 DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::kF32); }
 
 // [B, heads, tokens, D], or [B, tokens, heads*D] with the attribute `heads_name` = heads.
-Result<HeadsView> View(const std::string& where, const char* name, const Tensor& tensor, const char* heads_name, int64_t heads) {
+Result<HeadsView> View(const std::string& where, const char* name, const Tensor& tensor, const char* heads_name,
+                       int64_t heads) {
   if (tensor.rank == 4) {
     if (heads > 0 && tensor.dims[1] != heads)
       return InputError(where, name, fmt::format("has {} heads (shape {})", tensor.dims[1], tensor.ShapeText()),
                         fmt::format("{} = {}", heads_name, heads));
     return HeadsView::Bnsh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], tensor.dims[2], tensor.dims[3]);
   }
-  KVSHARE_RETURN_IF_ERROR(CheckRank(where, name, tensor, 3, "rank 3 [B, tokens, heads*D] or rank 4 [B, heads, tokens, D]"));
+  KVSHARE_RETURN_IF_ERROR(
+      CheckRank(where, name, tensor, 3, "rank 3 [B, tokens, heads*D] or rank 4 [B, heads, tokens, D]"));
   if (heads == 0 || tensor.dims[2] % heads != 0)
     return InputError(where, name, fmt::format("has shape {} and {} is {}", tensor.ShapeText(), heads_name, heads),
                       "a number of heads that divides the last extent");
@@ -101,14 +106,16 @@ Result<MaskView> ViewMask(const std::string& where, const Tensor& mask, const Pr
   if (!DTypeOf(mask.type) || type == DType::kI32 || type == DType::kI64)
     return InputError(where, "attn_mask", fmt::format("has type {}", NameOf(mask.type)), "bool, f32, f16, bf16 or f64");
   if (mask.rank < 1 || mask.rank > 4)
-    return InputError(where, "attn_mask", fmt::format("has rank {} (shape {})", mask.rank, mask.ShapeText()), "rank 1 to 4");
+    return InputError(where, "attn_mask", fmt::format("has rank {} (shape {})", mask.rank, mask.ShapeText()),
+                      "rank 1 to 4");
   int64_t step = 1;
   for (size_t i = 0; i < mask.rank; ++i) {
     const size_t axis = 3 - i;
     const int64_t extent = mask.dims[mask.rank - 1 - i];
     if (axis == 3 ? extent > full[axis] : (extent != 1 && extent != full[axis]))
-      return InputError(where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
-                        fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", full[0], full[1], full[2], full[3]));
+      return InputError(
+          where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
+          fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", full[0], full[1], full[2], full[3]));
     stride[axis] = axis != 3 && extent == 1 ? 0 : step;
     step *= extent;
   }
@@ -122,7 +129,8 @@ class Attention final : public Kernel {
         attributes_(ReadAttributes(node)),
         inputs_(std::min<size_t>(node.InputCount(), kInputs)),
         lower_right_(std::string_view(binding.domain) == "kvshare" || binding.config.lower_right),
-        oracle_(binding.t == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE || binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
+        oracle_(binding.t == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE ||
+                binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
 
   const std::string& where() const { return where_; }
@@ -144,7 +152,8 @@ class Attention final : public Kernel {
 
     // Past and new rows must stand in one tensor: present, or scratch where the node has no present.
     const size_t key_bytes = static_cast<size_t>(p.B * p.key.heads * p.T * p.key.head_size) * SizeOf(p.key.type);
-    const size_t value_bytes = static_cast<size_t>(p.B * p.value.heads * p.T * p.value.head_size) * SizeOf(p.value.type);
+    const size_t value_bytes =
+        static_cast<size_t>(p.B * p.value.heads * p.T * p.value.head_size) * SizeOf(p.value.type);
     const bool joined = p.past > 0;
     std::optional<WorkspacePool::Lease> scratch;
     if (joined && !(out.present_key && out.present_value)) scratch.emplace(pool_, key_bytes + value_bytes);
@@ -166,8 +175,10 @@ class Attention final : public Kernel {
     const ParallelFor parallel = context.Parallel();
     for (const AppendCall* append : {&key, &value}) {
       if (!append->present || p.B == 0 || p.T == 0) continue;
-      if (oracle_) AppendOracle(*append);
-      else Append(*append, parallel);
+      if (oracle_)
+        AppendOracle(*append);
+      else
+        Append(*append, parallel);
     }
     if (!attend)  // without keys every row is zero
       std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(Core(out.y)));
@@ -211,16 +222,19 @@ class Attention final : public Kernel {
     Tensor y, present_key, present_value;
   };
 
-  Status CheckPast(const char* name, const Tensor& tensor, const HeadsView& past, const HeadsView& fresh, int64_t tokens) const {
+  Status CheckPast(const char* name, const Tensor& tensor, const HeadsView& past, const HeadsView& fresh,
+                   int64_t tokens) const {
     if (past.batch == fresh.batch && past.head_size == fresh.head_size && past.tokens == tokens) return {};
     return InputError(where_, name, fmt::format("has shape {}", tensor.ShapeText()),
                       fmt::format("{}x{}x{}x{}", fresh.batch, fresh.heads, tokens, fresh.head_size));
   }
 
-  Status FillLengths(const Inputs& in, const Problem& p, int64_t* length, int64_t* query_position, int64_t* past_length) const {
+  Status FillLengths(const Inputs& in, const Problem& p, int64_t* length, int64_t* query_position,
+                     int64_t* past_length) const {
     const Tensor& nonpad = in[kNonpad];
     if (nonpad && (nonpad.rank != 1 || nonpad.dims[0] != p.B))
-      return InputError(where_, "nonpad_kv_seqlen", fmt::format("has shape {}", nonpad.ShapeText()), fmt::format("[B] = [{}]", p.B));
+      return InputError(where_, "nonpad_kv_seqlen", fmt::format("has shape {}", nonpad.ShapeText()),
+                        fmt::format("[B] = [{}]", p.B));
     for (int64_t b = 0; b < p.B; ++b) {
       length[b] = nonpad ? static_cast<const int64_t*>(nonpad.data)[b] : p.T;
       if (length[b] < 0 || length[b] > p.T)
@@ -277,7 +291,8 @@ class Attention final : public Kernel {
   }
 
   // Past, then new rows, in a [B, H, T, D] tensor at `data`; an empty call where there is none.
-  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, void* data, int64_t T, const int64_t* past_length) {
+  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, void* data, int64_t T,
+                         const int64_t* past_length) {
     AppendCall call;
     if (data == nullptr) return call;
     if (past.tokens > 0) call.past = past;
@@ -315,7 +330,8 @@ class DelegatedAttention final : public Kernel {
   static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
                                                 std::unique_ptr<Attention> ours, std::string reason) {
     if (const char* clash = WhyNotOrts(node, binding, ours->attributes()))
-      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime's kernel has no {}", ours->where(), reason, clash));
+      return Status::Refused(
+          fmt::format("{}: {} is not served here, and ONNX Runtime's kernel has no {}", ours->where(), reason, clash));
     size_t inputs = 0;
     for (size_t i = 0; i < kOrtInputs; ++i)
       if (node.HasInput(i)) inputs = i + 1;
@@ -327,9 +343,10 @@ class DelegatedAttention final : public Kernel {
     constexpr int kVersions[] = {24, 23};
     auto made = Delegate::Create(node, "", "Attention", kVersions, constraints, {kOrtInts, kOrtFloats, {}}, inputs, 4);
     if (!made.ok())
-      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", ours->where(), reason,
-                                         made.status().message()));
-    return std::unique_ptr<Kernel>(new DelegatedAttention(binding, node, std::move(ours), std::move(reason), *std::move(made)));
+      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", ours->where(),
+                                         reason, made.status().message()));
+    return std::unique_ptr<Kernel>(
+        new DelegatedAttention(binding, node, std::move(ours), std::move(reason), *std::move(made)));
   }
 
   Status Run(CallContext& context) override {
@@ -340,12 +357,11 @@ class DelegatedAttention final : public Kernel {
     const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
     const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
     const std::array<int64_t, 4> qk = {p.B, p.query.heads, p.S, p.T};
-    const std::array<std::span<const int64_t>, 4> dims = {in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4, key, value, qk};
-    std::array<OrtValue*, 4> outputs = {};
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(i, dims[i]));
-      outputs[i] = output.value;
-    }
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
+    KVSHARE_ASSIGN_OR_RETURN(const auto present_key, OutputOrTemporary::Make(context, 1, in[kK].type, key));
+    KVSHARE_ASSIGN_OR_RETURN(const auto present_value, OutputOrTemporary::Make(context, 2, in[kV].type, value));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor scores, context.Output(kQkOutput, qk));
+    const std::array<OrtValue*, 4> outputs = {y.value, present_key.value(), present_value.value(), scores.value};
     std::array<const OrtValue*, kOrtInputs> values = {};
     for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
     stats_.Delegated(reason_);
@@ -353,8 +369,8 @@ class DelegatedAttention final : public Kernel {
   }
 
  private:
-  DelegatedAttention(const OpBinding& binding, const NodeInfo& node, std::unique_ptr<Attention> ours, std::string reason,
-                     std::unique_ptr<Delegate> delegate)
+  DelegatedAttention(const OpBinding& binding, const NodeInfo& node, std::unique_ptr<Attention> ours,
+                     std::string reason, std::unique_ptr<Delegate> delegate)
       : ours_(std::move(ours)),
         reason_(std::move(reason)),
         stats_(StatsOf(binding.domain, binding.op, node.Name())),
@@ -374,8 +390,9 @@ Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const 
   std::string reason = WhyDelegated(node);
   if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
   if (!binding.config.delegate)
-    return Status::Refused(fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
-                                       kernel->where(), reason));
+    return Status::Refused(
+        fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
+                    kernel->where(), reason));
   return DelegatedAttention::Create(binding, node, std::move(kernel), std::move(reason));
 }
 
@@ -397,8 +414,8 @@ Status InferAttention(const InferContext& context) {
   const Extent batch = {.input = kQ, .axis = 0};
   const Extent y4[] = {batch, {.input = kQ, .axis = 1}, {.input = kQ, .axis = 2}, Dv};
   const Extent y3[] = {batch, {.input = kQ, .axis = 1}, {.value = Hq > 0 && Dv_value >= 0 ? Hq * Dv_value : -1}};
-  KVSHARE_RETURN_IF_ERROR(
-      context.SetOutput(0, context.Type(kQ), query_rank == 3 ? std::span<const Extent>(y3) : std::span<const Extent>(y4)));
+  KVSHARE_RETURN_IF_ERROR(context.SetOutput(
+      0, context.Type(kQ), query_rank == 3 ? std::span<const Extent>(y3) : std::span<const Extent>(y4)));
   const int key_rank = context.Rank(kK);
   if (!context.all_outputs() || (key_rank != 3 && key_rank != 4)) return {};
   const auto heads = [&](size_t input, int rank) -> Extent {

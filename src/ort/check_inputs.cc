@@ -48,23 +48,27 @@ Status CheckCache(std::string_view where, const char* key_name, const Tensor& ke
 Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
                        const GqaShape& shape) {
   if (!IsLengthVector(in[kSeqlensK], shape.B))
-    return InputError(where, "seqlens_k", HasShape(in[kSeqlensK]), fmt::format("[B], [B, 1] or [1, B] with B = {}", shape.B));
+    return InputError(where, "seqlens_k", HasShape(in[kSeqlensK]),
+                      fmt::format("[B], [B, 1] or [1, B] with B = {}", shape.B));
   if (attributes.rotary) {
     KVSHARE_RETURN_IF_ERROR(CheckPair(where, "cos_cache", bool(in[kCosCache]), "sin_cache", bool(in[kSinCache])));
     if (!in[kCosCache]) return InputError(where, "cos_cache", "is absent", "both tables, because do_rotary is 1");
     const Tensor& cos = in[kCosCache];
     KVSHARE_RETURN_IF_ERROR(CheckRank(where, "cos_cache", cos, 2, "rank 2 [max_positions, rotary_dim / 2]"));
     if (!std::ranges::equal(cos.Dims(), in[kSinCache].Dims()))
-      return InputError(where, "sin_cache", HasShape(in[kSinCache]), fmt::format("{}, that of 'cos_cache'", cos.ShapeText()));
+      return InputError(where, "sin_cache", HasShape(in[kSinCache]),
+                        fmt::format("{}, that of 'cos_cache'", cos.ShapeText()));
     if (cos.dims[1] < 1 || 2 * cos.dims[1] > shape.D)
-      return InputError(where, "cos_cache", HasShape(cos), fmt::format("1 to {} columns, half of D = {}", shape.D / 2, shape.D));
+      return InputError(where, "cos_cache", HasShape(cos),
+                        fmt::format("1 to {} columns, half of D = {}", shape.D / 2, shape.D));
   }
   if (const Tensor& bias = in[kAttentionBias]) {
     KVSHARE_RETURN_IF_ERROR(CheckRank(where, "attention_bias", bias, 4, "rank 4 [B or 1, num_heads or 1, S, total]"));
     if ((bias.dims[0] != 1 && bias.dims[0] != shape.B) || (bias.dims[1] != 1 && bias.dims[1] != shape.Hq) ||
         bias.dims[2] != shape.S || bias.dims[3] != shape.total)
-      return InputError(where, "attention_bias", HasShape(bias),
-                        fmt::format("{}x{}x{}x{}, the first two of them or 1", shape.B, shape.Hq, shape.S, shape.total));
+      return InputError(
+          where, "attention_bias", HasShape(bias),
+          fmt::format("{}x{}x{}x{}, the first two of them or 1", shape.B, shape.Hq, shape.S, shape.total));
   }
   if (const Tensor& sink = in[kHeadSink]; sink && (sink.rank != 1 || sink.dims[0] != shape.Hq))
     return InputError(where, "head_sink", HasShape(sink), fmt::format("[num_heads] = [{}]", shape.Hq));
@@ -137,12 +141,14 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
       return InputError(where, "value", HasShape(in[kValue]), fmt::format("{}, that of 'key'", key.ShapeText()));
   }
   if (in[kPastKey])
-    KVSHARE_RETURN_IF_ERROR(CheckCache(where, "past_key", in[kPastKey], "past_value", in[kPastValue], shape, &shape.past_tokens));
+    KVSHARE_RETURN_IF_ERROR(
+        CheckCache(where, "past_key", in[kPastKey], "past_value", in[kPastValue], shape, &shape.past_tokens));
   if (in[kExternalKey])
     KVSHARE_RETURN_IF_ERROR(CheckCache(where, "external_key", in[kExternalKey], "external_value", in[kExternalValue],
                                        shape, &shape.past_tokens));
   if (shape.form == KvForm::kShared && !in[kPastKey])
-    return InputError(where, "key", "has length 0 and there is no past", "past_key and past_value with the complete keys");
+    return InputError(where, "key", "has length 0 and there is no past",
+                      "past_key and past_value with the complete keys");
   if (!shape.Appends() && shape.total > shape.past_tokens)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
                       fmt::format("at most {}, the rows of '{}'", shape.past_tokens,
@@ -162,11 +168,11 @@ Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, 
     };
     const int64_t length = int64_t{seqlens[b]} + 1;
     if (length < 1 || length > limit)
-      return error(fmt::format("0 to {}, {}", limit - 1,
-                               limit < shape.capacity ? "the last column of 'attention_bias'" : "the last row of the cache"));
+      return error(
+          fmt::format("0 to {}, {}", limit - 1,
+                      limit < shape.capacity ? "the last column of 'attention_bias'" : "the last row of the cache"));
     const int64_t before = shape.first_prompt ? 0 : length - shape.S;
-    if (before < 0)
-      return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
+    if (before < 0) return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
     if (shape.Appends() && before > shape.past_tokens)
       return error(fmt::format("at most {}: {} past rows and S = {} new ones", shape.past_tokens + shape.S - 1,
                                shape.past_tokens, shape.S));

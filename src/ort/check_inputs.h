@@ -12,8 +12,25 @@ namespace kvshare::ort {
 
 // GroupQueryAttention's inputs; 0 to 16 are ONNX Runtime 1.32's.
 enum GqaInput : size_t {
-  kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlensK, kTotalSequenceLength, kCosCache, kSinCache, kPositionIds,
-  kAttentionBias, kHeadSink, kKScale, kVScale, kQNormWeight, kKNormWeight, kQuerySeqlens, kExternalKey, kExternalValue,
+  kQuery,
+  kKey,
+  kValue,
+  kPastKey,
+  kPastValue,
+  kSeqlensK,
+  kTotalSequenceLength,
+  kCosCache,
+  kSinCache,
+  kPositionIds,
+  kAttentionBias,
+  kHeadSink,
+  kKScale,
+  kVScale,
+  kQNormWeight,
+  kKNormWeight,
+  kQuerySeqlens,
+  kExternalKey,
+  kExternalValue,
   kGqaInputCount
 };
 using GqaInputs = std::array<Tensor, kGqaInputCount>;

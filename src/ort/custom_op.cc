@@ -104,8 +104,7 @@ InputShape ShapeOf(const OrtApi& api, OrtShapeInferContext* context, size_t inpu
 
 }  // namespace
 
-CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding)
-    : OrtCustomOp{}, row(op_row), binding(op_binding) {
+CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustomOp{}, row(op_row), binding(op_binding) {
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
   GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU

@@ -1,5 +1,7 @@
 #include "ort/delegate.h"
 
+#include <utility>
+
 namespace kvshare::ort {
 namespace {
 
@@ -29,6 +31,25 @@ class Attributes {
 
 }  // namespace
 
+Result<OutputOrTemporary> OutputOrTemporary::Make(const CallContext& context, size_t index,
+                                                  ONNXTensorElementDataType type, std::span<const int64_t> dims) {
+  const OrtApi& api = context.api();
+  KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(index, dims));
+  if (output) return OutputOrTemporary(api, output.value, false);
+  OrtAllocator* allocator = nullptr;  // ORT's own, not to be released
+  OrtValue* value = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.GetAllocatorWithDefaultOptions(&allocator)));
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.CreateTensorAsOrtValue(allocator, dims.data(), dims.size(), type, &value)));
+  return OutputOrTemporary(api, value, true);
+}
+
+OutputOrTemporary::OutputOrTemporary(OutputOrTemporary&& other) noexcept
+    : api_(other.api_), value_(other.value_), owned_(std::exchange(other.owned_, false)) {}
+
+OutputOrTemporary::~OutputOrTemporary() {
+  if (owned_) api_.ReleaseValue(value_);
+}
+
 Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const char* domain, const char* op,
                                                    std::span<const int> versions,
                                                    std::span<const TypeConstraint> constraints,
@@ -36,8 +57,7 @@ Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const c
   const OrtApi& api = node.api();
   Attributes attributes(api);
   for (const char* name : names.ints)
-    if (const auto value = node.Int(name))
-      KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_INT));
+    if (const auto value = node.Int(name)) KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_INT));
   for (const char* name : names.floats)
     if (const auto value = node.Float(name))
       KVSHARE_RETURN_IF_ERROR(attributes.Add(name, &*value, 1, ORT_OP_ATTR_FLOAT));
@@ -54,9 +74,9 @@ Result<std::unique_ptr<Delegate>> Delegate::Create(const NodeInfo& node, const c
   Status status = Status::Internal("no version to try");
   for (const int version : versions) {
     OrtOp* made = nullptr;
-    status = FromOrt(api, api.CreateOp(node.raw(), op, domain, version, constraint_names.data(), constraint_types.data(),
-                                       static_cast<int>(constraints.size()), attributes.data(), attributes.size(),
-                                       static_cast<int>(inputs), static_cast<int>(outputs), &made));
+    status = FromOrt(api, api.CreateOp(node.raw(), op, domain, version, constraint_names.data(),
+                                       constraint_types.data(), static_cast<int>(constraints.size()), attributes.data(),
+                                       attributes.size(), static_cast<int>(inputs), static_cast<int>(outputs), &made));
     if (status.ok()) return std::unique_ptr<Delegate>(new Delegate(api, made, inputs));
   }
   return status;

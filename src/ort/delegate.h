@@ -22,6 +22,26 @@ struct AttributeNames {
   std::span<const char* const> strings;
 };
 
+// The output `index` of the call, or a tensor of its own where the node does not name it: ORT's kernels, invoked from
+// here, crash on outputs that are missing.
+class OutputOrTemporary {
+ public:
+  static Result<OutputOrTemporary> Make(const CallContext& context, size_t index, ONNXTensorElementDataType type,
+                                        std::span<const int64_t> dims);
+  ~OutputOrTemporary();
+  OutputOrTemporary(OutputOrTemporary&& other) noexcept;
+  OutputOrTemporary& operator=(OutputOrTemporary&&) = delete;
+
+  OrtValue* value() const { return value_; }
+
+ private:
+  OutputOrTemporary(const OrtApi& api, OrtValue* value, bool owned) : api_(api), value_(value), owned_(owned) {}
+
+  const OrtApi& api_;
+  OrtValue* value_;
+  bool owned_;
+};
+
 class Delegate {
  public:
   // Finds ORT's kernel for the node; the first of `versions` that ORT has. `inputs` and `outputs` count the slots of
@@ -35,7 +55,7 @@ class Delegate {
   Delegate& operator=(const Delegate&) = delete;
 
   size_t inputs() const { return inputs_; }
-  // Runs it. Absent inputs and outputs are null; outputs are allocated by the caller.
+  // Runs it. Absent inputs are null; every output is there.
   Status Invoke(const CallContext& context, std::span<const OrtValue* const> inputs,
                 std::span<OrtValue* const> outputs) const;
 

@@ -15,9 +15,16 @@
 namespace kvshare::ort {
 namespace {
 
-constexpr const char* kOrtInts[] = {"causal",           "do_rotary",      "num_heads",           "kv_num_heads",
-                                    "smooth_softmax",   "qk_output",      "local_window_size",   "sliding_window_cache",
-                                    "rotary_interleaved", "kv_cache_bit_width"};
+constexpr const char* kOrtInts[] = {"causal",
+                                    "do_rotary",
+                                    "num_heads",
+                                    "kv_num_heads",
+                                    "smooth_softmax",
+                                    "qk_output",
+                                    "local_window_size",
+                                    "sliding_window_cache",
+                                    "rotary_interleaved",
+                                    "kv_cache_bit_width"};
 constexpr const char* kOrtFloats[] = {"scale", "softcap", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"};
 constexpr const char* kOrtStrings[] = {"k_quant_type", "v_quant_type"};
 constexpr size_t kOutputQk = 3;
@@ -36,20 +43,35 @@ GqaAttributes ReadAttributes(const NodeInfo& node) {
   return a;
 }
 
-// Why a node is ONNX Runtime's to run; empty where the kernels here serve it.
-std::string WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
-  if (!DTypeOf(binding.cache)) return fmt::format("cache type {}", NameOf(binding.cache));
+// Why a node is ONNX Runtime's to run, and from which 1.x on it can: older kernels ignore what they do not know, and
+// would answer wrongly. The releases are those this was run on (1.24.4, 1.27.0, 1.30.0, 1.32.0).
+struct DelegationReason {
+  std::string text;  // empty where the kernels here serve the node
+  int since_minor = 0;
+};
+
+DelegationReason WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
+  constexpr int kQuantized = 27;
+  constexpr int kNormsAndWindowedCache = 30;
+  constexpr int kRaggedQueries = 32;
+  constexpr int kOutputQkMinor = 24;
+  if (!DTypeOf(binding.cache)) return {fmt::format("cache type {}", NameOf(binding.cache)), kQuantized};
   for (const char* quant : {"k_quant_type", "v_quant_type"})
-    if (const auto type = node.String(quant); type && *type != "NONE") return fmt::format("{} = {}", quant, *type);
-  constexpr std::pair<GqaInput, const char*> kInputs[] = {{kKScale, "k_scale"},
-                                                          {kVScale, "v_scale"},
-                                                          {kQNormWeight, "q_norm_weight"},
-                                                          {kKNormWeight, "k_norm_weight"},
-                                                          {kQuerySeqlens, "query_seqlens"}};
-  for (const auto& [index, name] : kInputs)
-    if (node.HasInput(index)) return fmt::format("input {}", name);
-  if (node.Int("sliding_window_cache").value_or(0) != 0) return "sliding_window_cache = 1";
-  if (node.HasOutput(kOutputQk)) return "output output_qk";
+    if (const auto type = node.String(quant); type && *type != "NONE")
+      return {fmt::format("{} = {}", quant, *type), kQuantized};
+  constexpr struct {
+    GqaInput input;
+    const char* name;
+    int since_minor;
+  } kInputs[] = {{kKScale, "k_scale", kQuantized},
+                 {kVScale, "v_scale", kQuantized},
+                 {kQNormWeight, "q_norm_weight", kNormsAndWindowedCache},
+                 {kKNormWeight, "k_norm_weight", kNormsAndWindowedCache},
+                 {kQuerySeqlens, "query_seqlens", kRaggedQueries}};
+  for (const auto& [input, name, since_minor] : kInputs)
+    if (node.HasInput(input)) return {fmt::format("input {}", name), since_minor};
+  if (node.Int("sliding_window_cache").value_or(0) != 0) return {"sliding_window_cache = 1", kNormsAndWindowedCache};
+  if (node.HasOutput(kOutputQk)) return {"output output_qk", kOutputQkMinor};
   return {};
 }
 
@@ -67,7 +89,14 @@ DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::k
 HeadsView Folded(const Tensor& tensor, int64_t all, int64_t first, int64_t heads, int64_t D) {
   const int64_t B = tensor.dims[0];
   const int64_t S = tensor.dims[1];
-  return {At(static_cast<const void*>(tensor.data), Core(tensor), first * D), Core(tensor), B, heads, S, D, S * all * D, D,
+  return {At(static_cast<const void*>(tensor.data), Core(tensor), first * D),
+          Core(tensor),
+          B,
+          heads,
+          S,
+          D,
+          S * all * D,
+          D,
           all * D};
 }
 
@@ -102,8 +131,8 @@ class GroupQueryAttention final : public Kernel {
     KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
     if (bool(present_key) != bool(present_value))
-      return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither", where_,
-                                              present_key ? "present_value" : "present_key",
+      return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither",
+                                              where_, present_key ? "present_value" : "present_key",
                                               present_key ? "present_key" : "present_value"));
     if (shape.B == 0) return Done();
 
@@ -114,7 +143,8 @@ class GroupQueryAttention final : public Kernel {
 
     // Without presents the appended keys still need a place to stand.
     const bool temporary = shape.Appends() && !present_key;
-    const size_t cache_bytes = static_cast<size_t>(shape.B * shape.Hkv * shape.capacity * shape.D) * SizeOf(cache_type_);
+    const size_t cache_bytes =
+        static_cast<size_t>(shape.B * shape.Hkv * shape.capacity * shape.D) * SizeOf(cache_type_);
     std::optional<WorkspacePool::Lease> scratch;
     if (temporary) scratch.emplace(pool_, 2 * cache_bytes);
     AppendCall key;
@@ -154,12 +184,13 @@ class GroupQueryAttention final : public Kernel {
 
   RotaryView Rotary(const GqaInputs& in) const {
     if (!attributes_.rotary) return {};
-    return {in[kCosCache].data, in[kSinCache].data,   Core(in[kCosCache]), in[kCosCache].dims[0],
-            in[kCosCache].dims[1], attributes_.interleaved};
+    return {in[kCosCache].data,    in[kSinCache].data,    Core(in[kCosCache]),
+            in[kCosCache].dims[0], in[kCosCache].dims[1], attributes_.interleaved};
   }
 
   // Everything but the rotary embedding, and the keys of a form that appends.
-  AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, const Tensor& output) const {
+  AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths,
+                     const Tensor& output) const {
     AttentionCall call;
     const int64_t all = shape.form == KvForm::kPacked ? shape.Hq + 2 * shape.Hkv : shape.Hq;
     call.query = Folded(in[kQuery], all, 0, shape.Hq, shape.D);
@@ -181,17 +212,19 @@ class GroupQueryAttention final : public Kernel {
     call.positions = {lengths.length, lengths.query_position};
     if (const Tensor& bias = in[kAttentionBias]) {
       const int64_t row = shape.S * shape.total;
-      call.mask = {bias.data, Core(bias),  bias.dims[0] == 1 ? 0 : bias.dims[1] * row, bias.dims[1] == 1 ? 0 : row,
-                   shape.total, 1, shape.total};
+      call.mask = {
+          bias.data, Core(bias), bias.dims[0] == 1 ? 0 : bias.dims[1] * row, bias.dims[1] == 1 ? 0 : row, shape.total,
+          1,         shape.total};
     }
     return call;
   }
 
   // New rows into present; where nothing is new, past (or the borrowed pair) passed through.
-  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key, void* present) const {
+  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key,
+                        void* present) const {
     AppendCall call;
-    const Tensor& past = shape.form == KvForm::kExternal ? in[key ? kExternalKey : kExternalValue]
-                                                         : in[key ? kPastKey : kPastValue];
+    const Tensor& past =
+        shape.form == KvForm::kExternal ? in[key ? kExternalKey : kExternalValue] : in[key ? kPastKey : kPastValue];
     if (past && past.dims[2] > 0) call.past = Cache(past);
     call.present = MutableHeadsView::Bnsh(present, cache_type_, shape.B, shape.Hkv, shape.capacity, shape.D);
     call.past_length = lengths.past_length;
@@ -211,8 +244,10 @@ class GroupQueryAttention final : public Kernel {
   // past bound onto present appends in place, which needs equal strides.
   Status CheckAliases(const GqaShape& shape, const GqaInputs& in, const Tensor& key, const Tensor& value) const {
     const bool aliased = key && in[kPastKey] && (in[kPastKey].data == key.data || in[kPastValue].data == value.data);
-    if (!aliased || shape.past_tokens == shape.capacity || shape.past_tokens == 0 || shape.B * shape.Hkv == 1) return {};
-    return InputError(where_, "past_key", fmt::format("shares memory with 'present_key' and has {} rows", shape.past_tokens),
+    if (!aliased || shape.past_tokens == shape.capacity || shape.past_tokens == 0 || shape.B * shape.Hkv == 1)
+      return {};
+    return InputError(where_, "past_key",
+                      fmt::format("shares memory with 'present_key' and has {} rows", shape.past_tokens),
                       fmt::format("{} rows, those of 'present_key'", shape.capacity));
   }
 
@@ -227,13 +262,14 @@ class GroupQueryAttention final : public Kernel {
 // The same node on ONNX Runtime's kernel.
 class DelegatedGqa final : public Kernel {
  public:
-  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node, const std::string& where,
-                                                std::string reason) {
+  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
+                                                const std::string& where, std::string reason) {
     size_t inputs = 0;
     for (size_t i = 0; i < kGqaInputCount; ++i)
       if (node.HasInput(i)) inputs = i + 1;
     if (inputs > kExternalKey)
-      return Status::Refused(fmt::format("{}: input 'external_key' goes with {}; needs a float cache without it", where, reason));
+      return Status::Refused(
+          fmt::format("{}: input 'external_key' goes with {}; needs a float cache without it", where, reason));
     const TypeConstraint constraints[] = {
         {"T", binding.t}, {"M", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}, {"T_CACHE", binding.cache}};
     // T_CACHE came with 1.32; before, a cache had type T.
@@ -262,19 +298,21 @@ class DelegatedGqa final : public Kernel {
     const std::array<int64_t, 3> output_dims = {query.dims[0], query.dims[1], attributes_.query_heads * D};
     const int64_t rows = past && windowed_ ? past.dims[2] : std::max(total, past ? past.dims[2] : 0);
     const std::array<int64_t, 4> present_dims = {query.dims[0], attributes_.kv_heads, rows,
-                                                 past ? past.dims[3] : four_bit_ ? (D + 1) / 2 : D};
+                                                 past        ? past.dims[3]
+                                                 : four_bit_ ? (D + 1) / 2
+                                                             : D};
     const std::array<int64_t, 4> qk_dims = {query.dims[0], attributes_.query_heads, query.dims[1], total};
 
     KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const auto key, OutputOrTemporary::Make(context, 1, cache_type_, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const auto value, OutputOrTemporary::Make(context, 2, cache_type_, present_dims));
     Tensor qk;
     if (has_qk_) {
       KVSHARE_ASSIGN_OR_RETURN(qk, context.Output(kOutputQk, qk_dims));
     }
     std::array<const OrtValue*, kGqaInputCount> values = {};
     for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
-    const std::array<OrtValue*, 4> outputs = {output.value, present_key.value, present_value.value, qk.value};
+    const std::array<OrtValue*, 4> outputs = {output.value, key.value(), value.value(), qk.value};
     stats_.Delegated(reason_);
     return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()),
                              std::span(outputs.data(), has_qk_ ? 4 : 3));
@@ -285,6 +323,7 @@ class DelegatedGqa final : public Kernel {
       : where_(fmt::format("{} '{}'", binding.op, node.Name())),
         reason_(std::move(reason)),
         attributes_(ReadAttributes(node)),
+        cache_type_(binding.cache),
         windowed_(node.Int("sliding_window_cache").value_or(0) != 0),
         four_bit_(node.Int("kv_cache_bit_width").value_or(0) == 4),
         has_qk_(node.HasOutput(kOutputQk)),
@@ -294,6 +333,7 @@ class DelegatedGqa final : public Kernel {
   std::string where_;
   std::string reason_;
   GqaAttributes attributes_;
+  ONNXTensorElementDataType cache_type_;
   bool windowed_;
   bool four_bit_;
   bool has_qk_;
@@ -307,11 +347,16 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   auto kernel = std::make_unique<GroupQueryAttention>(binding, node);
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
   KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(kernel->where(), kernel->attributes(), /*zero_window_allowed=*/drop_in));
-  std::string reason = WhyDelegated(node, binding);
+  auto [reason, since_minor] = WhyDelegated(node, binding);
   if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
   if (!binding.config.delegate)
-    return Status::Refused(fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
-                                       kernel->where(), reason));
+    return Status::Refused(
+        fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
+                    kernel->where(), reason));
+  if (!binding.config.host.AtLeast(1, since_minor))
+    return Status::Refused(
+        fmt::format("{}: {} is not served here, and ONNX Runtime {}.{} does not know it; needs 1.{} or later",
+                    kernel->where(), reason, binding.config.host.major, binding.config.host.minor, since_minor));
   return DelegatedGqa::Create(binding, node, kernel->where(), std::move(reason));
 }
 
@@ -327,10 +372,8 @@ Status InferGqa(const InferContext& context) {
   if (!context.all_outputs()) return {};
   const size_t cache = context.Rank(kExternalKey) == 4 ? kExternalKey : kPastKey;
   if (context.Rank(cache) != 4) return {};
-  const Extent present[] = {{.input = kQuery, .axis = 0},
-                            {.value = Hkv},
-                            {},
-                            {.input = static_cast<int>(cache), .axis = 3}};
+  const Extent present[] = {
+      {.input = kQuery, .axis = 0}, {.value = Hkv}, {}, {.input = static_cast<int>(cache), .axis = 3}};
   KVSHARE_RETURN_IF_ERROR(context.SetOutput(1, context.Type(cache), present));
   return context.SetOutput(2, context.Type(cache), present);
 }

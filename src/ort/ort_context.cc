@@ -54,9 +54,7 @@ int64_t Tensor::Count() const {
   return count;
 }
 
-std::string Tensor::ShapeText() const {
-  return rank == 0 ? "scalar" : fmt::format("{}", fmt::join(Dims(), "x"));
-}
+std::string Tensor::ShapeText() const { return rank == 0 ? "scalar" : fmt::format("{}", fmt::join(Dims(), "x")); }
 
 namespace {
 
@@ -91,9 +89,8 @@ std::optional<float> NodeInfo::Float(const char* attribute) const {
 }
 
 std::optional<std::string> NodeInfo::String(const char* attribute) const {
-  return ReadString(api_, [&](char* out, size_t* size) {
-    return api_.KernelInfoGetAttribute_string(info_, attribute, out, size);
-  });
+  return ReadString(
+      api_, [&](char* out, size_t* size) { return api_.KernelInfoGetAttribute_string(info_, attribute, out, size); });
 }
 
 size_t NodeInfo::InputCount() const {
@@ -107,15 +104,19 @@ size_t NodeInfo::OutputCount() const {
 }
 
 bool NodeInfo::HasInput(size_t index) const {
-  return index < InputCount() && !ReadString(api_, [&](char* out, size_t* size) {
-                                    return api_.KernelInfo_GetInputName(info_, index, out, size);
-                                  }).value_or("").empty();
+  return index < InputCount() &&
+         !ReadString(
+              api_, [&](char* out, size_t* size) { return api_.KernelInfo_GetInputName(info_, index, out, size); })
+              .value_or("")
+              .empty();
 }
 
 bool NodeInfo::HasOutput(size_t index) const {
-  return index < OutputCount() && !ReadString(api_, [&](char* out, size_t* size) {
-                                     return api_.KernelInfo_GetOutputName(info_, index, out, size);
-                                   }).value_or("").empty();
+  return index < OutputCount() &&
+         !ReadString(
+              api_, [&](char* out, size_t* size) { return api_.KernelInfo_GetOutputName(info_, index, out, size); })
+              .value_or("")
+              .empty();
 }
 
 ONNXTensorElementDataType NodeInfo::InputType(size_t index) const {
@@ -163,7 +164,8 @@ Result<Tensor> CallContext::Input(size_t index) const {
 
 Result<Tensor> CallContext::Output(size_t index, std::span<const int64_t> dims) const {
   OrtValue* value = nullptr;
-  KVSHARE_RETURN_IF_ERROR(FromOrt(api_, api_.KernelContext_GetOutput(context_, index, dims.data(), dims.size(), &value)));
+  KVSHARE_RETURN_IF_ERROR(
+      FromOrt(api_, api_.KernelContext_GetOutput(context_, index, dims.data(), dims.size(), &value)));
   Tensor tensor;
   if (value != nullptr) KVSHARE_RETURN_IF_ERROR(Describe(api_, value, &tensor));
   return tensor;
@@ -182,7 +184,7 @@ ParallelFor CallContext::Parallel() {
             const auto* context = static_cast<const CallContext*>(self);
             OrtStatus* status = n <= 1 ? nullptr
                                        : context->api_.KernelContext_ParallelFor(context->context_, run,
-                                                                                static_cast<size_t>(n), 0, &job);
+                                                                                 static_cast<size_t>(n), 0, &job);
             if (n > 1 && status == nullptr) return;
             // ORT reports a failure before it starts any part of the loop.
             if (status != nullptr) context->api_.ReleaseStatus(status);

@@ -34,7 +34,8 @@ class NodeStats {
 // Finds or makes the entry; called when ORT creates a kernel.
 NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node);
 
-// {"version", "simd", "ran", "delegated", "nodes": [{"domain", "op", "node", "kernel", "ran", "delegated": {reason: n}}]}
+// {"version", "simd", "ran", "delegated", "nodes": [{"domain", "op", "node", "kernel", "ran", "delegated": {reason:
+// n}}]}
 std::string StatsJson();
 // Sets every counter to zero; nodes stay listed.
 void ResetStats();

@@ -81,8 +81,9 @@ def test_equals_the_specification_and_orts_kernel(variant, shape, rank, dtype):
     if "past_key" in inputs:
         np.testing.assert_array_equal(got["present_key"], k)
         np.testing.assert_array_equal(got["present_value"], v)
-    # Before 1.28 ORT put the triangle at the lower right.
-    if dtype == np.float32 and (VERSION >= (1, 28) or shape not in ("one_query", "more_keys")):
+    # Before 1.28 ORT put the triangle at the lower right; before 1.27 softcap brought hidden keys back.
+    ort_is_right = VERSION >= (1, 28) or shape not in ("one_query", "more_keys") and (VERSION >= (1, 27) or variant != "softcap")
+    if dtype == np.float32 and ort_is_right:
         assert_close(got["Y"], attention(inputs, attributes, outputs, lib=None)["Y"], dtype)
 
 
@@ -107,10 +108,10 @@ def test_mask_and_triangle_both_hide(kind):
     inputs, attributes, q, k, v = case(4, S=6, new=6, is_causal=1)
     inputs["attn_mask"] = (np.random.default_rng(5).random((6, 6)) < 0.6 if kind == "bool" else
                            draw(np.random.default_rng(5), 6, 6))
-    want = attention(inputs, attributes, lib=None)["Y"]
     got = ours(inputs, attributes)["Y"]
     assert_close(got, truth(inputs, attributes, q, k, v), np.float32)
-    assert_close(got, want, np.float32)
+    if VERSION >= (1, 30) or kind == "float":  # 1.24.4 and 1.27.0 drop a bool mask beside is_causal
+        assert_close(got, attention(inputs, attributes, lib=None)["Y"], np.float32)
 
 
 def test_fully_masked_rows_give_zeros_and_a_finite_bias_does_not():

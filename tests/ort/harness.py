@@ -169,7 +169,7 @@ def heads(x3, n):
 
 def folded(x4):
     """[B, n, S, D] -> [B, S, n*D]."""
-    return x4.transpose(0, 2, 1, 3).reshape(x4.shape[0], x4.shape[2], -1)
+    return x4.transpose(0, 2, 1, 3).reshape(x4.shape[0], x4.shape[2], x4.shape[1] * x4.shape[3])
 
 
 def tables(rng, positions, half, dtype=np.float32):
