@@ -1,0 +1,63 @@
+"""kvshare doctor and verify with kvshare's own library."""
+import onnx
+import pytest
+
+from conftest import BAD_INPUT, DIFFERS, EQUAL, NO_ORT, REFUSED
+
+
+@pytest.fixture
+def rewritten(kvshare, case, tmp_path):
+    out = tmp_path / "shared.onnx"
+    done = kvshare("rewrite", case.model("mixed_bias_asis"), "-o", out, "--to", "kvshare")
+    assert done.returncode == EQUAL, done.stderr
+    return out
+
+
+def test_a_rewritten_model_is_right_and_registers_the_library_by_itself(kvshare, case, rewritten):
+    done = kvshare("verify", rewritten, "--golden", case.folder("mixed_bias_asis"))
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+
+
+def test_drop_in_equals_the_plain_model(kvshare, case):
+    model = case.model("head_shared_gqa")
+    done = kvshare("verify", model, "--against", model, "--entry", "kvshare.drop_in=1")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+
+
+def test_doctor_counts_what_ran_in_kvshare(kvshare, rewritten):
+    done = kvshare("doctor", rewritten)
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+    assert "10 nodes ran in kvshare" in done.stdout
+    assert "kvshare::GroupQueryAttention" in done.stdout
+    for fact in ("ONNX Runtime", "libonnxruntime.so", "libkvshare_ort.so", "before the library is registered"):
+        assert fact in done.stdout
+
+
+def test_doctor_says_what_to_do_where_nothing_runs_in_kvshare(kvshare, case):
+    done = kvshare("doctor", case.model("mixed_bias_asis"))
+    assert done.returncode == DIFFERS
+    assert "kvshare rewrite" in done.stdout and "kvshare.drop_in=1" in done.stdout
+
+
+def test_doctor_sets_entries_before_it_registers(kvshare, case):
+    done = kvshare("doctor", case.model("mixed_bias_asis"), "--entry", "kvshare.drop_in=gqa")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+    assert "com.microsoft::GroupQueryAttention" in done.stdout
+    assert "ai.onnx::Attention" not in done.stdout
+
+
+def test_doctor_finds_a_misspelt_attribute(kvshare, case, tmp_path):
+    model = onnx.load(case.model("head_shared_gqa"))
+    node = next(n for n in model.graph.node if n.op_type == "GroupQueryAttention")
+    node.attribute.append(onnx.helper.make_attribute("local_windows_size", 8))
+    onnx.save(model, tmp_path / "misspelt.onnx")
+    done = kvshare("doctor", tmp_path / "misspelt.onnx", "--entry", "kvshare.drop_in=1")
+    assert "local_windows_size" in done.stdout, done.stdout + done.stderr
+
+
+def test_doctor_has_verifys_exit_codes(kvshare, case, tmp_path):
+    model = case.model("head_shared_gqa")
+    assert kvshare("doctor", tmp_path / "no.onnx").returncode == BAD_INPUT
+    assert kvshare("doctor", model, "--ort", "no/such/file").returncode == NO_ORT
+    assert kvshare("doctor", model, "--lib", "no/such/file").returncode == REFUSED
+    assert kvshare("doctor", model, "--entry", "kvshare.drop_in=maybe").returncode == REFUSED
