@@ -10,6 +10,7 @@
 
 #include "graph/inspection.h"
 #include "graph/model_file.h"
+#include "graph/rewrite_graph.h"
 #include "graph/rules/rule.h"
 #include "graph/validate.h"
 
@@ -76,12 +77,8 @@ Result<Inspection> Inspect(const std::string& model_path) {
   return Describe(graph);
 }
 
-Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path, const RewriteOptions& options) {
+Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& options) {
   KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
-  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
-  KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
-  KVSHARE_RETURN_IF_ERROR(Validate(graph));
-
   RewriteReport report;
   report.before = Describe(graph);
   Rewriting rewriting{graph, options};
@@ -100,6 +97,15 @@ Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& 
   if (!report.changed) rewriting.Note(WhyUnchanged(rewriting, report.before));
   report.outcomes = std::move(rewriting.outcomes);
   report.notes = std::move(rewriting.notes);
+  return report;
+}
+
+Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path, const RewriteOptions& options) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
+  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
+  KVSHARE_RETURN_IF_ERROR(Validate(graph));
+  KVSHARE_ASSIGN_OR_RETURN(RewriteReport report, RewriteGraph(graph, options));
   if (!options.dry_run) KVSHARE_RETURN_IF_ERROR(SaveModel(std::move(graph).Release(), file, out_path));
   return report;
 }
