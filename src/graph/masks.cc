@@ -69,7 +69,7 @@ Result<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
   if (total == nullptr || *total != mask || !IsOp(start, "Sub")) return wrong;
   const std::string* minuend = ShapeExtentOf(graph, Input(*start, 0), 1);
   const std::string* query = ShapeExtentOf(graph, Input(*start, 1), 1);
-  if (minuend == nullptr || *minuend != mask || query == nullptr) return wrong;
+  if (minuend == nullptr || *minuend != mask || query == nullptr || *query == mask) return wrong;
   return QueryPositions{Input(slice, 0), mask, *query};
 }
 

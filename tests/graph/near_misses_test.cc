@@ -85,7 +85,9 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"SliceFromTheFront", "new", "new = Slice(count, S, T, one)",
                  "mask: Slice 'new' does not take the last S columns of the positions"},
         NearMiss{"SliceOfAnotherLength", "begin", "begin = Sub(T, T)",
-                 "its mask takes the number of queries from 'attention_mask', which the query does not depend on"},
+                 "mask: Slice 'new' does not take the last S columns of the positions"},
+        NearMiss{"QueriesOfAnotherInput", "S", "S = Shape(past_v) {start=1, end=2}",
+                 "its mask takes the number of queries from 'past_v', whose extent 1 is fixed to 1"},
         NearMiss{"ExclusiveCount", "count", "count = CumSum(attention_mask, one) {exclusive=1}",
                  "mask: CumSum 'count' is exclusive or reversed"},
         NearMiss{"CountOfAnotherInput", "wide", "wide = Unsqueeze(position_ids, one)",
@@ -142,7 +144,6 @@ TEST(SharedAttention, KeyAndValueMustComeFromOneLayer) {
           "out9, present_k2, present_v2 = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k2, past_v2, seqlens, total, "
           "cos_table, sin_table) {num_heads=4, kv_num_heads=1, do_rotary=1, local_window_size=4}\n";
   text = TwoLayersWith("vt", "vt = Transpose(present_v2) {perm=[0,2,1,3]}", text);
-  text = TwoLayersWith("q0", "q0 = Gather(weight, input_ids)", text);
   const Rewritten result = RewriteText(text, To(Target::kKvshare));
   EXPECT_EQ(result.DeclineOf("shared-attention"), "key is borrowed from layer 0, value from layer 1");
   EXPECT_EQ(result.before, result.after);
