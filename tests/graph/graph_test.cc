@@ -23,8 +23,10 @@ TEST(Graph, SortsNodesKeepingTheirOrderWherePossible) {
 
 TEST(Graph, RefusesCyclesAndValuesOfNoOrTwoProducers) {
   EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(b)\nb = Neg(a)\n"), testing::HasSubstr("cycle"));
-  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(z)\n"), testing::HasSubstr("Neg 'a': input 'z' is produced by no node"));
-  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(x)\na = Abs(x)\n"), testing::HasSubstr("has another producer already"));
+  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(z)\n"),
+              testing::HasSubstr("Neg 'a': input 'z' is produced by no node"));
+  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(x)\na = Abs(x)\n"),
+              testing::HasSubstr("has another producer already"));
 }
 
 TEST(Graph, ReadsWhatASubgraphCaptures) {

@@ -13,7 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-GOOD = cases.DATA / "mixed_bias_asis"
+ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
+
+
+def good():
+    return cases.DATA / "mixed_bias_asis"
 
 
 def refuse(kvshare, model, text):
@@ -52,7 +56,7 @@ MALFORMED = {
     "empty": (b"", "no graph with nodes"),
     "text": (b"this is not a model\n" * 40, "not an ONNX model"),
     "zeros": (bytes(4096), "not an ONNX model"),
-    "cut": ((GOOD / "model.onnx").read_bytes()[:100_000], "not an ONNX model"),
+    "cut": (ORIGINAL.read_bytes()[:100_000], "not an ONNX model"),
     "no nodes": (tiny([], outputs=[]).SerializeToString(), "no graph with nodes"),
     "cycle": (tiny([node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["b"], ["y"])]), "cycle"),
     "self": (tiny([node("Add", ["x", "y"], ["y"])]), "cycle"),
@@ -79,7 +83,7 @@ def test_missing_models_and_folders_are_named(kvshare, tmp_path):
     assert (result.returncode, "no such file" in result.stderr) == (2, True)
     result = cases.run(kvshare, "inspect", tmp_path)
     assert (result.returncode, "not a regular file" in result.stderr) == (2, True)
-    result = cases.run(kvshare, "rewrite", GOOD / "model.onnx", "-o", tmp_path / "no" / "model.onnx", "--to", "ort")
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", tmp_path / "no" / "model.onnx", "--to", "ort")
     assert (result.returncode, "folder does not exist" in result.stderr) == (2, True)
 
 
@@ -88,11 +92,11 @@ def test_flipped_bytes_never_crash(kvshare, tmp_path, seed):
     import random
 
     chance = random.Random(seed)
-    content = bytearray((GOOD / "model.onnx").read_bytes())
+    content = bytearray(ORIGINAL.read_bytes())
     for _ in range(chance.choice([1, 3, 30])):
         content[chance.randrange(len(content))] = chance.randrange(256)
     (tmp_path / "model.onnx").write_bytes(content)
-    shutil.copy(GOOD / "model.onnx.data", tmp_path)
+    shutil.copy(good() / "model.onnx.data", tmp_path)
     for arguments in (["inspect", tmp_path / "model.onnx"],
                       ["rewrite", tmp_path / "model.onnx", "--to", "kvshare", "--dry-run"]):
         result = cases.run(kvshare, *arguments)
@@ -153,7 +157,7 @@ def test_external_data_inside_the_folder_is_fine(kvshare, tmp_path):
 
 def test_weights_are_referred_to_linked_or_copied(kvshare, tmp_path):
     folder, other = tmp_path / "in", tmp_path / "other"
-    shutil.copytree(GOOD, folder)
+    shutil.copytree(good(), folder)
     other.mkdir()
     for path in folder.iterdir():
         path.chmod(0o644)
@@ -174,13 +178,13 @@ def test_weights_are_referred_to_linked_or_copied(kvshare, tmp_path):
 def test_anothers_weights_are_never_overwritten(kvshare, tmp_path):
     (tmp_path / "model.onnx.data").write_bytes(b"another model's weights")
     out = tmp_path / "out.onnx"
-    result = cases.run(kvshare, "rewrite", GOOD / "model.onnx", "-o", out, "--to", "ort")
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", out, "--to", "ort")
     assert result.returncode == 3 and "exists and is not the model's external data" in result.stderr
     assert (tmp_path / "model.onnx.data").read_bytes() == b"another model's weights" and not out.exists()
 
 
 def test_an_output_never_takes_the_place_of_its_own_weights(kvshare, tmp_path):
-    shutil.copytree(GOOD, tmp_path / "in")
+    shutil.copytree(good(), tmp_path / "in")
     weights = tmp_path / "in" / "model.onnx.data"
     before = weights.read_bytes()
     result = cases.run(kvshare, "rewrite", tmp_path / "in" / "model.onnx", "-o", weights, "--to", "ort")
@@ -189,7 +193,7 @@ def test_an_output_never_takes_the_place_of_its_own_weights(kvshare, tmp_path):
 
 
 def test_a_model_may_be_rewritten_in_place(kvshare, tmp_path):
-    shutil.copytree(GOOD, tmp_path / "in")
+    shutil.copytree(good(), tmp_path / "in")
     model = tmp_path / "in" / "model.onnx"
     cases.rewrite(kvshare, model, model, "--to", "ort")
     assert cases.operators(model)["com.microsoft", "GroupQueryAttention"] == 10
@@ -197,14 +201,14 @@ def test_a_model_may_be_rewritten_in_place(kvshare, tmp_path):
 
 def test_dry_run_writes_nothing(kvshare, tmp_path):
     out = tmp_path / "out.onnx"
-    report = cases.rewrite(kvshare, GOOD / "model.onnx", out, "--to", "kvshare", "--dry-run")
+    report = cases.rewrite(kvshare, good() / "model.onnx", out, "--to", "kvshare", "--dry-run")
     assert "dry run: nothing written" in report and "applied" in report
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(kvshare, tmp_path):
     """A limit on the size of files stands in for a full disk: write() fails half way."""
-    shutil.copytree(GOOD, tmp_path / "in")
+    shutil.copytree(good(), tmp_path / "in")
     out = tmp_path / "in" / "out.onnx"
     out.write_bytes(b"old")
     before = sorted(p.name for p in (tmp_path / "in").iterdir())
@@ -223,19 +227,19 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(kvshare, tmp_pat
 @pytest.mark.parametrize("delay_ms", [1, 3, 6, 10, 15, 20, 30, 50])
 def test_a_killed_rewrite_leaves_a_complete_output_or_none(kvshare, tmp_path, delay_ms):
     out = tmp_path / "out.onnx"
-    process = subprocess.Popen([str(kvshare), "rewrite", str(GOOD / "model.onnx"), "-o", str(out), "--to", "ort"],
+    process = subprocess.Popen([str(kvshare), "rewrite", str(good() / "model.onnx"), "-o", str(out), "--to", "ort"],
                                stdout=subprocess.DEVNULL)
     time.sleep(delay_ms / 1000)
     process.kill()
     process.wait()
     if out.exists():
         assert cases.operators(out)["com.microsoft", "GroupQueryAttention"] == 10
-        assert (tmp_path / "model.onnx.data").read_bytes() == (GOOD / "model.onnx.data").read_bytes()
+        assert (tmp_path / "model.onnx.data").read_bytes() == (good() / "model.onnx.data").read_bytes()
 
 
 def test_misspelt_attributes_are_named(kvshare, tmp_path):
-    model = onnx.load(str(GOOD / "model.onnx"), load_external_data=False)
-    shutil.copy(GOOD / "model.onnx.data", tmp_path)
+    model = onnx.load(str(good() / "model.onnx"), load_external_data=False)
+    shutil.copy(good() / "model.onnx.data", tmp_path)
     gqa = next(n for n in model.graph.node if n.op_type == "GroupQueryAttention")
     gqa.attribute.add(name="local_windw_size", type=onnx.AttributeProto.INT, i=8)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())

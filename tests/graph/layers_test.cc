@@ -25,10 +25,11 @@ TEST(FindLayers, FindsTheOwnAndTheSharedLayer) {
 
 TEST(FindLayers, FindsUpstreamsSharedFormAndItsEmptyKey) {
   const std::string dynamic = TwoLayersWith(
-      "out1", "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
-              "empty = ConstantOfShape(extent)\n"
-              "out1 = com.microsoft.GroupQueryAttention(out0, empty, empty, present_k, present_v, seqlens, total) "
-              "{num_heads=4, kv_num_heads=1}");
+      "out1",
+      "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
+      "empty = ConstantOfShape(extent)\n"
+      "out1 = com.microsoft.GroupQueryAttention(out0, empty, empty, present_k, present_v, seqlens, total) "
+      "{num_heads=4, kv_num_heads=1}");
   const Graph graph = GraphOf(dynamic);
   auto layers = FindLayers(graph);
   EXPECT_EQ(layers.at(1).source, 0);

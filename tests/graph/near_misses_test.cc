@@ -67,17 +67,18 @@ TEST_P(SharedAttention, LeavesANearMissAloneAndSaysWhy) {
 INSTANTIATE_TEST_SUITE_P(
     NearMisses, SharedAttention,
     testing::Values(
-        NearMiss{"WindowOperator", "near", "near = LessOrEqual(distance, window)",
-                 "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
-                 "them"},
-        NearMiss{"CausalOperator", "causal", "causal = Greater(q, kv)",
-                 "mask: Greater 'causal' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
-                 "them"},
+        NearMiss{
+            "WindowOperator", "near", "near = LessOrEqual(distance, window)",
+            "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+            "them"},
+        NearMiss{
+            "CausalOperator", "causal", "causal = Greater(q, kv)",
+            "mask: Greater 'causal' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+            "them"},
         NearMiss{"SwappedCausal", "causal", "causal = GreaterOrEqual(kv, q)",
                  "mask: GreaterOrEqual 'causal' does not compare positions of queries [B,S,1] with positions of keys "
                  "[B,1,T]"},
-        NearMiss{"OtherWindow", "window", "const window i64[] = 3",
-                 "source layer 0 has window 4, shared layer has 3"},
+        NearMiss{"OtherWindow", "window", "const window i64[] = 3", "source layer 0 has window 4, shared layer has 3"},
         NearMiss{"NoWindowInTheMask", "both", "both = And(kept, causal)",
                  "source layer 0 has window 4, shared layer has full"},
         NearMiss{"ComputedWindow", "near", "near = Less(distance, ones)",
@@ -96,9 +97,10 @@ INSTANTIATE_TEST_SUITE_P(
                  "its mask is made from 'attention_mask', the lengths of source layer 0 from 'position_ids'"},
         NearMiss{"MildMask", "hidden", "const hidden f32[] = -100",
                  "mask: Where 'bias3' adds 0 to what it keeps and -100 to the rest; needs 0 and at most -65504"},
-        NearMiss{"InvertedMask", "bias3", "bias3 = Where(both, hidden, zero)",
-                 "mask: Where 'bias3' adds -3.3999999521443642e+38 to what it keeps and 0 to the rest; needs 0 and at most "
-                 "-65504"},
+        NearMiss{
+            "InvertedMask", "bias3", "bias3 = Where(both, hidden, zero)",
+            "mask: Where 'bias3' adds -3.3999999521443642e+38 to what it keeps and 0 to the rest; needs 0 and at most "
+            "-65504"},
         NearMiss{"NoPadding", "both", "both = And(causal, near)", "its mask does not hide the padding"},
         NearMiss{"NoMask", "out1", "out1 = Attention(rotated, k1, v1) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
                  "has no mask; needs one that hides the padding"},
@@ -124,15 +126,17 @@ INSTANTIATE_TEST_SUITE_P(
                  "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
                  "total, cos_table, sin_table, _, _, _, zero, zero) {num_heads=4, kv_num_heads=1, local_window_size=4}",
                  "source layer 0 has a quantized cache"},
-        NearMiss{"WindowedSource", "out0",
-                 "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
-                 "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, sliding_window_cache=1}",
-                 "source layer 0 keeps only a window of its cache"}),
+        NearMiss{
+            "WindowedSource", "out0",
+            "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+            "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, sliding_window_cache=1}",
+            "source layer 0 keeps only a window of its cache"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
   std::string text = TwoLayersWith("both", "both = And(kept, near)");
-  text = TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=0}", text);
+  text = TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=0}",
+                       text);
   EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-attention"),
             "neither its mask nor is_causal makes it causal");
   EXPECT_TRUE(RewriteText(TwoLayersWith("both", "both = And(kept, near)"), To(Target::kKvshare)).report.changed);
@@ -140,9 +144,10 @@ TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
 
 TEST(SharedAttention, KeyAndValueMustComeFromOneLayer) {
   std::string text(kTwoLayers);
-  text += "input past_k2 f32[B,1,P,8]\ninput past_v2 f32[B,1,P,8]\n"
-          "out9, present_k2, present_v2 = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k2, past_v2, seqlens, total, "
-          "cos_table, sin_table) {num_heads=4, kv_num_heads=1, do_rotary=1, local_window_size=4}\n";
+  text +=
+      "input past_k2 f32[B,1,P,8]\ninput past_v2 f32[B,1,P,8]\n"
+      "out9, present_k2, present_v2 = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k2, past_v2, seqlens, total, "
+      "cos_table, sin_table) {num_heads=4, kv_num_heads=1, do_rotary=1, local_window_size=4}\n";
   text = TwoLayersWith("vt", "vt = Transpose(present_v2) {perm=[0,2,1,3]}", text);
   const Rewritten result = RewriteText(text, To(Target::kKvshare));
   EXPECT_EQ(result.DeclineOf("shared-attention"), "key is borrowed from layer 0, value from layer 1");
@@ -150,12 +155,14 @@ TEST(SharedAttention, KeyAndValueMustComeFromOneLayer) {
 }
 
 TEST(SharedAttention, ConvertsToEachTarget) {
-  EXPECT_THAT(TextAfter(kTwoLayers, To(Target::kKvshare)),
-              testing::HasSubstr("out1 = kvshare.GroupQueryAttention(out0, _, _, _, _, seqlens, total, cos_table, sin_table, "
-                                 "_, _, _, _, _, _, _, _, present_k, present_v)"));
-  EXPECT_THAT(TextAfter(kTwoLayers, To(Target::kOrt)),
-              testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0, out1_empty_kv, out1_empty_kv, present_k, "
-                                 "present_v, seqlens, total, cos_table, sin_table)"));
+  EXPECT_THAT(
+      TextAfter(kTwoLayers, To(Target::kKvshare)),
+      testing::HasSubstr("out1 = kvshare.GroupQueryAttention(out0, _, _, _, _, seqlens, total, cos_table, sin_table, "
+                         "_, _, _, _, _, _, _, _, present_k, present_v)"));
+  EXPECT_THAT(
+      TextAfter(kTwoLayers, To(Target::kOrt)),
+      testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0, out1_empty_kv, out1_empty_kv, present_k, "
+                         "present_v, seqlens, total, cos_table, sin_table)"));
   EXPECT_THAT(TextAfter(kTwoLayers, To(Target::kKvshareAttention)),
               testing::HasSubstr("out1 = kvshare.Attention(rotated, present_k, present_v, _, _, _, _, attention_mask) "
                                  "{q_num_heads=4, kv_num_heads=1, scale=1.0, is_causal=1, local_window_size=4}"));
@@ -163,7 +170,8 @@ TEST(SharedAttention, ConvertsToEachTarget) {
 
 TEST(SharedAttention, CarriesScaleAndSoftcapOver) {
   const std::string text = TwoLayersWith(
-      "out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=0.5, softcap=30.5, is_causal=1}");
+      "out1",
+      "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=0.5, softcap=30.5, is_causal=1}");
   EXPECT_THAT(TextAfter(text, To(Target::kOrt)), testing::HasSubstr("local_window_size=4, scale=0.5, softcap=30.5"));
 }
 
@@ -184,7 +192,8 @@ class FoldRotary : public testing::TestWithParam<RotaryMiss> {};
 TEST_P(FoldRotary, KeepsTheRotaryEmbeddingAndSaysWhy) {
   const std::string text = TwoLayersWith(GetParam().output, GetParam().line);
   EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("fold-rotary"), GetParam().reason);
-  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("out1 = kvshare.GroupQueryAttention(rotated, "));
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)),
+              testing::HasSubstr("out1 = kvshare.GroupQueryAttention(rotated, "));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -193,7 +202,8 @@ INSTANTIATE_TEST_SUITE_P(
         RotaryMiss{"ComputedPositions", "sin", "later = Add(position_ids, one)\nsin = Gather(sin_table, later)",
                    "cos is gathered by 'position_ids', sin by 'later'"},
         RotaryMiss{"ComputedByANode", "rotated",
-                   "later = Add(position_ids, one)\nrotated = RotaryEmbedding(out0, cos_table, sin_table, later) {num_heads=4}",
+                   "later = Add(position_ids, one)\nrotated = RotaryEmbedding(out0, cos_table, sin_table, later) "
+                   "{num_heads=4}",
                    "positions 'later' are computed; needs a graph input that counts the kept tokens"},
         RotaryMiss{"OtherTable", "cos", "cos = Gather(sin_table, position_ids)",
                    "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'sin_table' and 'sin_table'"},
@@ -204,10 +214,11 @@ INSTANTIATE_TEST_SUITE_P(
         RotaryMiss{"PartOfTheHead", "rotated",
                    "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, rotary_embedding_dim=4}",
                    "RotaryEmbedding 'rotated' rotates 4 channels, its table serves 8"},
-        RotaryMiss{"SourceDoesNotRotate", "out0",
-                   "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
-                   "total) {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4}",
-                   "source layer 0 does not rotate its keys itself"}),
+        RotaryMiss{
+            "SourceDoesNotRotate", "out0",
+            "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+            "total) {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4}",
+            "source layer 0 does not rotate its keys itself"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(FoldRotary, TakesPositionsGivenToRotaryEmbeddingItself) {
@@ -217,8 +228,9 @@ TEST(FoldRotary, TakesPositionsGivenToRotaryEmbeddingItself) {
 }
 
 TEST(DeadNodes, AMaskThatIsReadElsewhereStaysAndSaysByWhom) {
-  const std::string text = TwoLayersWith("logits", "spy = Identity(both)\noutput spied bool[B,S,T]\nspied = Identity(spy)\n"
-                                                   "logits = Identity(out1)");
+  const std::string text = TwoLayersWith("logits",
+                                         "spy = Identity(both)\noutput spied bool[B,S,T]\nspied = Identity(spy)\n"
+                                         "logits = Identity(out1)");
   const Rewritten result = RewriteText(text, To(Target::kKvshare));
   EXPECT_EQ(result.DeclineOf("dead-nodes"), "And is still read by Identity 'spy'");
   const std::string after = TextAfter(text, To(Target::kKvshare));
@@ -227,7 +239,8 @@ TEST(DeadNodes, AMaskThatIsReadElsewhereStaysAndSaysByWhom) {
 }
 
 TEST(DeadNodes, ATransposedKeyThatIsReadElsewhereStays) {
-  const std::string text = TwoLayersWith("logits", "output spied f32[B,T,8]\nspied = Identity(k1)\nlogits = Identity(out1)");
+  const std::string text =
+      TwoLayersWith("logits", "output spied f32[B,T,8]\nspied = Identity(k1)\nlogits = Identity(out1)");
   const Rewritten result = RewriteText(text, To(Target::kKvshare));
   EXPECT_EQ(result.DeclineOf("dead-nodes"), "Reshape is still read by Identity 'spied'");
   EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("kt = Transpose(present_k)"));
@@ -262,7 +275,8 @@ TEST(Rewrite, ASecondRunFindsNothingToDo) {
     ASSERT_TRUE(again.ok());
     EXPECT_FALSE(again->changed);
     EXPECT_EQ(graph.Copy().SerializeAsString(), once);
-    EXPECT_THAT(again->notes, testing::ElementsAre("nothing to do: all 2 attention layers have the target's form already"));
+    EXPECT_THAT(again->notes,
+                testing::ElementsAre("nothing to do: all 2 attention layers have the target's form already"));
   }
 }
 

@@ -75,7 +75,8 @@ inline std::string TwoLayersWith(std::string_view output, std::string_view line,
   while (begin < from.size()) {
     const size_t end = std::min(from.find('\n', begin), from.size());
     const std::string_view old = from.substr(begin, end - begin);
-    const bool hit = old.starts_with(std::string(output) + " = ") || old.starts_with("const " + std::string(output) + " ") ||
+    const bool hit = old.starts_with(std::string(output) + " = ") ||
+                     old.starts_with("const " + std::string(output) + " ") ||
                      old.starts_with(std::string(output) + ", ");
     text += std::string(hit ? line : old) + "\n";
     found = found || hit;
