@@ -30,7 +30,8 @@ int Run(const Arguments& arguments) {
 }  // namespace
 
 void AddInspect(CLI::App& app, int& exit_code) {
-  CLI::App* verb = app.add_subcommand("inspect", "Show a model's attention: who owns K/V, who borrows, masks, copies, traps");
+  CLI::App* verb =
+      app.add_subcommand("inspect", "Show a model's attention: who owns K/V, who borrows, masks, copies, traps");
   const auto arguments = std::make_shared<Arguments>();
   verb->add_option("model", arguments->model, "ONNX model")->required();
   verb->add_flag("--json", arguments->json, "Print JSON");

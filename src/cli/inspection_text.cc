@@ -47,8 +47,8 @@ std::string LayerJson(const AttentionLayer& l) {
       R"({{"index": {}, "node": {}, "domain": {}, "form": "{}", "kind": "{}", "source": {}, "source_key": {}, )"
       R"("window": {}, "query_heads": {}, "kv_heads": {}, "head_size": {}, "note": {}}})",
       l.index, JsonString(l.node), JsonString(l.domain),
-      l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention", KindOf(l), l.source, JsonString(l.source_key),
-      l.window, l.query_heads, l.kv_heads, l.head_size, JsonString(l.note));
+      l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention", KindOf(l), l.source,
+      JsonString(l.source_key), l.window, l.query_heads, l.kv_heads, l.head_size, JsonString(l.note));
 }
 
 std::string Counts(const Inspection& i) {
@@ -80,8 +80,8 @@ std::string Outcomes(const RewriteReport& report, bool applied) {
 }  // namespace
 
 std::string ToText(const Inspection& inspection) {
-  std::string text = fmt::format("{:>5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}\n", "layer", "kind", "source", "window", "heads",
-                                 "D", "operator");
+  std::string text = fmt::format("{:>5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}\n", "layer", "kind", "source", "window",
+                                 "heads", "D", "operator");
   for (const auto& layer : inspection.layers) {
     text += fmt::format("{:5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}{}\n", layer.index, KindOf(layer), SourceOf(layer),
                         WindowOf(layer), fmt::format("{}/{}", layer.query_heads, layer.kv_heads),
@@ -101,8 +101,8 @@ std::string ToJson(const Inspection& i) {
   return fmt::format(
       "{{\n  \"layers\": [\n{}\n  ],\n  \"nodes\": {},\n  \"mask_nodes\": {},\n  \"borrowed_copies\": {},\n"
       "  \"named_unused_presents\": {},\n  \"predicted_cpu_gpu_copies\": {},\n  \"warnings\": [{}]\n}}",
-      fmt::join(layers, ",\n"), i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents, i.predicted_cpu_gpu_copies,
-      fmt::join(warnings, ", "));
+      fmt::join(layers, ",\n"), i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents,
+      i.predicted_cpu_gpu_copies, fmt::join(warnings, ", "));
 }
 
 std::string ToText(const RewriteReport& report) {

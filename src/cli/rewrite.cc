@@ -56,7 +56,8 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   verb->callback([arguments, out, rope, dry_run, &exit_code] {
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
     // kvshare::Attention leaves rotation to the graph: keeping it is that target's default.
-    if (rope->count() == 0 && arguments->options.target == Target::kKvshareAttention) arguments->options.rope = Rope::kKeep;
+    if (rope->count() == 0 && arguments->options.target == Target::kKvshareAttention)
+      arguments->options.rope = Rope::kKeep;
     exit_code = Run(*arguments);
   });
 }

@@ -19,12 +19,14 @@ struct NoKernel {
   int type;  // of input 0; 0: any
 };
 
-constexpr std::array<NoKernel, 5> kNoCudaKernel = {{
+constexpr std::array<NoKernel, 7> kNoCudaKernel = {{
     {"", "CumSum", TensorProto::INT64},
     {"", "Less", TensorProto::INT64},
     {"", "GreaterOrEqual", TensorProto::INT64},
     {"", "And", 0},
     {kMicrosoft, "GroupQueryAttention", TensorProto::FLOAT},
+    {kKvshare, "GroupQueryAttention", 0},
+    {kKvshare, "Attention", 0},
 }};
 
 // Inputs that a CUDA kernel takes from the CPU.
@@ -32,9 +34,17 @@ struct HostInput {
   std::string_view op;
   int input;
 };
-constexpr std::array<HostInput, 12> kHostInputs = {{{"Reshape", 1}, {"Expand", 1}, {"ConstantOfShape", 0}, {"Slice", 1},
-                                                    {"Slice", 2}, {"Slice", 3}, {"Slice", 4}, {"Unsqueeze", 1},
-                                                    {"Squeeze", 1}, {"CumSum", 1}, {"ReduceSum", 1},
+constexpr std::array<HostInput, 12> kHostInputs = {{{"Reshape", 1},
+                                                    {"Expand", 1},
+                                                    {"ConstantOfShape", 0},
+                                                    {"Slice", 1},
+                                                    {"Slice", 2},
+                                                    {"Slice", 3},
+                                                    {"Slice", 4},
+                                                    {"Unsqueeze", 1},
+                                                    {"Squeeze", 1},
+                                                    {"CumSum", 1},
+                                                    {"ReduceSum", 1},
                                                     {"GroupQueryAttention", 6}}};
 
 bool TakesFromHost(const Node& node, int input) {
@@ -43,7 +53,8 @@ bool TakesFromHost(const Node& node, int input) {
 }
 
 // Element types where the model leaves them out: the row's own. Then the prediction errs towards a copy.
-bool LacksCudaKernel(const Graph& graph, const Node& node, const std::unordered_map<const Node*, int>& attention_types) {
+bool LacksCudaKernel(const Graph& graph, const Node& node,
+                     const std::unordered_map<const Node*, int>& attention_types) {
   int type = graph.ElementType(Input(node, 0));
   if (const auto it = attention_types.find(&node); type == 0 && it != attention_types.end()) type = it->second;
   return std::any_of(kNoCudaKernel.begin(), kNoCudaKernel.end(), [&](const NoKernel& row) {

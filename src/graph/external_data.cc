@@ -69,7 +69,8 @@ Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location,
   if (relative.is_absolute())
     return Bad(tensor, fmt::format("'{}' is an absolute path; needs one inside the model's folder", location));
   for (const auto& part : relative)
-    if (part == "..") return Bad(tensor, fmt::format("'{}' has '..'; needs a path inside the model's folder", location));
+    if (part == "..")
+      return Bad(tensor, fmt::format("'{}' has '..'; needs a path inside the model's folder", location));
   std::error_code error;
   const fs::path real = fs::canonical(folder / relative, error);
   if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
@@ -98,7 +99,8 @@ Status CheckExtent(const TensorProto& tensor, const std::string& location, uint6
     length = *value;
   }
   if (offset > file_bytes || length > file_bytes - offset)
-    return Bad(tensor, fmt::format("takes {} bytes from {} of '{}', which has {}", length, offset, location, file_bytes));
+    return Bad(tensor,
+               fmt::format("takes {} bytes from {} of '{}', which has {}", length, offset, location, file_bytes));
   return {};
 }
 
@@ -147,8 +149,9 @@ Status PlaceExternalData(const std::set<std::string>& locations, const fs::path&
     const fs::path target = to / location;
     if (fs::exists(fs::symlink_status(target, error))) {
       if (fs::equivalent(source, target, error) || SameBytes(source, target)) continue;
-      return Status::Refused(fmt::format("'{}' exists and is not the model's external data '{}'; move it or write elsewhere",
-                                         target.string(), location));
+      return Status::Refused(
+          fmt::format("'{}' exists and is not the model's external data '{}'; move it or write elsewhere",
+                      target.string(), location));
     }
     fs::create_directories(target.parent_path(), error);
     fs::create_hard_link(source, target, error);  // appears complete or not at all

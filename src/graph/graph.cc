@@ -109,9 +109,10 @@ Status Graph::Sort() {
         readers[it->second].push_back(i);
         ++waiting[i];
       } else if (!given.contains(name)) {
-        return Status::InvalidInput(fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
-                                                "or an initializer of that name",
-                                                Describe(*nodes_[i]), name));
+        return Status::InvalidInput(
+            fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
+                        "or an initializer of that name",
+                        Describe(*nodes_[i]), name));
       }
     }
   }
@@ -128,8 +129,8 @@ Status Graph::Sort() {
   }
   if (sorted.size() != nodes_.size()) {
     const auto stuck = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& node) { return node != nullptr; });
-    return Status::InvalidInput(fmt::format("{}: is part of a cycle or waits for one; a graph must have none",
-                                            Describe(**stuck)));
+    return Status::InvalidInput(
+        fmt::format("{}: is part of a cycle or waits for one; a graph must have none", Describe(**stuck)));
   }
   nodes_ = std::move(sorted);
   return {};
@@ -229,7 +230,8 @@ std::optional<std::vector<int64_t>> Graph::Shape(const std::string& value) const
   const auto it = index().types.find(value);
   if (it == index().types.end() || !it->second->tensor_type().has_shape()) return std::nullopt;
   std::vector<int64_t> shape;
-  for (const auto& dim : it->second->tensor_type().shape().dim()) shape.push_back(dim.has_dim_value() ? dim.dim_value() : -1);
+  for (const auto& dim : it->second->tensor_type().shape().dim())
+    shape.push_back(dim.has_dim_value() ? dim.dim_value() : -1);
   return shape;
 }
 

@@ -65,24 +65,26 @@ std::vector<std::string> Warnings(const Graph& graph, const std::vector<Layer>& 
     if (layer.constant_empty) fixed_batch.Add(node);
     if (layer.IsShared() && layer.IsGqa() && !layer.IsKvshare() && Output(node, 1).empty()) crash.Add(node);
     for (const auto& unknown : UnknownAttributes(node))
-      warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}", Describe(node),
-                                     unknown.name,
+      warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}",
+                                     Describe(node), unknown.name,
                                      unknown.nearest.empty() ? "" : fmt::format("; '{}' is meant?", unknown.nearest)));
   }
   if (trap)
-    warnings.push_back(fmt::format("{}: is_causal=1 without a past and with fewer queries than keys: ONNX Runtime 1.28 and "
-                                   "later let a decoded token see the first key only; kvshare rewrite repairs it",
-                                   trap.Text()));
-  if (flat_mask)
-    warnings.push_back(fmt::format("{}: mask is [B,S,T], whose B meets the heads; wrong or an error for batches larger than "
-                                   "1; kvshare rewrite repairs it",
-                                   flat_mask.Text()));
-  if (fixed_batch)
     warnings.push_back(
-        fmt::format("{}: the empty key is a constant of batch 1; ONNX Runtime refuses other batches", fixed_batch.Text()));
+        fmt::format("{}: is_causal=1 without a past and with fewer queries than keys: ONNX Runtime 1.28 and "
+                    "later let a decoded token see the first key only; kvshare rewrite repairs it",
+                    trap.Text()));
+  if (flat_mask)
+    warnings.push_back(
+        fmt::format("{}: mask is [B,S,T], whose B meets the heads; wrong or an error for batches larger than "
+                    "1; kvshare rewrite repairs it",
+                    flat_mask.Text()));
+  if (fixed_batch)
+    warnings.push_back(fmt::format("{}: the empty key is a constant of batch 1; ONNX Runtime refuses other batches",
+                                   fixed_batch.Text()));
   if (crash)
-    warnings.push_back(fmt::format("{}: presents are not named, which ONNX Runtime 1.27 to 1.30 crash on; needs 1.31",
-                                   crash.Text()));
+    warnings.push_back(
+        fmt::format("{}: presents are not named, which ONNX Runtime 1.27 to 1.30 crash on; needs 1.31", crash.Text()));
   return warnings;
 }
 

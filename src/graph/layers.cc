@@ -36,7 +36,8 @@ Trace TraceUp(const Graph& graph, const std::string& value) {
 std::string OddSteps(const Graph& graph, const Trace& trace, int64_t width) {
   if (trace.steps.empty()) return "";
   if (trace.steps.size() != 2 || !IsPlain(trace.steps[0], "Reshape") || !IsPlain(trace.steps[1], "Transpose"))
-    return fmt::format("{} nodes lie between '{}' and it; needs Transpose then Reshape", trace.steps.size(), trace.value);
+    return fmt::format("{} nodes lie between '{}' and it; needs Transpose then Reshape", trace.steps.size(),
+                       trace.value);
   const auto perm = IntsAttribute(*trace.steps[1], "perm");
   if (perm != std::vector<int64_t>{0, 2, 1, 3})
     return fmt::format("{} has perm [{}]; needs [0,2,1,3]", Describe(*trace.steps[1]),
@@ -177,7 +178,8 @@ class Finder {
     const Layer& source = layers_[static_cast<size_t>(layer.source)];
     if (layer.head_size == 0) layer.head_size = source.head_size;
     if (from_key->second != from_value->second) {
-      layer.trouble = fmt::format("key is borrowed from layer {}, value from layer {}", from_key->second, from_value->second);
+      layer.trouble =
+          fmt::format("key is borrowed from layer {}, value from layer {}", from_key->second, from_value->second);
     } else if (key.value != Output(*source.node, 1) || value.value != Output(*source.node, 2)) {
       layer.trouble = fmt::format("key and value of layer {} are borrowed crosswise", layer.source);
     } else if (source.IsShared()) {

@@ -11,9 +11,9 @@ namespace kvshare::graph {
 
 inline constexpr const char* kMicrosoft = "com.microsoft";
 inline constexpr const char* kKvshare = "kvshare";
-inline constexpr int kExternalKey = 17;    // inputs of kvshare::GroupQueryAttention
+inline constexpr int kExternalKey = 17;  // inputs of kvshare::GroupQueryAttention
 inline constexpr int kExternalValue = 18;
-inline constexpr int kKeyMask = 7;         // input of kvshare::Attention
+inline constexpr int kKeyMask = 7;  // input of kvshare::Attention
 inline constexpr int64_t kFullWindow = -1;
 
 struct Layer {
@@ -21,17 +21,17 @@ struct Layer {
   Node* node = nullptr;
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;
-  int source = -1;            // kShared: index of the layer it borrows from; -1: a graph input
-  std::string key;            // kShared: the borrowed BNSH values
+  int source = -1;  // kShared: index of the layer it borrows from; -1: a graph input
+  std::string key;  // kShared: the borrowed BNSH values
   std::string value;
-  std::vector<Node*> copies;  // Transpose and Reshape between them and the node
+  std::vector<Node*> copies;    // Transpose and Reshape between them and the node
   bool constant_empty = false;  // kShared GQA: its empty key is a constant, which fixes the batch
   int64_t window = kFullWindow;
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_size = 0;      // 0: not known
-  std::string trouble;        // why the borrowing is not exactly understood; "": it is
-  std::string mask_trouble;   // why its mask is not exactly understood; "": it is, or there is none
+  int64_t head_size = 0;     // 0: not known
+  std::string trouble;       // why the borrowing is not exactly understood; "": it is
+  std::string mask_trouble;  // why its mask is not exactly understood; "": it is, or there is none
 
   bool IsGqa() const { return form == LayerForm::kGroupQueryAttention; }
   bool IsShared() const { return kind == LayerKind::kShared; }

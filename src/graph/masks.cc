@@ -42,7 +42,8 @@ Result<std::string> MaskInput(const Graph& graph, const std::string& value) {
 // c = CumSum(mask, 1): gives mask.
 Result<std::string> PositionsOf(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
-  if (node == nullptr) return Status::Refused(fmt::format("mask: positions come from '{}'; need CumSum of a mask", value));
+  if (node == nullptr)
+    return Status::Refused(fmt::format("mask: positions come from '{}'; need CumSum of a mask", value));
   if (!IsOp(node, "CumSum")) return Odd(*node, "gives the positions; needs CumSum of a mask");
   const auto axis = graph.Ints(Input(*node, 1));
   if (!axis || axis->size() != 1 || (axis->front() != 1 && axis->front() != -1))
@@ -69,7 +70,7 @@ Result<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
   if (total == nullptr || *total != mask || !IsOp(start, "Sub")) return wrong;
   const std::string* minuend = ShapeExtentOf(graph, Input(*start, 0), 1);
   const std::string* query = ShapeExtentOf(graph, Input(*start, 1), 1);
-  if (minuend == nullptr || *minuend != mask || query == nullptr) return wrong;
+  if (minuend == nullptr || *minuend != mask || query == nullptr || *query == mask) return wrong;
   return QueryPositions{Input(slice, 0), mask, *query};
 }
 
@@ -94,7 +95,8 @@ Result<MaskMeaning> ReadAnd(const Graph& graph, const Node& node) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning left, ReadCondition(graph, Input(node, 0)));
   KVSHARE_ASSIGN_OR_RETURN(const MaskMeaning right, ReadCondition(graph, Input(node, 1)));
   if (left.key_mask != right.key_mask)
-    return Odd(node, fmt::format("joins conditions on '{}' and on '{}'; needs one mask", left.key_mask, right.key_mask));
+    return Odd(node,
+               fmt::format("joins conditions on '{}' and on '{}'; needs one mask", left.key_mask, right.key_mask));
   if (!left.query.empty() && !right.query.empty() && left.query != right.query)
     return Odd(node, fmt::format("joins query lengths of '{}' and of '{}'", left.query, right.query));
   if (left.window >= 0 && right.window >= 0) return Odd(node, "joins two windows");
@@ -155,7 +157,8 @@ Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node) {
 // A bool value of rank 3.
 Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
-  if (node == nullptr) return Status::Refused(fmt::format("mask: '{}' is given from outside; its meaning is not known", value));
+  if (node == nullptr)
+    return Status::Refused(fmt::format("mask: '{}' is given from outside; its meaning is not known", value));
   if (IsOp(node, "And")) return ReadAnd(graph, *node);
   if (IsOp(node, "GreaterOrEqual")) return ReadCausal(graph, *node);
   if (IsOp(node, "Less")) return ReadWindow(graph, *node);

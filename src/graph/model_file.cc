@@ -44,8 +44,8 @@ Result<ModelFile> LoadModel(const fs::path& path) {
                                                 static_cast<int>(bytes.size()));
   stream.SetRecursionLimit(kDeepestMessage);
   if (!file.model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
-    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)",
-                                            path.string()));
+    return Status::InvalidInput(
+        fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)", path.string()));
   if (!file.model.has_graph() || file.model.graph().node_size() == 0)
     return Status::InvalidInput(fmt::format("'{}': not an ONNX model (no graph with nodes in it)", path.string()));
   if (file.model.opset_import_size() == 0)

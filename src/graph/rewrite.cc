@@ -10,6 +10,7 @@
 
 #include "graph/inspection.h"
 #include "graph/model_file.h"
+#include "graph/rewrite_graph.h"
 #include "graph/rules/rule.h"
 #include "graph/validate.h"
 
@@ -47,21 +48,24 @@ Status CheckOptions(const RewriteOptions& options) {
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
-    return Status::Refused(fmt::format("--to ort --min-ort {}: releases before 1.27 refuse key and value of length 0, which "
-                                       "is how upstream shares; needs at least 1.27, or --to kvshare",
-                                       options.min_ort));
+    return Status::Refused(
+        fmt::format("--to ort --min-ort {}: releases before 1.27 refuse key and value of length 0, which "
+                    "is how upstream shares; needs at least 1.27, or --to kvshare",
+                    options.min_ort));
   return {};
 }
 
 // Why nothing changed, where that is so.
 std::string WhyUnchanged(const Rewriting& rewriting, const Inspection& inspection) {
-  if (inspection.layers.empty()) return "nothing to do: no attention layer (GroupQueryAttention, Attention) in the main graph";
+  if (inspection.layers.empty())
+    return "nothing to do: no attention layer (GroupQueryAttention, Attention) in the main graph";
   const auto shared = std::count_if(inspection.layers.begin(), inspection.layers.end(),
                                     [](const auto& layer) { return layer.kind == LayerKind::kShared; });
   if (!rewriting.outcomes.empty())
-    return fmt::format("nothing changed: {} of {} attention layers are shared; the nearest misses and their reasons are "
-                       "listed",
-                       shared, inspection.layers.size());
+    return fmt::format(
+        "nothing changed: {} of {} attention layers are shared; the nearest misses and their reasons are "
+        "listed",
+        shared, inspection.layers.size());
   if (!rewriting.options.skip.empty()) return "nothing changed: no rule that was not skipped has anything to do";
   if (shared == 0) return fmt::format("nothing to do: none of {} attention layers is shared", inspection.layers.size());
   return fmt::format("nothing to do: all {} attention layers have the target's form already", inspection.layers.size());
@@ -76,12 +80,8 @@ Result<Inspection> Inspect(const std::string& model_path) {
   return Describe(graph);
 }
 
-Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path, const RewriteOptions& options) {
+Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& options) {
   KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
-  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
-  KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
-  KVSHARE_RETURN_IF_ERROR(Validate(graph));
-
   RewriteReport report;
   report.before = Describe(graph);
   Rewriting rewriting{graph, options};
@@ -100,6 +100,16 @@ Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& 
   if (!report.changed) rewriting.Note(WhyUnchanged(rewriting, report.before));
   report.outcomes = std::move(rewriting.outcomes);
   report.notes = std::move(rewriting.notes);
+  return report;
+}
+
+Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
+                              const RewriteOptions& options) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
+  KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
+  KVSHARE_RETURN_IF_ERROR(Validate(graph));
+  KVSHARE_ASSIGN_OR_RETURN(RewriteReport report, RewriteGraph(graph, options));
   if (!options.dry_run) KVSHARE_RETURN_IF_ERROR(SaveModel(std::move(graph).Release(), file, out_path));
   return report;
 }

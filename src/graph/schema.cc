@@ -11,15 +11,16 @@ namespace {
 using Names = std::vector<std::string_view>;
 
 const Names& KnownAttributes(const Node& node) {
-  static const Names gqa = {"causal",          "do_rotary",       "num_heads",      "kv_num_heads",
-                            "scale",           "softcap",         "smooth_softmax", "local_window_size",
-                            "sliding_window_cache", "rotary_interleaved", "qk_output", "qk_norm_epsilon",
-                            "q_norm_epsilon",  "k_norm_epsilon",  "k_quant_type",   "v_quant_type",
-                            "kv_cache_bit_width"};
-  static const Names attention = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale",
-                                  "softcap", "softmax_precision", "left_window_size", "right_window_size"};
-  static const Names kvshare_attention = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale",
-                                          "softcap", "softmax_precision", "local_window_size"};
+  static const Names gqa = {
+      "causal",       "do_rotary",         "num_heads",         "kv_num_heads",         "scale",
+      "softcap",      "smooth_softmax",    "local_window_size", "sliding_window_cache", "rotary_interleaved",
+      "qk_output",    "qk_norm_epsilon",   "q_norm_epsilon",    "k_norm_epsilon",       "k_quant_type",
+      "v_quant_type", "kv_cache_bit_width"};
+  static const Names attention = {
+      "is_causal", "kv_num_heads",      "q_num_heads",      "qk_matmul_output_mode", "scale",
+      "softcap",   "softmax_precision", "left_window_size", "right_window_size"};
+  static const Names kvshare_attention = {"is_causal", "kv_num_heads", "q_num_heads",       "qk_matmul_output_mode",
+                                          "scale",     "softcap",      "softmax_precision", "local_window_size"};
   if (node.op_type() == "GroupQueryAttention") return gqa;
   return node.domain().empty() ? attention : kvshare_attention;
 }

@@ -133,7 +133,8 @@ bool ReadNode(std::string_view text, onnx::NodeProto& node) {
   const auto equals = text.find('=');
   const auto open = text.find('(', equals);
   const auto close = text.find(')', open);
-  if (equals == std::string_view::npos || open == std::string_view::npos || close == std::string_view::npos) return false;
+  if (equals == std::string_view::npos || open == std::string_view::npos || close == std::string_view::npos)
+    return false;
   const auto add = [](std::string_view name) { return name == "_" ? std::string() : std::string(name); };
   for (const auto name : Split(text.substr(0, equals), ',')) node.add_output(add(name));
   for (const auto name : Split(text.substr(open + 1, close - open - 1), ',')) node.add_input(add(name));

@@ -2,8 +2,20 @@
 
 import os
 import pathlib
+import shutil
 
+import cases
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data(tmp_path_factory):
+    """The cases are copied: rewriting into another folder hard-links weights, and the checked-in files stay single."""
+    copy = tmp_path_factory.mktemp("data") / "cases"
+    shutil.copytree(cases.DATA, copy)
+    for path in copy.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    cases.DATA = copy
 
 
 @pytest.fixture(scope="session")

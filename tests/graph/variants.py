@@ -1,6 +1,6 @@
 """Makes the same model look different: each variant computes what the original does, under another surface.
 
-usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: renamed, inlined, constants, shuffled, external or all
+usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: one of NAMES below
 Graph inputs and outputs keep their names, which callers use.
 """
 
@@ -37,9 +37,14 @@ def renamed(model):
 
 
 def inlined(model, folder):
-    """All weights inside the model file."""
-    external_data_helper.load_external_data_for_model(model, str(folder))
-    for tensor in external_data_helper._get_all_tensors(model):
+    """All weights inside the model file. (onnx's own loader refuses files that have a second hard link.)"""
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        where = {e.key: e.value for e in tensor.external_data}
+        with open(folder / where["location"], "rb") as file:
+            file.seek(int(where.get("offset", 0)))
+            tensor.raw_data = file.read(int(where["length"]))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
@@ -84,8 +89,8 @@ def initializers(model):
     graph.node.extend(nodes)
 
 
-def external(model, folder, out):
-    """Every initializer, the smallest too, in a file of its own making."""
+def external(model, folder):
+    """Every initializer that holds bytes, the smallest too, in a file of its own making (written by onnx.save)."""
     inlined(model, folder)
     external_data_helper.convert_model_to_external_data(model, location="w.bin", size_threshold=0)
 
@@ -108,7 +113,7 @@ def make(variant, path, out):
     if variant in ("inlined", "all"):
         inlined(model, path.parent)
     if variant == "external":
-        external(model, path.parent, out)
+        external(model, path.parent)
     if variant == "initializers":
         initializers(model)
     if variant in ("constants", "all"):

@@ -10,9 +10,9 @@ namespace {
 
 // Ops worth a word when they stay: what a rewritten graph should be rid of.
 bool IsWorthAWord(const Node& node) {
-  static constexpr std::array<std::string_view, 10> ops = {"CumSum", "GreaterOrEqual", "Less",      "And",     "Where",
-                                                           "Expand", "Transpose",      "Reshape",   "Unsqueeze",
-                                                           "RotaryEmbedding"};
+  static constexpr std::array<std::string_view, 10> ops = {"CumSum",    "GreaterOrEqual", "Less",      "And",
+                                                           "Where",     "Expand",         "Transpose", "Reshape",
+                                                           "Unsqueeze", "RotaryEmbedding"};
   return node.domain().empty() && std::find(ops.begin(), ops.end(), node.op_type()) != ops.end();
 }
 

@@ -33,7 +33,8 @@ Status ReadGather(const Graph& graph, const std::string& value, std::string& tab
 Result<Match> ReadRotary(const Graph& graph, Node* node) {
   Match match;
   match.rotary = node;
-  if (!node->domain().empty()) return Reason(fmt::format("{} is {}'s; needs ai.onnx's", Describe(*node), node->domain()));
+  if (!node->domain().empty())
+    return Reason(fmt::format("{} is {}'s; needs ai.onnx's", Describe(*node), node->domain()));
   if (!Input(*node, 3).empty()) {
     match.cos = Input(*node, 1);
     match.sin = Input(*node, 2);
@@ -42,11 +43,11 @@ Result<Match> ReadRotary(const Graph& graph, Node* node) {
     std::string sin_ids;
     KVSHARE_RETURN_IF_ERROR(ReadGather(graph, Input(*node, 1), match.cos, match.ids));
     KVSHARE_RETURN_IF_ERROR(ReadGather(graph, Input(*node, 2), match.sin, sin_ids));
-    if (match.ids != sin_ids)
-      return Reason(fmt::format("cos is gathered by '{}', sin by '{}'", match.ids, sin_ids));
+    if (match.ids != sin_ids) return Reason(fmt::format("cos is gathered by '{}', sin by '{}'", match.ids, sin_ids));
   }
   if (!graph.IsInput(match.ids))
-    return Reason(fmt::format("positions '{}' are computed; needs a graph input that counts the kept tokens", match.ids));
+    return Reason(
+        fmt::format("positions '{}' are computed; needs a graph input that counts the kept tokens", match.ids));
   return match;
 }
 
@@ -60,13 +61,14 @@ Result<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* 
   if (Input(source, 7) != match.cos || Input(source, 8) != match.sin)
     return Reason(fmt::format("source layer {} rotates by '{}' and '{}', the query by '{}' and '{}'", layer.source,
                               Input(source, 7), Input(source, 8), match.cos, match.sin));
-  if (!Input(source, 9).empty()) return Reason(fmt::format("source layer {} takes positions from an input", layer.source));
+  if (!Input(source, 9).empty())
+    return Reason(fmt::format("source layer {} takes positions from an input", layer.source));
   if (Input(source, 5) != Input(*layer.node, 5) || Input(source, 6) != Input(*layer.node, 6))
     return Reason(fmt::format("counts other lengths than source layer {}", layer.source));
   const int64_t interleaved = IntAttribute(*node, "interleaved", 0);
   if (interleaved != IntAttribute(source, "rotary_interleaved", 0))
-    return Reason(fmt::format("source layer {} has rotary_interleaved {}, the query's rotary embedding {}", layer.source,
-                              1 - interleaved, interleaved));
+    return Reason(fmt::format("source layer {} has rotary_interleaved {}, the query's rotary embedding {}",
+                              layer.source, 1 - interleaved, interleaved));
   if (const int64_t heads = IntAttribute(*node, "num_heads", 0); heads != layer.query_heads)
     return Reason(fmt::format("{} has {} heads, the layer {}", Describe(*node), heads, layer.query_heads));
   // GroupQueryAttention rotates 2 * extent 1 of the table, RotaryEmbedding what it says, or the whole head.
@@ -95,10 +97,10 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   SetInt(node, "do_rotary", 1);
   SetInt(node, "rotary_interleaved", IntAttribute(*match->rotary, "interleaved", 0));
   graph.Touch();
-  return Outcome::Applied(
-      fmt::format("changed contract: shared layers take positions as their source layers count them (from seqlens_k), no "
-                  "longer from '{}'; the same wherever '{}' counts the kept tokens, as for right-padded batches",
-                  match->ids, match->ids));
+  return Outcome::Applied(fmt::format(
+      "changed contract: shared layers take positions as their source layers count them (from seqlens_k), no "
+      "longer from '{}'; the same wherever '{}' counts the kept tokens, as for right-padded batches",
+      match->ids, match->ids));
 }
 
 }  // namespace

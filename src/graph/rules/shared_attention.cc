@@ -52,13 +52,16 @@ Status CheckNode(const Graph& graph, const Layer& layer) {
   const Node& node = *layer.node;
   if (const auto text = UnknownAttributeText(node); !text.empty()) return Reason(text);
   for (const char* window : {"left_window_size", "right_window_size"})
-    if (FindAttribute(node, window) != nullptr) return Reason(fmt::format("has {}; needs its window in the mask", window));
-  if (!Input(node, 4).empty() || !Input(node, 5).empty()) return Reason("has a past of its own beside the borrowed key");
+    if (FindAttribute(node, window) != nullptr)
+      return Reason(fmt::format("has {}; needs its window in the mask", window));
+  if (!Input(node, 4).empty() || !Input(node, 5).empty())
+    return Reason("has a past of its own beside the borrowed key");
   if (!Input(node, 6).empty()) return Reason("has nonpad_kv_seqlen, which is not converted");
   for (int output = 1; output < node.output_size(); ++output)
     if (!node.output(output).empty() && graph.IsRead(node.output(output)))
       return Reason(fmt::format("its output {} '{}' is read", output, node.output(output)));
-  if (layer.query_heads <= 0 || layer.kv_heads <= 0) return Reason("has no q_num_heads and kv_num_heads; needs a 3-D query");
+  if (layer.query_heads <= 0 || layer.kv_heads <= 0)
+    return Reason("has no q_num_heads and kv_num_heads; needs a 3-D query");
   if (layer.query_heads % layer.kv_heads != 0)
     return Reason(fmt::format("has {} query heads for {} key-value heads", layer.query_heads, layer.kv_heads));
   if (FindAttribute(node, "scale") != nullptr && FloatAttribute(node, "scale", 0) == 0.0F)
@@ -72,16 +75,17 @@ Status CheckNode(const Graph& graph, const Layer& layer) {
 // What the source must be, and how the two must agree.
 Status CheckSource(const Layer& layer, const Layer& source) {
   if (!source.IsGqa())
-    return Reason(fmt::format("source layer {} is Attention, not GroupQueryAttention; such models are not converted yet",
-                              source.index));
+    return Reason(fmt::format(
+        "source layer {} is Attention, not GroupQueryAttention; such models are not converted yet", source.index));
   if (!Input(*source.node, 12).empty() || !Input(*source.node, 13).empty())
     return Reason(fmt::format("source layer {} has a quantized cache", source.index));
   if (IntAttribute(*source.node, "sliding_window_cache", 0) != 0)
     return Reason(fmt::format("source layer {} keeps only a window of its cache", source.index));
-  if (IntAttribute(*source.node, "causal", 1) != 1) return Reason(fmt::format("source layer {} is not causal", source.index));
+  if (IntAttribute(*source.node, "causal", 1) != 1)
+    return Reason(fmt::format("source layer {} is not causal", source.index));
   if (source.kv_heads != layer.kv_heads)
-    return Reason(fmt::format("source layer {} has {} key-value heads, shared layer has {}", source.index, source.kv_heads,
-                              layer.kv_heads));
+    return Reason(fmt::format("source layer {} has {} key-value heads, shared layer has {}", source.index,
+                              source.kv_heads, layer.kv_heads));
   if (source.window != layer.window)
     return Reason(fmt::format("source layer {} has window {}, shared layer has {}", source.index,
                               WindowText(source.window), WindowText(layer.window)));
@@ -98,8 +102,8 @@ Result<MaskMeaning> CheckMask(const Graph& graph, const Layer& layer) {
   if (!mask.query.empty()) {
     const auto shape = graph.Shape(mask.query);
     if (shape && shape->size() > 1 && (*shape)[1] >= 0)
-      return Reason(fmt::format("its mask takes the number of queries from '{}', whose extent 1 is fixed to {}", mask.query,
-                                (*shape)[1]));
+      return Reason(fmt::format("its mask takes the number of queries from '{}', whose extent 1 is fixed to {}",
+                                mask.query, (*shape)[1]));
     if (!graph.DependsOn(Input(node, 0), mask.query))
       return Reason(fmt::format("its mask takes the number of queries from '{}', which the query does not depend on",
                                 mask.query));
@@ -169,7 +173,11 @@ std::string EmptyKey(Rewriting& rewriting, const Layer& layer) {
   const std::string rest = graph.FreshName(base + "_rest");
   const std::string shape = graph.FreshName(base + "_shape");
   const std::string empty = graph.FreshName(base);
-  Node& batch_node = graph.InsertBefore(*layer.node, "Shape", {Input(*layer.node, 0)}, {batch});
+  // Of the query before its rotary embedding, which fold-rotary may take away.
+  const Node* rotary = graph.Producer(Input(*layer.node, 0));
+  const std::string& query =
+      Input(rotary != nullptr && rotary->op_type() == "RotaryEmbedding" ? *rotary : *layer.node, 0);
+  Node& batch_node = graph.InsertBefore(*layer.node, "Shape", {query}, {batch});
   SetInt(batch_node, "start", 0);
   SetInt(batch_node, "end", 1);
   graph.AddInts(rest, {0, layer.kv_heads * layer.head_size});
@@ -203,7 +211,8 @@ void TurnIntoOrtGqa(Rewriting& rewriting, const Layer& layer, const Layer& sourc
   const std::string empty = EmptyKey(rewriting, layer);
   const std::string query = Input(node, 0);
   node.clear_input();
-  for (const auto& input : {query, empty, empty, layer.key, layer.value, Input(*source.node, 5), Input(*source.node, 6)})
+  for (const auto& input :
+       {query, empty, empty, layer.key, layer.value, Input(*source.node, 5), Input(*source.node, 6)})
     node.add_input(input);
   TurnAttributes(node, layer);
   node.set_domain(kMicrosoft);
@@ -226,7 +235,8 @@ Status CheckEmptyKey(const Graph& graph, const Layer& layer) {
   if (type != onnx::TensorProto::FLOAT && type != onnx::TensorProto::FLOAT16 && type != onnx::TensorProto::BFLOAT16)
     return Reason(fmt::format("the element type of '{}' is {}; needs float, float16 or bfloat16 to make an empty key",
                               layer.key, type == 0 ? "not known" : fmt::format("{}", type)));
-  if (layer.head_size <= 0) return Reason(fmt::format("the head size of '{}' is not known, which an empty key needs", layer.key));
+  if (layer.head_size <= 0)
+    return Reason(fmt::format("the head size of '{}' is not known, which an empty key needs", layer.key));
   return {};
 }
 
@@ -265,13 +275,13 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (target != Target::kOrt) graph.RequireImport(kKvshare, 1);
   graph.Touch();
   if (match->mask.rank == 3)
-    rewriting.Note("masks were [B,S,T], whose B the specification lines up with the heads; they are taken as meant, one a "
-                   "sequence, so batches larger than 1 are repaired");
-  return Outcome::Applied(
-      match->repairs_causality
-          ? "repaired: is_causal=1 without a past is aligned to the first key since ONNX Runtime 1.28, which made decoding "
-            "wrong; the rewritten layers are causal by position"
-          : "");
+    rewriting.Note(
+        "masks were [B,S,T], whose B the specification lines up with the heads; they are taken as meant, one a "
+        "sequence, so batches larger than 1 are repaired");
+  return Outcome::Applied(match->repairs_causality ? "repaired: is_causal=1 without a past is aligned to the first key "
+                                                     "since ONNX Runtime 1.28, which made decoding "
+                                                     "wrong; the rewritten layers are causal by position"
+                                                   : "");
 }
 
 }  // namespace

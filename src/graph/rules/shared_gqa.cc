@@ -21,8 +21,8 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     return Outcome::Decline("source layer {} has window {}, shared layer has {}", source.index,
                             WindowText(source.window), WindowText(layer.window));
   if (source.kv_heads != layer.kv_heads)
-    return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index, source.kv_heads,
-                            layer.kv_heads);
+    return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index,
+                            source.kv_heads, layer.kv_heads);
   for (const int input : {1, 2, 3, 4}) {
     rewriting.released.push_back(Input(node, input));
     SetInput(node, input, "");

@@ -1,0 +1,83 @@
+#include "graph/graph.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "graph/validate.h"
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+std::string FailureOf(std::string_view text) {
+  auto model = ParseTextGraph(text);
+  EXPECT_TRUE(model.ok());
+  const auto graph = Graph::Make(*std::move(model), ".");
+  return graph.ok() ? "" : graph.status().message();
+}
+
+TEST(Graph, SortsNodesKeepingTheirOrderWherePossible) {
+  const Graph graph = GraphOf("input x f32[4]\noutput y f32[4]\ny = Neg(b)\nb = Add(a, c)\nc = Abs(x)\na = Neg(x)\n");
+  EXPECT_EQ(ToText(graph.Copy()), "c = Abs(x)\na = Neg(x)\nb = Add(a, c)\ny = Neg(b)\n");
+}
+
+TEST(Graph, RefusesCyclesAndValuesOfNoOrTwoProducers) {
+  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(b)\nb = Neg(a)\n"), testing::HasSubstr("cycle"));
+  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(z)\n"),
+              testing::HasSubstr("Neg 'a': input 'z' is produced by no node"));
+  EXPECT_THAT(FailureOf("input x f32[4]\na = Neg(x)\na = Abs(x)\n"),
+              testing::HasSubstr("has another producer already"));
+}
+
+TEST(Graph, ReadsWhatASubgraphCaptures) {
+  onnx::ModelProto model = *ParseTextGraph("input x f32[4]\ninput c bool[]\noutput y f32[4]\nh = Neg(x)\ny = If(c)\n");
+  auto& branch = *model.mutable_graph()->mutable_node(1)->add_attribute();
+  branch.set_name("then_branch");
+  auto& inner = *branch.mutable_g()->add_node();
+  inner.set_op_type("Abs");
+  inner.add_input("h");
+  inner.add_output("inner");
+  branch.mutable_g()->add_output()->set_name("inner");
+  const auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  ASSERT_EQ(graph->Consumers("h").size(), 1U);
+  EXPECT_EQ(graph->Consumers("h").front()->op_type(), "If");
+}
+
+TEST(Graph, ReadsConstantsOfInitializersAndOfConstantNodes) {
+  const Graph graph = GraphOf(
+      "input x f32[4]\nconst a i64[2] = 3 -4\nconst b f32[] = 0.5\nc = Constant() {value_ints=[7,8]}\n"
+      "d = Constant() {value_int=9}\ny = Sum(x, a, b, c, d)\n");
+  EXPECT_EQ(graph.Ints("a"), (std::vector<int64_t>{3, -4}));
+  EXPECT_EQ(graph.Ints("c"), (std::vector<int64_t>{7, 8}));
+  EXPECT_EQ(graph.Ints("d"), std::vector<int64_t>{9});
+  EXPECT_EQ(graph.Scalar("b"), 0.5);
+  EXPECT_EQ(graph.Ints("x"), std::nullopt);
+}
+
+TEST(Graph, AnInitializerThatIsAnInputTooIsNoConstant) {
+  const Graph graph = GraphOf("input a i64[1]\nconst a i64[1] = 3\noutput y i64[1]\ny = Neg(a)\n");
+  EXPECT_EQ(graph.Ints("a"), std::nullopt);
+}
+
+TEST(Graph, FreshNamesCollideWithNothing) {
+  const Graph graph = GraphOf("input x f32[4]\nx_1 = Neg(x)\noutput x_1 f32[4]\n");
+  EXPECT_EQ(graph.FreshName("x"), "x_2");
+  EXPECT_EQ(graph.FreshName("z"), "z");
+}
+
+TEST(Graph, ReleaseGivesBackEverythingButTheOrder) {
+  const onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
+  auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  EXPECT_EQ((*std::move(graph)).Release().SerializeAsString(), model.SerializeAsString());
+}
+
+TEST(Validate, NamesADomainThatIsNotImported) {
+  const Graph graph = GraphOf("input x f32[4]\ny = nobody.Neg(x)\noutput y f32[4]\n");
+  EXPECT_EQ(Validate(graph).message(), "Neg 'y': domain 'nobody' is not imported; needs an opset_import");
+  EXPECT_TRUE(Validate(GraphOf(kTwoLayers)).ok());
+}
+
+}  // namespace
+}  // namespace kvshare::graph

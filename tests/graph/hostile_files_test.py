@@ -1,0 +1,248 @@
+"""Files that are malformed or mean harm, disks that fail, and outputs that are complete or absent."""
+
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import cases
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
+
+
+def good():
+    return cases.DATA / "mixed_bias_asis"
+
+
+def refuse(kvshare, model, text):
+    """Both verbs: exit code 2, one line, that text; nothing written."""
+    before = sorted(model.parent.iterdir())
+    out = model.parent / "out.onnx"
+    for arguments in (["inspect", model], ["rewrite", model, "-o", out, "--to", "ort"]):
+        result = cases.run(kvshare, *arguments)
+        assert result.returncode == 2, (result.returncode, result.stderr)
+        assert result.stdout == ""
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert text in result.stderr
+    assert sorted(model.parent.iterdir()) == before
+
+
+def tiny(nodes, inputs=("x",), outputs=("y",), initializers=()):
+    def value(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [4])
+
+    graph = helper.make_graph(nodes, "g", [value(i) for i in inputs], [value(o) for o in outputs], list(initializers))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
+
+
+def node(op, inputs, outputs, **attributes):
+    return helper.make_node(op, inputs, outputs, name="_".join(outputs), **attributes)
+
+
+def nested(depth):
+    graph = helper.make_graph([node("Identity", ["x"], ["y"])], "g", [], [])
+    for _ in range(depth):
+        graph = helper.make_graph([node("If", ["x"], ["y"], then_branch=graph)], "g", [], [])
+    return helper.make_model(graph)
+
+
+MALFORMED = {
+    "empty": (b"", "no graph with nodes"),
+    "text": (b"this is not a model\n" * 40, "not an ONNX model"),
+    "zeros": (bytes(4096), "not an ONNX model"),
+    "cut": (ORIGINAL.read_bytes()[:100_000], "not an ONNX model"),
+    "no nodes": (tiny([], outputs=[]).SerializeToString(), "no graph with nodes"),
+    "cycle": (tiny([node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["b"], ["y"])]), "cycle"),
+    "self": (tiny([node("Add", ["x", "y"], ["y"])]), "cycle"),
+    "twice": (tiny([node("Neg", ["x"], ["y"]), node("Abs", ["x"], ["y"])]), "output 'y' has another producer"),
+    "shadowed input": (tiny([node("Neg", ["x"], ["x"])], outputs=["x"]), "output 'x' has another producer"),
+    "unknown input": (tiny([node("Add", ["x", "z"], ["y"])]), "input 'z' is produced by no node"),
+    "unknown output": (tiny([node("Neg", ["x"], ["z"])]), "graph output 'y' is produced by no node"),
+    "input twice": (tiny([node("Neg", ["x"], ["y"])], inputs=["x", "x"]), "'x' is declared twice"),
+    "no import": (tiny([helper.make_node("Neg", ["x"], ["y"], domain="nobody")]), "domain 'nobody' is not imported"),
+    "deep": (nested(200), "nested too deep"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_models_are_one_line_and_exit_code_2(kvshare, tmp_path, name):
+    content, text = MALFORMED[name]
+    model = tmp_path / "model.onnx"
+    model.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+    refuse(kvshare, model, text)
+
+
+def test_missing_models_and_folders_are_named(kvshare, tmp_path):
+    result = cases.run(kvshare, "inspect", tmp_path / "absent.onnx")
+    assert (result.returncode, "no such file" in result.stderr) == (2, True)
+    result = cases.run(kvshare, "inspect", tmp_path)
+    assert (result.returncode, "not a regular file" in result.stderr) == (2, True)
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", tmp_path / "no" / "model.onnx", "--to", "ort")
+    assert (result.returncode, "folder does not exist" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_flipped_bytes_never_crash(kvshare, tmp_path, seed):
+    import random
+
+    chance = random.Random(seed)
+    content = bytearray(ORIGINAL.read_bytes())
+    for _ in range(chance.choice([1, 3, 30])):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    (tmp_path / "model.onnx").write_bytes(content)
+    shutil.copy(good() / "model.onnx.data", tmp_path)
+    for arguments in (["inspect", tmp_path / "model.onnx"],
+                      ["rewrite", tmp_path / "model.onnx", "--to", "kvshare", "--dry-run"]):
+        result = cases.run(kvshare, *arguments)
+        assert result.returncode in (0, 2), (seed, result.returncode, result.stderr)
+
+
+def with_weight(location, offset="0", length="16"):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+    return tiny([node("Add", ["x", "w"], ["y"])], initializers=[tensor])
+
+
+EXTERNAL = {
+    "absolute": (with_weight("/etc/hostname", length=None), "is an absolute path"),
+    "parent": (with_weight("../secret.bin"), "has '..'"),
+    "inner parent": (with_weight("sub/../../secret.bin"), "has '..'"),
+    "link": (with_weight("link.bin"), "is a link that leaves the model's folder"),
+    "linked folder": (with_weight("linked/secret.bin"), "is a link that leaves the model's folder"),
+    "missing": (with_weight("absent.bin"), "cannot be opened"),
+    "folder": (with_weight("sub"), "is not a regular file"),
+    "no location": (with_weight(None), "has no usable location"),
+    "past the end": (with_weight("w.bin", offset="8"), "takes 16 bytes from 8 of 'w.bin', which has 16"),
+    "far offset": (with_weight("w.bin", offset=str(2**63)), "takes 16 bytes from 9223372036854775808"),
+    "wrong length": (with_weight("w.bin", length="12"), "has length 12; its shape and type need 16"),
+    "negative": (with_weight("w.bin", offset="-4"), "has offset '-4'; needs a decimal number"),
+    "no number": (with_weight("w.bin", length="many"), "has length 'many'; needs a decimal number"),
+}
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+def test_hostile_external_data_is_refused(kvshare, tmp_path, name):
+    content, text = EXTERNAL[name]
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "w.bin").write_bytes(bytes(16))
+    (folder / "link.bin").symlink_to("../secret.bin")
+    (folder / "linked").symlink_to("..")
+    (folder / "model.onnx").write_bytes(content.SerializeToString())
+    refuse(kvshare, folder / "model.onnx", text)
+
+
+def test_external_data_inside_the_folder_is_fine(kvshare, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(bytes(16))
+    (tmp_path / "link.bin").symlink_to("sub/w.bin")
+    for location in ("sub/w.bin", "link.bin", "./sub/w.bin"):
+        (tmp_path / "model.onnx").write_bytes(with_weight(location).SerializeToString())
+        assert cases.run(kvshare, "inspect", tmp_path / "model.onnx").returncode == 0
+    out = tmp_path / "out"
+    out.mkdir()
+    report = cases.rewrite(kvshare, tmp_path / "model.onnx", out / "m.onnx", "--to", "ort")
+    assert "no attention layer" in report
+    assert (out / "sub" / "w.bin").read_bytes() == bytes(16)
+
+
+def test_weights_are_referred_to_linked_or_copied(kvshare, tmp_path):
+    folder, other = tmp_path / "in", tmp_path / "other"
+    shutil.copytree(good(), folder)
+    other.mkdir()
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    cases.rewrite(kvshare, folder / "model.onnx", folder / "out.onnx", "--to", "ort")
+    assert not list(folder.glob(".*")) and len(list(folder.iterdir())) == 5
+    cases.rewrite(kvshare, folder / "model.onnx", other / "out.onnx", "--to", "ort")
+    assert os.stat(other / "model.onnx.data").st_ino == os.stat(folder / "model.onnx.data").st_ino
+    cases.rewrite(kvshare, folder / "model.onnx", other / "again.onnx", "--to", "ort")
+    if os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as shm:
+            cases.rewrite(kvshare, folder / "model.onnx", pathlib.Path(shm) / "out.onnx", "--to", "ort")
+            copy = pathlib.Path(shm) / "model.onnx.data"
+            assert copy.read_bytes() == (folder / "model.onnx.data").read_bytes()
+
+
+def test_anothers_weights_are_never_overwritten(kvshare, tmp_path):
+    (tmp_path / "model.onnx.data").write_bytes(b"another model's weights")
+    out = tmp_path / "out.onnx"
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", out, "--to", "ort")
+    assert result.returncode == 3 and "exists and is not the model's external data" in result.stderr
+    assert (tmp_path / "model.onnx.data").read_bytes() == b"another model's weights" and not out.exists()
+
+
+def test_an_output_never_takes_the_place_of_its_own_weights(kvshare, tmp_path):
+    shutil.copytree(good(), tmp_path / "in")
+    weights = tmp_path / "in" / "model.onnx.data"
+    before = weights.read_bytes()
+    result = cases.run(kvshare, "rewrite", tmp_path / "in" / "model.onnx", "-o", weights, "--to", "ort")
+    assert result.returncode == 3 and "external data has that name" in result.stderr
+    assert weights.read_bytes() == before
+
+
+def test_a_model_may_be_rewritten_in_place(kvshare, tmp_path):
+    shutil.copytree(good(), tmp_path / "in")
+    model = tmp_path / "in" / "model.onnx"
+    cases.rewrite(kvshare, model, model, "--to", "ort")
+    assert cases.operators(model)["com.microsoft", "GroupQueryAttention"] == 10
+
+
+def test_dry_run_writes_nothing(kvshare, tmp_path):
+    out = tmp_path / "out.onnx"
+    report = cases.rewrite(kvshare, good() / "model.onnx", out, "--to", "kvshare", "--dry-run")
+    assert "dry run: nothing written" in report and "applied" in report
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(kvshare, tmp_path):
+    """A limit on the size of files stands in for a full disk: write() fails half way."""
+    shutil.copytree(good(), tmp_path / "in")
+    out = tmp_path / "in" / "out.onnx"
+    out.write_bytes(b"old")
+    before = sorted(p.name for p in (tmp_path / "in").iterdir())
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    result = subprocess.run([str(kvshare), "rewrite", str(tmp_path / "in" / "model.onnx"), "-o", str(out), "--to", "ort"],
+                            capture_output=True, text=True, check=False, preexec_fn=limit)
+    assert result.returncode == 5 and "cannot write" in result.stderr
+    assert out.read_bytes() == b"old"
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == before
+
+
+@pytest.mark.parametrize("delay_ms", [1, 3, 6, 10, 15, 20, 30, 50])
+def test_a_killed_rewrite_leaves_a_complete_output_or_none(kvshare, tmp_path, delay_ms):
+    out = tmp_path / "out.onnx"
+    process = subprocess.Popen([str(kvshare), "rewrite", str(good() / "model.onnx"), "-o", str(out), "--to", "ort"],
+                               stdout=subprocess.DEVNULL)
+    time.sleep(delay_ms / 1000)
+    process.kill()
+    process.wait()
+    if out.exists():
+        assert cases.operators(out)["com.microsoft", "GroupQueryAttention"] == 10
+        assert (tmp_path / "model.onnx.data").read_bytes() == (good() / "model.onnx.data").read_bytes()
+
+
+def test_misspelt_attributes_are_named(kvshare, tmp_path):
+    model = onnx.load(str(good() / "model.onnx"), load_external_data=False)
+    shutil.copy(good() / "model.onnx.data", tmp_path)
+    gqa = next(n for n in model.graph.node if n.op_type == "GroupQueryAttention")
+    gqa.attribute.add(name="local_windw_size", type=onnx.AttributeProto.INT, i=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    warnings = cases.inspect(kvshare, tmp_path / "model.onnx")["warnings"]
+    assert any("attribute 'local_windw_size'" in w and "'local_window_size' is meant?" in w for w in warnings)
+    assert any("is_causal=1 without a past" in w for w in warnings)

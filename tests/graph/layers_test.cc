@@ -1,0 +1,64 @@
+#include "graph/layers.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+TEST(FindLayers, FindsTheOwnAndTheSharedLayer) {
+  const Graph graph = GraphOf(kTwoLayers);
+  const auto layers = FindLayers(graph);
+  ASSERT_EQ(layers.size(), 2U);
+  EXPECT_EQ(layers[0].kind, LayerKind::kOwn);
+  EXPECT_EQ(layers[0].window, 4);
+  EXPECT_EQ(layers[0].head_size, 8);
+  EXPECT_EQ(layers[1].kind, LayerKind::kShared);
+  EXPECT_EQ(layers[1].source, 0);
+  EXPECT_EQ(layers[1].key, "present_k");
+  EXPECT_EQ(layers[1].value, "present_v");
+  EXPECT_EQ(layers[1].window, 4);
+  EXPECT_EQ(layers[1].copies.size(), 4U);
+  EXPECT_EQ(layers[1].trouble, "");
+}
+
+TEST(FindLayers, FindsUpstreamsSharedFormAndItsEmptyKey) {
+  const std::string dynamic = TwoLayersWith(
+      "out1",
+      "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
+      "empty = ConstantOfShape(extent)\n"
+      "out1 = com.microsoft.GroupQueryAttention(out0, empty, empty, present_k, present_v, seqlens, total) "
+      "{num_heads=4, kv_num_heads=1}");
+  const Graph graph = GraphOf(dynamic);
+  auto layers = FindLayers(graph);
+  EXPECT_EQ(layers.at(1).source, 0);
+  EXPECT_FALSE(layers.at(1).constant_empty);
+  const Graph fixed = GraphOf(TwoLayersWith("empty", "const empty f32[1,0,8] = 0", dynamic));
+  layers = FindLayers(fixed);
+  EXPECT_EQ(layers.at(1).source, 0);
+  EXPECT_TRUE(layers.at(1).constant_empty);
+}
+
+TEST(FindLayers, AKeyOfAGraphInputIsBorrowedFromOutside) {
+  std::string text = TwoLayersWith("kt", "kt = Transpose(past_k) {perm=[0,2,1,3]}");
+  text = TwoLayersWith("vt", "vt = Transpose(past_v) {perm=[0,2,1,3]}", text);
+  const Graph graph = GraphOf(text);
+  const auto layers = FindLayers(graph);
+  EXPECT_EQ(layers.at(1).kind, LayerKind::kShared);
+  EXPECT_EQ(layers.at(1).source, -1);
+  EXPECT_EQ(layers.at(1).trouble, "borrows from a graph input, not from a layer of this model");
+}
+
+TEST(FindLayers, AFunctionOfTheModelIsNoAttentionWhateverItsName) {
+  onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
+  auto& function = *model.add_functions();
+  function.set_domain("com.microsoft");
+  function.set_name("GroupQueryAttention");
+  const auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  EXPECT_EQ(FindLayers(*graph).size(), 1U);
+}
+
+}  // namespace
+}  // namespace kvshare::graph

@@ -1,0 +1,284 @@
+// Graphs that nearly are what the rules know: each is left alone, byte for byte, and says exactly why.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "graph/rewrite_graph.h"
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+RewriteOptions To(Target target) {
+  RewriteOptions options;
+  options.target = target;
+  if (target == Target::kKvshareAttention) options.rope = Rope::kKeep;
+  return options;
+}
+
+struct Rewritten {
+  std::string before;
+  std::string after;
+  RewriteReport report;
+
+  std::string DeclineOf(std::string_view rule) const {
+    for (const auto& outcome : report.outcomes)
+      if (outcome.rule == rule && !outcome.applied) return outcome.reason;
+    return "";
+  }
+};
+
+Rewritten RewriteText(std::string_view text, const RewriteOptions& options) {
+  Graph graph = GraphOf(text);
+  Rewritten result;
+  result.before = graph.Copy().SerializeAsString();
+  auto report = RewriteGraph(graph, options);
+  EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.status().message());
+  result.after = graph.Copy().SerializeAsString();
+  result.report = *std::move(report);
+  return result;
+}
+
+std::string TextAfter(std::string_view text, const RewriteOptions& options) {
+  Graph graph = GraphOf(text);
+  EXPECT_TRUE(RewriteGraph(graph, options).ok());
+  return ToText(graph.Copy());
+}
+
+struct NearMiss {
+  const char* name;
+  const char* output;  // of the line that differs
+  const char* line;
+  const char* reason;
+};
+
+class SharedAttention : public testing::TestWithParam<NearMiss> {};
+
+TEST_P(SharedAttention, LeavesANearMissAloneAndSaysWhy) {
+  const NearMiss& miss = GetParam();
+  for (const Target target : {Target::kKvshare, Target::kOrt}) {
+    const Rewritten result = RewriteText(TwoLayersWith(miss.output, miss.line), To(target));
+    EXPECT_EQ(result.DeclineOf("shared-attention"), miss.reason);
+    EXPECT_EQ(result.before, result.after);
+    EXPECT_FALSE(result.report.changed);
+    EXPECT_THAT(result.report.notes, testing::ElementsAre(testing::HasSubstr("nothing changed: 1 of 2")));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    NearMisses, SharedAttention,
+    testing::Values(
+        NearMiss{
+            "WindowOperator", "near", "near = LessOrEqual(distance, window)",
+            "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+            "them"},
+        NearMiss{
+            "CausalOperator", "causal", "causal = Greater(q, kv)",
+            "mask: Greater 'causal' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+            "them"},
+        NearMiss{"SwappedCausal", "causal", "causal = GreaterOrEqual(kv, q)",
+                 "mask: GreaterOrEqual 'causal' does not compare positions of queries [B,S,1] with positions of keys "
+                 "[B,1,T]"},
+        NearMiss{"OtherWindow", "window", "const window i64[] = 3", "source layer 0 has window 4, shared layer has 3"},
+        NearMiss{"NoWindowInTheMask", "both", "both = And(kept, causal)",
+                 "source layer 0 has window 4, shared layer has full"},
+        NearMiss{"ComputedWindow", "near", "near = Less(distance, ones)",
+                 "mask: Less 'near' does not compare with a constant window of at least 1"},
+        NearMiss{"SliceFromTheFront", "new", "new = Slice(count, S, T, one)",
+                 "mask: Slice 'new' does not take the last S columns of the positions"},
+        NearMiss{"SliceOfAnotherLength", "begin", "begin = Sub(T, T)",
+                 "mask: Slice 'new' does not take the last S columns of the positions"},
+        NearMiss{"QueriesOfAnotherInput", "S", "S = Shape(past_v) {start=1, end=2}",
+                 "its mask takes the number of queries from 'past_v', whose extent 1 is fixed to 1"},
+        NearMiss{"ExclusiveCount", "count", "count = CumSum(attention_mask, one) {exclusive=1}",
+                 "mask: CumSum 'count' is exclusive or reversed"},
+        NearMiss{"CountOfAnotherInput", "wide", "wide = Unsqueeze(position_ids, one)",
+                 "mask: And 'both' joins conditions on 'position_ids' and on 'attention_mask'; needs one mask"},
+        NearMiss{"LengthsOfAnotherInput", "ones", "ones = ReduceSum(position_ids, one) {keepdims=0}",
+                 "its mask is made from 'attention_mask', the lengths of source layer 0 from 'position_ids'"},
+        NearMiss{"MildMask", "hidden", "const hidden f32[] = -100",
+                 "mask: Where 'bias3' adds 0 to what it keeps and -100 to the rest; needs 0 and at most -65504"},
+        NearMiss{
+            "InvertedMask", "bias3", "bias3 = Where(both, hidden, zero)",
+            "mask: Where 'bias3' adds -3.3999999521443642e+38 to what it keeps and 0 to the rest; needs 0 and at most "
+            "-65504"},
+        NearMiss{"NoPadding", "both", "both = And(causal, near)", "its mask does not hide the padding"},
+        NearMiss{"NoMask", "out1", "out1 = Attention(rotated, k1, v1) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
+                 "has no mask; needs one that hides the padding"},
+        NearMiss{"ForeignPerm", "kt", "kt = Transpose(present_k) {perm=[0,2,3,1]}",
+                 "Transpose 'kt' has perm [0,2,3,1]; needs [0,2,1,3]"},
+        NearMiss{"ForeignShape", "v1", "v1 = Reshape(vt, one)", "Reshape 'v1' has shape [1]; needs [0,0,-1]"},
+        NearMiss{"Crosswise", "kt", "kt = Transpose(present_v) {perm=[0,2,1,3]}",
+                 "key and value of layer 0 are borrowed crosswise"},
+        NearMiss{"ValueFromElsewhere", "v1", "v1 = Identity(k0)", "value 'v1' is not a layer's present"},
+        NearMiss{"ZeroScale", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=0.0, is_causal=1}",
+                 "has scale 0, which GroupQueryAttention takes for 1/sqrt(head size)"},
+        NearMiss{"MisspeltAttribute", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, sclae=1.0, is_causal=1}",
+                 "has attribute 'sclae', which Attention does not know (scale?)"},
+        NearMiss{"OtherHeads", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=2, scale=1.0, is_causal=1}",
+                 "source layer 0 has 1 key-value heads, shared layer has 2"},
+        NearMiss{"OwnPast", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias, past_k, past_v) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
+                 "has a past of its own beside the borrowed key"},
+        NearMiss{"QuantizedSource", "out0",
+                 "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+                 "total, cos_table, sin_table, _, _, _, zero, zero) {num_heads=4, kv_num_heads=1, local_window_size=4}",
+                 "source layer 0 has a quantized cache"},
+        NearMiss{
+            "WindowedSource", "out0",
+            "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+            "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, sliding_window_cache=1}",
+            "source layer 0 keeps only a window of its cache"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
+  std::string text = TwoLayersWith("both", "both = And(kept, near)");
+  text = TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=0}",
+                       text);
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-attention"),
+            "neither its mask nor is_causal makes it causal");
+  EXPECT_TRUE(RewriteText(TwoLayersWith("both", "both = And(kept, near)"), To(Target::kKvshare)).report.changed);
+}
+
+TEST(SharedAttention, KeyAndValueMustComeFromOneLayer) {
+  std::string text(kTwoLayers);
+  text +=
+      "input past_k2 f32[B,1,P,8]\ninput past_v2 f32[B,1,P,8]\n"
+      "out9, present_k2, present_v2 = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k2, past_v2, seqlens, total, "
+      "cos_table, sin_table) {num_heads=4, kv_num_heads=1, do_rotary=1, local_window_size=4}\n";
+  text = TwoLayersWith("vt", "vt = Transpose(present_v2) {perm=[0,2,1,3]}", text);
+  const Rewritten result = RewriteText(text, To(Target::kKvshare));
+  EXPECT_EQ(result.DeclineOf("shared-attention"), "key is borrowed from layer 0, value from layer 1");
+  EXPECT_EQ(result.before, result.after);
+}
+
+TEST(SharedAttention, ConvertsToEachTarget) {
+  EXPECT_THAT(
+      TextAfter(kTwoLayers, To(Target::kKvshare)),
+      testing::HasSubstr("out1 = kvshare.GroupQueryAttention(out0, _, _, _, _, seqlens, total, cos_table, sin_table, "
+                         "_, _, _, _, _, _, _, _, present_k, present_v)"));
+  EXPECT_THAT(
+      TextAfter(kTwoLayers, To(Target::kOrt)),
+      testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0, out1_empty_kv, out1_empty_kv, present_k, "
+                         "present_v, seqlens, total, cos_table, sin_table)"));
+  EXPECT_THAT(TextAfter(kTwoLayers, To(Target::kKvshareAttention)),
+              testing::HasSubstr("out1 = kvshare.Attention(rotated, present_k, present_v, _, _, _, _, attention_mask) "
+                                 "{q_num_heads=4, kv_num_heads=1, scale=1.0, is_causal=1, local_window_size=4}"));
+}
+
+TEST(SharedAttention, CarriesScaleAndSoftcapOver) {
+  const std::string text = TwoLayersWith(
+      "out1",
+      "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=0.5, softcap=30.5, is_causal=1}");
+  EXPECT_THAT(TextAfter(text, To(Target::kOrt)), testing::HasSubstr("local_window_size=4, scale=0.5, softcap=30.5"));
+}
+
+TEST(SharedAttention, TakesAMaskOfAnotherInputWhereTheTargetTakesMasks) {
+  const std::string text = TwoLayersWith("ones", "ones = ReduceSum(position_ids, one) {keepdims=0}");
+  EXPECT_TRUE(RewriteText(text, To(Target::kKvshareAttention)).report.changed);
+}
+
+struct RotaryMiss {
+  const char* name;
+  const char* output;
+  const char* line;
+  const char* reason;
+};
+
+class FoldRotary : public testing::TestWithParam<RotaryMiss> {};
+
+TEST_P(FoldRotary, KeepsTheRotaryEmbeddingAndSaysWhy) {
+  const std::string text = TwoLayersWith(GetParam().output, GetParam().line);
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("fold-rotary"), GetParam().reason);
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)),
+              testing::HasSubstr("out1 = kvshare.GroupQueryAttention(rotated, "));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    NearMisses, FoldRotary,
+    testing::Values(
+        RotaryMiss{"ComputedPositions", "sin", "later = Add(position_ids, one)\nsin = Gather(sin_table, later)",
+                   "cos is gathered by 'position_ids', sin by 'later'"},
+        RotaryMiss{"ComputedByANode", "rotated",
+                   "later = Add(position_ids, one)\nrotated = RotaryEmbedding(out0, cos_table, sin_table, later) "
+                   "{num_heads=4}",
+                   "positions 'later' are computed; needs a graph input that counts the kept tokens"},
+        RotaryMiss{"OtherTable", "cos", "cos = Gather(sin_table, position_ids)",
+                   "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'sin_table' and 'sin_table'"},
+        RotaryMiss{"Interleaved", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, interleaved=1}",
+                   "source layer 0 has rotary_interleaved 0, the query's rotary embedding 1"},
+        RotaryMiss{"OtherHeads", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=2}",
+                   "RotaryEmbedding 'rotated' has 2 heads, the layer 4"},
+        RotaryMiss{"PartOfTheHead", "rotated",
+                   "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, rotary_embedding_dim=4}",
+                   "RotaryEmbedding 'rotated' rotates 4 channels, its table serves 8"},
+        RotaryMiss{
+            "SourceDoesNotRotate", "out0",
+            "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+            "total) {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4}",
+            "source layer 0 does not rotate its keys itself"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(FoldRotary, TakesPositionsGivenToRotaryEmbeddingItself) {
+  const std::string text =
+      TwoLayersWith("rotated", "rotated = RotaryEmbedding(out0, cos_table, sin_table, position_ids) {num_heads=4}");
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::Not(testing::HasSubstr("RotaryEmbedding")));
+}
+
+TEST(DeadNodes, AMaskThatIsReadElsewhereStaysAndSaysByWhom) {
+  const std::string text = TwoLayersWith("logits",
+                                         "spy = Identity(both)\noutput spied bool[B,S,T]\nspied = Identity(spy)\n"
+                                         "logits = Identity(out1)");
+  const Rewritten result = RewriteText(text, To(Target::kKvshare));
+  EXPECT_EQ(result.DeclineOf("dead-nodes"), "And is still read by Identity 'spy'");
+  const std::string after = TextAfter(text, To(Target::kKvshare));
+  EXPECT_THAT(after, testing::HasSubstr("both = And(kept, visible)"));
+  EXPECT_THAT(after, testing::Not(testing::HasSubstr("Where")));
+}
+
+TEST(DeadNodes, ATransposedKeyThatIsReadElsewhereStays) {
+  const std::string text =
+      TwoLayersWith("logits", "output spied f32[B,T,8]\nspied = Identity(k1)\nlogits = Identity(out1)");
+  const Rewritten result = RewriteText(text, To(Target::kKvshare));
+  EXPECT_EQ(result.DeclineOf("dead-nodes"), "Reshape is still read by Identity 'spied'");
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("kt = Transpose(present_k)"));
+}
+
+TEST(DeadNodes, NodesThatNobodyReadBeforeStay) {
+  const std::string text = std::string(kTwoLayers) + "unread = Identity(q0)\n";
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("unread = Identity(q0)"));
+}
+
+TEST(UnnamePresents, APresentThatIsReadStays) {
+  RewriteOptions named = To(Target::kOrt);
+  named.min_ort = "1.27";
+  const std::string first = TextAfter(kTwoLayers, named);
+  EXPECT_THAT(first, testing::HasSubstr("out1, out1_present_key, out1_present_value = com.microsoft"));
+}
+
+TEST(Rewrite, ASkippedRuleDoesNotRun) {
+  RewriteOptions options = To(Target::kKvshare);
+  options.skip = {"fold-rotary", "own-layers"};
+  const std::string after = TextAfter(kTwoLayers, options);
+  EXPECT_THAT(after, testing::HasSubstr("com.microsoft.GroupQueryAttention(q0"));
+  EXPECT_THAT(after, testing::HasSubstr("kvshare.GroupQueryAttention(rotated"));
+}
+
+TEST(Rewrite, ASecondRunFindsNothingToDo) {
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt}) {
+    Graph graph = GraphOf(kTwoLayers);
+    ASSERT_TRUE(RewriteGraph(graph, To(target)).ok());
+    const std::string once = graph.Copy().SerializeAsString();
+    const auto again = RewriteGraph(graph, To(target));
+    ASSERT_TRUE(again.ok());
+    EXPECT_FALSE(again->changed);
+    EXPECT_EQ(graph.Copy().SerializeAsString(), once);
+    EXPECT_THAT(again->notes,
+                testing::ElementsAre("nothing to do: all 2 attention layers have the target's form already"));
+  }
+}
+
+}  // namespace
+}  // namespace kvshare::graph
