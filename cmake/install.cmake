@@ -25,11 +25,9 @@ kvshare_installed_library(kvshare kvshare_core kvshare_oracle kvshare_attention 
 set_target_properties(kvshare_installed_kvshare PROPERTIES OUTPUT_NAME kvshare)
 target_link_libraries(kvshare_installed_kvshare INTERFACE Threads::Threads)
 
-if(TARGET kvshare_graph)
-  kvshare_installed_library(graph kvshare_graph kvshare_onnx_proto)
-  set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_graph)
-  target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
-endif()
+kvshare_installed_library(graph kvshare_graph kvshare_onnx_proto)
+set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_graph)
+target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
 
 install(TARGETS kvshare RUNTIME DESTINATION bin)
 install(DIRECTORY include/kvshare DESTINATION include)

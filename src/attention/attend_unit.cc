@@ -383,7 +383,7 @@ HWY_EXPORT(TargetName);
 
 UnitCode GetUnitCode() {
   return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride), HWY_DYNAMIC_POINTER(RunUnit),
-          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  HWY_DYNAMIC_POINTER(TargetName)()};
+          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  HWY_DYNAMIC_DISPATCH(TargetName)()};
 }
 }  // namespace kvshare
 #endif

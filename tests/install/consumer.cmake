@@ -8,6 +8,4 @@ run(${CMAKE_COMMAND} -G Ninja -S ${SOURCE} -B ${WORK}/consumer -DCMAKE_PREFIX_PA
     -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_CXX_FLAGS=${FLAGS})
 run(${CMAKE_COMMAND} --build ${WORK}/consumer)
 run(${WORK}/consumer/share_kv)
-if(EXISTS ${WORK}/consumer/inspect)
-  run(${WORK}/consumer/inspect ${MODEL})
-endif()
+run(${WORK}/consumer/list_layers ${MODEL})
