@@ -5,7 +5,7 @@
 #include <random>
 
 #include "attention/kernel_table.h"
-#include "support/problem.h"
+#include "tests/support/problem.h"
 
 namespace kvshare {
 namespace {
