@@ -27,7 +27,7 @@ def shared_layers(case):
 
 
 def run(binary, *arguments):
-    return subprocess.run([str(binary), *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run([str(binary), *map(str, arguments)], capture_output=True, text=True, errors="replace", check=False)
 
 
 def rewrite(binary, model, out, *options):

@@ -131,7 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
             "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
             "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, sliding_window_cache=1}",
             "source layer 0 keeps only a window of its cache"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& test) { return std::string(test.param.name); });
 
 TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
   std::string text = TwoLayersWith("both", "both = And(kept, near)");
@@ -219,7 +219,7 @@ INSTANTIATE_TEST_SUITE_P(
             "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
             "total) {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4}",
             "source layer 0 does not rotate its keys itself"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& test) { return std::string(test.param.name); });
 
 TEST(FoldRotary, TakesPositionsGivenToRotaryEmbeddingItself) {
   const std::string text =

@@ -35,10 +35,15 @@ std::string OtherReaderOf(const Graph& graph, const Node& node) {
 
 void RunDeadNodes(Rewriting& rewriting) {
   Graph& graph = rewriting.graph;
-  std::vector<std::string> open = rewriting.released;
+  struct Value {
+    std::string name;
+    bool tell;  // worth a word if it stays: not the query that a rotary embedding handed on
+  };
+  std::vector<Value> open;
+  for (const std::string& value : rewriting.released) open.push_back({value, true});
   std::vector<std::string> stayed;
   while (!open.empty()) {
-    const std::string value = std::move(open.back());
+    const auto [value, tell] = std::move(open.back());
     open.pop_back();
     if (value.empty()) continue;
     Node* node = graph.Producer(value);
@@ -47,10 +52,11 @@ void RunDeadNodes(Rewriting& rewriting) {
       continue;
     }
     if (!IsDead(graph, *node)) {
-      stayed.push_back(value);
+      if (tell) stayed.push_back(value);
       continue;
     }
-    for (auto& name : ReadNames(*node)) open.push_back(std::move(name));
+    const bool tells = tell && node->op_type() != "RotaryEmbedding";
+    for (auto& name : ReadNames(*node)) open.push_back({std::move(name), tells});
     rewriting.Record(kDeadNodesRule, *node, Outcome::Applied());
     graph.Remove(node);
   }
