@@ -65,6 +65,10 @@ Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
       for (const auto cache : row.cache)
         if (cache != t) KVSHARE_RETURN_IF_ERROR(add(cache));
     }
+    // Last, what fits nothing above, so that the refusal can name the input.
+    constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    const CustomOp& op = set->ops.emplace_back(row, OpBinding{row.domain, row.op, kAnyType, kAnyType, config});
+    KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.CustomOpDomain_Add(domain, &op)));
   }
   return {};
 }
