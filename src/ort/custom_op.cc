@@ -22,10 +22,20 @@ ONNXTensorElementDataType FixedType(SlotType type) {
   }
 }
 
-ONNXTensorElementDataType TypeOf(const CustomOp& op, SlotType type) {
-  if (op.AnyTypes()) return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  if (type == SlotType::kT) return op.binding.t;
-  return type == SlotType::kCache ? op.binding.cache : FixedType(type);
+ONNXTensorElementDataType TypeOf(const OpBinding& binding, SlotType type) {
+  if (type == SlotType::kT) return binding.t;
+  return type == SlotType::kCache ? binding.cache : FixedType(type);
+}
+
+ONNXTensorElementDataType InputTypeOf(const CustomOp& op, size_t i) {
+  if (op.AnyTypes()) return i == 0 ? op.binding.t : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  return TypeOf(op.binding, op.row.inputs[i].type);
+}
+
+// An op that only refuses still has outputs of a likely type, or ORT complains of them before it can speak.
+ONNXTensorElementDataType OutputTypeOf(const CustomOp& op, size_t i) {
+  if (!op.AnyTypes()) return TypeOf(op.binding, op.row.outputs[i].type);
+  return op.binding.t != ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? op.binding.t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
 OrtCustomOpInputOutputCharacteristic Need(const Slot& slot) {
@@ -150,11 +160,11 @@ CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustom
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
   GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
   GetInputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.inputs.size(); };
-  GetInputType = [](const OrtCustomOp* op, size_t i) { return TypeOf(Self(op), Self(op).row.inputs[i].type); };
+  GetInputType = [](const OrtCustomOp* op, size_t i) { return InputTypeOf(Self(op), i); };
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.inputs[i]); };
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.outputs.size(); };
-  GetOutputType = [](const OrtCustomOp* op, size_t i) { return TypeOf(Self(op), Self(op).row.outputs[i].type); };
+  GetOutputType = [](const OrtCustomOp* op, size_t i) { return OutputTypeOf(Self(op), i); };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.outputs[i]); };
   GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
   GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
