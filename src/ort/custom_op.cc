@@ -1,5 +1,8 @@
 #include "ort/custom_op.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <utility>
@@ -10,16 +13,29 @@ namespace {
 
 const CustomOp& Self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
 
-ONNXTensorElementDataType TypeOf(const CustomOp& op, SlotType type) {
+ONNXTensorElementDataType FixedType(SlotType type) {
   switch (type) {
-    case SlotType::kT: return op.binding.t;
-    case SlotType::kCache: return op.binding.cache;
     case SlotType::kF32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
     case SlotType::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
     case SlotType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case SlotType::kAny: break;
+    default: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   }
-  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+}
+
+ONNXTensorElementDataType TypeOf(const OpBinding& binding, SlotType type) {
+  if (type == SlotType::kT) return binding.t;
+  return type == SlotType::kCache ? binding.cache : FixedType(type);
+}
+
+ONNXTensorElementDataType InputTypeOf(const CustomOp& op, size_t i) {
+  if (op.AnyTypes()) return i == 0 ? op.binding.t : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  return TypeOf(op.binding, op.row.inputs[i].type);
+}
+
+// An op that only refuses still has outputs of a likely type, or ORT complains of them before it can speak.
+ONNXTensorElementDataType OutputTypeOf(const CustomOp& op, size_t i) {
+  if (!op.AnyTypes()) return TypeOf(op.binding, op.row.outputs[i].type);
+  return op.binding.t != ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? op.binding.t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
 OrtCustomOpInputOutputCharacteristic Need(const Slot& slot) {
@@ -44,11 +60,46 @@ void Announce(const NodeInfo& node) {
   node.LogInfo(announcement.line);
 }
 
+std::string Names(std::span<const ONNXTensorElementDataType> types) {
+  std::string names;
+  for (const auto type : types) names += fmt::format("{}{}", names.empty() ? "" : ", ", NameOf(type));
+  return names;
+}
+
+// The first input whose type keeps the node from every kernel.
+Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
+  const OpRow& row = op.row;
+  auto t = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  auto cache = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  for (size_t i = 0; i < row.inputs.size(); ++i) {
+    const Slot& slot = row.inputs[i];
+    const auto type = node.InputType(i);
+    if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED || slot.type == SlotType::kAny) continue;
+    std::string want;
+    if (slot.type == SlotType::kT || slot.type == SlotType::kCache) {
+      auto& bound = slot.type == SlotType::kT ? t : cache;
+      const auto& accepted = slot.type == SlotType::kT ? row.t : row.cache;
+      if (bound != ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED && bound != type)
+        want = fmt::format("{}, that of the inputs before it", NameOf(bound));
+      else if (std::ranges::find(accepted, type) == accepted.end())
+        want = fmt::format("one of {}", Names(accepted));
+      bound = type;
+    } else if (const auto fixed = FixedType(slot.type); fixed != type) {
+      want = NameOf(fixed);
+    }
+    if (!want.empty())
+      return Status::InvalidInput(
+          fmt::format("{} '{}': input '{}' has type {}; needs {}", row.op, node.Name(), slot.name, NameOf(type), want));
+  }
+  return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", row.op, node.Name()));
+}
+
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
   return Guarded(*api, [&]() -> Status {
     const NodeInfo node(*api, info);
     Announce(node);
+    if (Self(op).AnyTypes()) return ExplainTypes(Self(op), node);
     KVSHARE_ASSIGN_OR_RETURN(auto made, Self(op).row.create(Self(op).binding, node));
     *kernel = made.release();
     return {};
@@ -109,11 +160,11 @@ CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustom
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
   GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
   GetInputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.inputs.size(); };
-  GetInputType = [](const OrtCustomOp* op, size_t i) { return TypeOf(Self(op), Self(op).row.inputs[i].type); };
+  GetInputType = [](const OrtCustomOp* op, size_t i) { return InputTypeOf(Self(op), i); };
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.inputs[i]); };
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.outputs.size(); };
-  GetOutputType = [](const OrtCustomOp* op, size_t i) { return TypeOf(Self(op), Self(op).row.outputs[i].type); };
+  GetOutputType = [](const OrtCustomOp* op, size_t i) { return OutputTypeOf(Self(op), i); };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.outputs[i]); };
   GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
   GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };

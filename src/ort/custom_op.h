@@ -81,6 +81,8 @@ struct OpRow {
 // The OrtCustomOp of one row and one pair of types.
 struct CustomOp : OrtCustomOp {
   CustomOp(const OpRow& row, const OpBinding& binding);
+  // The last ones of a row: they take whatever no other does, and refuse it by name.
+  bool AnyTypes() const { return binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; }
   const OpRow& row;
   OpBinding binding;
 };

@@ -65,6 +65,14 @@ Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
       for (const auto cache : row.cache)
         if (cache != t) KVSHARE_RETURN_IF_ERROR(add(cache));
     }
+    // Last, what fits nothing above, so that the refusal can name the input.
+    constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+    const auto add_any = [&](ONNXTensorElementDataType t) {
+      const CustomOp& op = set->ops.emplace_back(row, OpBinding{row.domain, row.op, t, kAnyType, config});
+      return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
+    };
+    for (const auto t : row.t) KVSHARE_RETURN_IF_ERROR(add_any(t));
+    KVSHARE_RETURN_IF_ERROR(add_any(kAnyType));
   }
   return {};
 }

@@ -142,17 +142,20 @@ def test_gqa_attributes(attributes, text):
     assert text in refusal(lambda: gqa(p.inputs, p.attributes, domain="kvshare"))
 
 
-@pytest.mark.parametrize("name", ["past_key", "external_key", "key"])
-def test_types_that_do_not_fit_are_refused_by_name(name):
-    if name == "external_key":
-        p, inputs = external()
-        inputs["external_key"] = inputs["external_key"].astype(np.float16)
-        outputs = ("output",)
-    else:
-        p = decode()
-        inputs, outputs = {**p.inputs, name: p.inputs[name].astype(np.float16)}, ("output", "present_key", "present_value")
-    message = refusal(lambda: gqa(inputs, p.attributes, outputs, "kvshare"))
-    assert "node" in message and "type" in message.lower(), message
+@pytest.mark.parametrize("name,type,text", [
+    ("key", np.float16, "input 'key' has type f16; needs f32, that of the inputs before it"),
+    ("external_key", np.float16, "input 'external_value' has type f32; needs f16, that of the inputs before it"),
+    ("seqlens_k", np.int64, "input 'seqlens_k' has type int64; needs int32"),
+])
+@pytest.mark.parametrize("domain", ["com.microsoft", "kvshare"])
+def test_types_that_do_not_fit_are_refused_by_name(domain, name, type, text):
+    p, inputs = external() if name == "external_key" else (decode(), None)
+    inputs = dict(inputs or p.inputs)
+    inputs[name] = inputs[name].astype(type)
+    outputs = ("output",) if name == "external_key" else ("output", "present_key", "present_value")
+    message = refusal(lambda: gqa(inputs, p.attributes, outputs, domain, drop_in="gqa",
+                                  output_types={"output": np.float32, "present_key": np.float32, "present_value": np.float32}))
+    assert f"GroupQueryAttention 'node': {text}" in message, message
 
 
 def small_attention(**extra):

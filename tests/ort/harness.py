@@ -44,7 +44,7 @@ def model(op, domain, names, output_names, inputs, outputs, attributes, opset=23
         [node], "g",
         [helper.make_tensor_value_info(n, ONNX_TYPE[inputs[n].dtype], [f"{n}_{i}" for i in range(inputs[n].ndim)])
          for n in names if n in inputs],
-        [helper.make_tensor_value_info(n, ONNX_TYPE[types.get(n, cache if n.startswith("present") else query_type)], None)
+        [helper.make_tensor_value_info(n, ONNX_TYPE[np.dtype(types.get(n, cache if n.startswith("present") else query_type))], None)
          for n in outs if n])
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("kvshare", 1)]
     made = helper.make_model(graph, opset_imports=opsets)
