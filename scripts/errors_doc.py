@@ -11,21 +11,25 @@ from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/errors.md"
+PLACE = "<op> '<node>'"
 KINDS = {
     "InvalidInput": "Correct what the message names.",
-    "Refused": "Well formed, but kvshare or this ONNX Runtime does not serve it.",
+    "Refused": "",
     "Internal": "No fault of the input: the machine's (disk, memory) or kvshare's; please report it.",
 }
-# In the order in which a reader meets them; a file that is not listed comes last.
+NOT_SERVED = "Well formed, but kvshare or this ONNX Runtime does not serve it."
+LEFT_ALONE = "The layer stays as it was. If the model is sound, this is a form to be learned: report it."
+# Path, title, what a refusal without a remedy of its own means there. In the order in which a reader meets them.
 AREAS = [
-    ("src/core", "Attention: shapes, types, lengths"),
-    ("src/attention", "Attention: kernels"),
-    ("src/oracle", "Attention: oracle"),
-    ("src/ort", "Op library in ONNX Runtime"),
-    ("src/graph/rules", "Rewriting: why a layer is left alone"),
-    ("src/graph", "Reading and writing models"),
-    ("src/host", "Running models: verify, doctor"),
-    ("src/cli", "Command line"),
+    ("src/core/", "Attention: shapes, types, lengths", NOT_SERVED),
+    ("src/attention/", "Attention: kernels", NOT_SERVED),
+    ("src/oracle/", "Attention: oracle", NOT_SERVED),
+    ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
+    ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
+    ("src/graph/", "Reading and writing models", "Choose another output."),
+    ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
+    ("src/cli/", "Command line", NOT_SERVED),
 ]
 HEAD = """# Errors
 
@@ -79,15 +83,48 @@ def arguments(tokens, opening):
     return tokens[opening + 1:], len(tokens)
 
 
-def literal(tokens):
-    """The first run of adjacent string literals, unescaped."""
-    run = []
+def split(tokens):
+    """Arguments, one list of tokens each."""
+    out, depth = [[]], 0
     for token in tokens:
-        if token.kind == "string":
-            run.append(token.text[1:-1])
-        elif run and token.kind != "comment":
-            break
-    return "".join(run).replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\") if run else None
+        depth += (token.text in "([{") - (token.text in ")]}")
+        if token.text == "," and depth == 0:
+            out.append([])
+        elif token.kind != "comment":
+            out[-1].append(token)
+    return out
+
+
+def literal(tokens):
+    """Adjacent string literals as one text, unescaped; None for anything else."""
+    if not tokens or any(t.kind != "string" for t in tokens):
+        return None
+    text = "".join(t.text[1:-1] for t in tokens)
+    return text.replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\")
+
+
+def text_of(tokens, known):
+    """What an expression says, as far as the source tells: literals, formats, and the names in `known`; else "…"."""
+    if (text := literal(tokens)) is not None:
+        return text
+    if len(tokens) == 1 and tokens[0].text in known:
+        return known[tokens[0].text]
+    if any(t.text.lower().rstrip("_") == "where" for t in tokens):
+        return PLACE
+    if len(tokens) > 2 and tokens[0].text in ("std::string", "std::move") and tokens[1].text == "(":
+        return text_of(arguments(tokens, 1)[0], known)
+    if len(tokens) > 2 and tokens[0].text == "fmt::format" and tokens[1].text == "(":
+        form, *values = split(arguments(tokens, 1)[0])
+        if len(form) == 1 and form[0].text in known:  # a helper's own format string
+            return known[form[0].text]
+        text = literal(form)
+        if text is None:
+            return "…"
+        values = iter(values)
+        pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
+        return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{")
+                       else x for x in pieces)
+    return "…"
 
 
 def kind_of(name):
@@ -96,7 +133,7 @@ def kind_of(name):
 
 
 def helpers_of(tokens):
-    """{name: (kind, template)}: functions of a file that pass a literal or a text on to a Status, e.g. Bad(where, fact)."""
+    """{name: (kind, parameters, message, begin, end)}: functions of a file that make a Status of texts, e.g. Bad(where, fact)."""
     found, i = {}, 0
     while i + 2 < len(tokens):
         if tokens[i].text in ("Status", "kvshare::Status") and tokens[i + 1].kind == "name" and tokens[i + 2].text == "(":
@@ -108,54 +145,58 @@ def helpers_of(tokens):
                 names = [(j, kind_of(t.text)) for j, t in enumerate(body) if t.kind == "name" and kind_of(t.text)]
                 if len(names) == 1 and len(body) < 60:
                     inner, _ = arguments(body, names[0][0] + 1)
-                    found[tokens[i + 1].text] = (names[0][1], literal(inner) or "{}", i, end + 1 + len(body))
+                    names_of = [p[-1].text for p in split(parameters) if p]
+                    found[tokens[i + 1].text] = (names[0][1], names_of, inner, i, end + 1 + len(body))
         i += 1
     return found
 
 
-def remedy_of(text, kind, tokens, index):
+def remedy_of(text, kind, tokens, index, refused):
     _, separator, tail = text.partition("; ")
     if separator:
         return tail[0].upper() + tail[1:] + "."
     for token in reversed(tokens[max(0, index - 12):index]):
         if token.kind == "comment" and token.text.startswith("// Remedy: ") and tokens[index].line - token.line <= 2:
             return token.text.removeprefix("// Remedy: ")
-    return KINDS[kind]
+    return refused if kind == "Refused" else KINDS[kind]
 
 
-def messages_of(source):
+def messages_of(source, refused):
     tokens = tokens_of(source)
     helpers = helpers_of(tokens)
-    bodies = [(begin, end) for _, _, begin, end in helpers.values()]
+    bodies = [(begin, end) for *_, begin, end in helpers.values()]
     out = []
     for i, token in enumerate(tokens[:-1]):
         if token.kind != "name" or tokens[i + 1].text != "(" or any(b <= i <= e for b, e in bodies):
             continue
-        kind, template = kind_of(token.text), "{}"
-        if kind is None and token.text in helpers:
-            kind, template = helpers[token.text][:2]
-        if kind is None:
+        given = [g for g in split(arguments(tokens, i + 1)[0]) if g]
+        if kind := kind_of(token.text):
+            text = text_of(given[0], {}) if given else "…"
+        elif token.text in helpers:
+            kind, names, message, *_ = helpers[token.text]
+            known = dict(zip(names, (text_of(g, {}) for g in given)))
+            if len(given) > len(names) or "args" in names:  # what follows a format string fills it
+                j = names.index("format")
+                form = literal(given[j])
+                known["format"] = re.sub(r"\{[^{}]*\}", "…", form) if form else "…"
+            text = text_of(message, known)
+        else:
             continue
-        text = literal(arguments(tokens, i + 1)[0])
-        if text is None or not re.search("[a-z]{2}", text):
-            continue
-        head, _, tail = template.rpartition("{}")
-        text = head + text + tail
-        out.append(Message(kind, text, remedy_of(text, kind, tokens, i)))
+        if re.search("[a-z]{2}", text.replace(PLACE, "")):
+            out.append(Message(kind, text, remedy_of(text, kind, tokens, i, refused)))
     return out
 
 
 def shown(text):
-    text = re.sub(r"\{[^{}]*\}", "…", text.replace("{{", "\0").replace("}}", "\1"))
-    return text.replace("\0", "{").replace("\1", "}").replace("|", "\\|")
+    return text.replace("|", "\\|")
 
 
 def page():
-    sections = {title: [] for _, title in AREAS}
+    sections = {title: [] for _, title, _ in AREAS}
     for path in sorted((ROOT / "src").rglob("*.cc")):
         relative = path.relative_to(ROOT).as_posix()
-        title = next(t for prefix, t in AREAS if relative.startswith(prefix + "/"))
-        messages = messages_of(path.read_text())
+        _, title, refused = next(area for area in AREAS if relative.startswith(area[0]))
+        messages = messages_of(path.read_text(), refused)
         if messages:
             sections[title].append((relative, messages))
     lines = [HEAD]
