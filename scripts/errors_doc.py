@@ -109,8 +109,6 @@ def text_of(tokens, known):
         return text
     if len(tokens) == 1 and tokens[0].text in known:
         return known[tokens[0].text]
-    if any(t.text.lower().rstrip("_") == "where" for t in tokens):
-        return PLACE
     if len(tokens) > 2 and tokens[0].text in ("std::string", "std::move") and tokens[1].text == "(":
         return text_of(arguments(tokens, 1)[0], known)
     if len(tokens) > 2 and tokens[0].text == "fmt::format" and tokens[1].text == "(":
@@ -124,7 +122,7 @@ def text_of(tokens, known):
         pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
         return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{")
                        else x for x in pieces)
-    return "…"
+    return PLACE if any(t.text.lower().rstrip("_") == "where" for t in tokens) else "…"
 
 
 def kind_of(name):
