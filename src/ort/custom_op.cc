@@ -219,6 +219,10 @@ Status InferContext::SetOutput(size_t output, ONNXTensorElementDataType type, st
     dims.back() = shape.dims[static_cast<size_t>(extent.axis)];
     symbols.back() = shape.symbols[static_cast<size_t>(extent.axis)];
   }
+  // A nameless unknown extent would reach ORT as the number -1, and every run would warn that the real one differs.
+  static std::atomic<int64_t> unknowns{0};
+  for (size_t i = 0; i < dims.size(); ++i)
+    if (dims[i] < 0 && symbols[i].empty()) symbols[i] = fmt::format("kvshare_unknown_{}", unknowns.fetch_add(1));
   std::vector<const char*> names;
   for (const std::string& symbol : symbols) names.push_back(symbol.c_str());
   OrtTensorTypeAndShapeInfo* info = nullptr;

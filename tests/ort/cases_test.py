@@ -1,4 +1,8 @@
 """The real exported graphs, unchanged, on the release in .venv: golden logits, and nothing delegated."""
+import os
+import subprocess
+import sys
+
 import pytest
 
 import golden_cases
@@ -17,3 +21,25 @@ def test_old_mixed_graph_decodes_wrongly_by_the_spec_alone():
     # Not a wish but the contract: without kvshare.causal_alignment=lower_right, Attention follows ONNX's top-left triangle.
     prefill, decode, tolerance, _ = golden_cases.differences("mixed_bias_asis", harness.ORT_LIB, drop_in="1")
     assert prefill <= tolerance and decode > 1
+
+
+def test_presents_of_unknown_length_draw_no_warning_from_shape_inference():
+    """ORT takes an inferred extent of -1 for a number and warns at every run that the real one differs."""
+    case = os.path.join(harness.DATA, "head_shared_gqa")
+    script = f"""
+import numpy as np, onnxruntime as ort
+options = ort.SessionOptions()
+options.log_severity_level = 2
+options.add_session_config_entry("kvshare.drop_in", "1")
+options.register_custom_ops_library({harness.ORT_LIB!r})
+session = ort.InferenceSession({os.path.join(case, "model.onnx")!r}, options, providers=["CPUExecutionProvider"])
+feed = {{}}
+for i in session.get_inputs():
+    if i.name.startswith("past"):
+        feed[i.name] = np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32)
+    else:
+        feed[i.name] = np.ones((1, 6), np.int64)
+session.run(None, feed)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Expected shape" not in done.stderr
