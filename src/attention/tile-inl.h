@@ -75,20 +75,19 @@ HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 // query   [D / kLanes rounded up][R][kLanes] f32, zero beyond D
 // keys    rows of T at `stride` elements, `count` of them
 // scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
-template <typename T, int R>
-void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
-               int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
-  const T* HWY_RESTRICT keys = static_cast<const T*>(key_rows);
+template <typename T, int R, bool kFetch>
+HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, const T* HWY_RESTRICT keys, int64_t stride, int64_t count,
+                          int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
   constexpr int kRows = std::min<int>(R, kLanes);  // rows a pass
   constexpr int kKeys = kLanes / kRows;            // keys a pass
   const int64_t whole = head_size / kLanes * kLanes;
   const size_t rest = head_size - whole;
   for (int64_t j = 0; j < count; j += kKeys) {
     const T* key[kKeys];
-    const char* next[kKeys];
+    [[maybe_unused]] const char* next[kKeys];
     for (int k = 0; k < kKeys; ++k) {
       key[k] = keys + std::min(j + k, count - 1) * stride;
-      next[k] = fetch.Row(j + k, key[k]);
+      if constexpr (kFetch) next[k] = fetch.Row(j + k, key[k]);
     }
     for (int first = 0; first < R; first += kRows) {
       Vec sums[kLanes];
@@ -100,7 +99,7 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
           k_vectors[k] = Load(key[k] + d);
-          PrefetchL2(next[k] + d * sizeof(T));
+          if constexpr (kFetch) PrefetchL2(next[k] + d * sizeof(T));
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
@@ -124,8 +123,19 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
   }
 }
 
+template <typename T, int R>
+void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
+               int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
+  const T* keys = static_cast<const T*>(key_rows);
+  // Fetching costs a load port a line even where the line is at hand, so blocks after the first do without.
+  if (fetch.count > 0)
+    ScoreRows<T, R, true>(query, keys, stride, count, head_size, fetch, scores);
+  else
+    ScoreRows<T, R, false>(query, keys, stride, count, head_size, fetch, scores);
+}
+
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
-template <typename T, int R, int kColumns, bool kPartial>
+template <typename T, int R, int kColumns, bool kPartial, bool kFetch>
 HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
                             const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out, int64_t out_stride) {
   const F32 df;
@@ -137,12 +147,12 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
   }
   for (int64_t j = 0; j < count; ++j) {
     const T* value = values + j * stride;
-    const char* next = fetch.Row(j, value);
+    [[maybe_unused]] const char* next = kFetch ? fetch.Row(j, value) : nullptr;
     Vec v[kColumns];
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; ++c) {
       v[c] = kPartial ? LoadN(value + c * kLanes, lanes) : Load(value + c * kLanes);
-      PrefetchL2(next + c * kLanes * sizeof(T));
+      if constexpr (kFetch) PrefetchL2(next + c * kLanes * sizeof(T));
     }
     HWY_UNROLL(16)
     for (int r = 0; r < R; ++r) {
@@ -158,11 +168,9 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
   }
 }
 
-// weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
-template <typename T, int R>
-void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
-                int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
-  const T* HWY_RESTRICT values = static_cast<const T*>(value_rows);
+template <typename T, int R, bool kFetch>
+HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
+                           int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
@@ -172,10 +180,22 @@ void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT valu
   };
   int64_t d = 0;
   for (; d + static_cast<int64_t>(kColumns * kLanes) <= head_size; d += kColumns * kLanes)
-    WeightStrip<T, R, kColumns, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
+    WeightStrip<T, R, kColumns, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
-    WeightStrip<T, R, 1, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
-  if (d < head_size) WeightStrip<T, R, 1, true>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
+    WeightStrip<T, R, 1, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
+  if (d < head_size)
+    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
+}
+
+// weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
+template <typename T, int R>
+void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
+                int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
+  const T* values = static_cast<const T*>(value_rows);
+  if (fetch.count > 0)
+    WeightRows<T, R, true>(weights, values, stride, count, head_size, fetch, out, out_stride);
+  else
+    WeightRows<T, R, false>(weights, values, stride, count, head_size, fetch, out, out_stride);
 }
 
 template <DType>
