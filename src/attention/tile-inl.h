@@ -5,8 +5,8 @@
 //             whose lanes are (key, row).
 // WeightTile  o[row][:] += S[key][row] * v[key][:]   a few columns of V at a time, each line of V touched once.
 //
-// Both bring rows that are wanted next into L2 while they work, a line a step: ScoreTile the V rows, WeightTile the next
-// K rows. The hardware prefetcher does not do it: without, decode at T = 512 takes twice as long.
+// Both bring rows that are wanted next into L2 while they work, a line a step: ScoreTile the V rows, WeightTile the
+// next K rows. The hardware prefetcher does not do it: without, decode at T = 512 takes twice as long.
 #if defined(KVSHARE_ATTENTION_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_TILE_INL_H_
 #undef KVSHARE_ATTENTION_TILE_INL_H_
@@ -41,7 +41,8 @@ HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
   const Vec cd = hn::Add(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
   const auto ab2 = hn::BitCast(dd, ab);
   const auto cd2 = hn::BitCast(dd, cd);
-  return hn::Add(hn::BitCast(df, hn::InterleaveLower(dd, ab2, cd2)), hn::BitCast(df, hn::InterleaveUpper(dd, ab2, cd2)));
+  return hn::Add(hn::BitCast(df, hn::InterleaveLower(dd, ab2, cd2)),
+                 hn::BitCast(df, hn::InterleaveUpper(dd, ab2, cd2)));
 }
 
 // Lane i of the result is the sum of all lanes of sums[i].
@@ -126,8 +127,9 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
 
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
 template <typename T, int R, int kColumns, bool kPartial>
-HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
-                            const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out, int64_t out_stride) {
+HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride,
+                            int64_t count, const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out,
+                            int64_t out_stride) {
   const F32 df;
   Vec sums[R * kColumns];
   HWY_UNROLL(16)
@@ -175,7 +177,8 @@ void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT valu
     WeightStrip<T, R, kColumns, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
     WeightStrip<T, R, 1, false>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
-  if (d < head_size) WeightStrip<T, R, 1, true>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
+  if (d < head_size)
+    WeightStrip<T, R, 1, true>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
 }
 
 template <DType>
