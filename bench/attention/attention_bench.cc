@@ -17,7 +17,8 @@ struct Shape {
   const char* name;
   int64_t Hq, Hkv, D, window;
 };
-constexpr Shape kShapes[] = {{"e2b_sliding", 8, 1, 256, 512}, {"e2b_full", 8, 1, 512, 0}, {"llama", 32, 8, 128, 0}, {"mha", 16, 16, 64, 0}};
+constexpr Shape kShapes[] = {
+    {"e2b_sliding", 8, 1, 256, 512}, {"e2b_full", 8, 1, 512, 0}, {"llama", 32, 8, 128, 0}, {"mha", 16, 16, 64, 0}};
 
 struct Free {
   void operator()(void* p) const { std::free(p); }
@@ -58,7 +59,8 @@ void Run(benchmark::State& state, const Shape& shape, DType type, int64_t S, int
     call.spec.window_left = shape.window > 0 ? shape.window - 1 : kUnlimited;
     call.spec.window_right = 0;
     call.positions.query_position = &position;
-    if (const Status status = Attend(call, ParallelFor::Serial(), pool); !status.ok()) state.SkipWithError(status.message().c_str());
+    if (const Status status = Attend(call, ParallelFor::Serial(), pool); !status.ok())
+      state.SkipWithError(status.message().c_str());
     ++turn;
   }
   int64_t pairs = 0;
@@ -66,7 +68,8 @@ void Run(benchmark::State& state, const Shape& shape, DType type, int64_t S, int
     const int64_t visible = T - S + s + 1;
     pairs += shape.window > 0 ? std::min(visible, shape.window) : visible;
   }
-  const double visible_bytes = 2.0 * shape.Hkv * (shape.window > 0 ? std::min(T, shape.window + S - 1) : T) * shape.D * SizeOf(type);
+  const double visible_bytes =
+      2.0 * shape.Hkv * (shape.window > 0 ? std::min(T, shape.window + S - 1) : T) * shape.D * SizeOf(type);
   using benchmark::Counter;
   state.counters["GB/s"] = Counter(visible_bytes * 1e-9, Counter::kIsIterationInvariantRate);
   state.counters["GFLOP/s"] = Counter(4e-9 * pairs * shape.D * shape.Hq, Counter::kIsIterationInvariantRate);
@@ -75,9 +78,12 @@ void Run(benchmark::State& state, const Shape& shape, DType type, int64_t S, int
 void RegisterAll() {
   for (const Shape& shape : kShapes)
     for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-      for (const auto& [S, T] : {std::pair<int64_t, int64_t>{1, 512}, {1, 4096}, {1, 32768}, {512, 512}, {2048, 2048}, {256, 4096}})
-        benchmark::RegisterBenchmark((std::string(shape.name) + "/" + NameOf(type) + "/S" + std::to_string(S) + "/T" + std::to_string(T)).c_str(),
-                                     [=](benchmark::State& state) { Run(state, shape, type, S, T); })
+      for (const auto& [S, T] :
+           {std::pair<int64_t, int64_t>{1, 512}, {1, 4096}, {1, 32768}, {512, 512}, {2048, 2048}, {256, 4096}})
+        benchmark::RegisterBenchmark(
+            (std::string(shape.name) + "/" + NameOf(type) + "/S" + std::to_string(S) + "/T" + std::to_string(T))
+                .c_str(),
+            [=](benchmark::State& state) { Run(state, shape, type, S, T); })
             ->Unit(benchmark::kMicrosecond)
             ->UseRealTime();
     }

@@ -19,24 +19,25 @@ namespace kvshare {
 
 inline constexpr int64_t kUnlimited = -1;
 
-// What one attention computes. For query row s of sequence b at position p = query_position[b] + s, key j takes part iff
+// What one attention computes. For query row s of sequence b at position p = query_position[b] + s, key j takes part
+// iff
 //   j < length[b],  p - j <= window_left (if limited),  j - p <= window_right (if limited),
 //   and neither key_mask nor mask hides it.
 // The score is  x = scale * q.k;  x = softcap * tanh(x / softcap) if softcap > 0;  x += bias.
 // A row that sees no key gives zeros.
 struct AttentionSpec {
   float scale = 1.0F;
-  float softcap = 0.0F;                 // 0: off
-  int64_t window_left = kUnlimited;     // keys before the query's own; ORT's local_window_size W is window_left = W - 1
-  int64_t window_right = kUnlimited;    // 0: causal
-  bool smooth_softmax = false;          // one more key of score 0 and no value
-  const void* head_sink = nullptr;      // [Hq] scores of that one more key, instead of 0; implies smooth_softmax
+  float softcap = 0.0F;               // 0: off
+  int64_t window_left = kUnlimited;   // keys before the query's own; ORT's local_window_size W is window_left = W - 1
+  int64_t window_right = kUnlimited;  // 0: causal
+  bool smooth_softmax = false;        // one more key of score 0 and no value
+  const void* head_sink = nullptr;    // [Hq] scores of that one more key, instead of 0; implies smooth_softmax
   DType head_sink_type = DType::kF32;
 };
 
 // Where the keys and queries of each sequence stand. Null pointers take the default.
 struct Positions {
-  const int64_t* length = nullptr;          // [B] valid keys; default T for all; clipped to T by no one: CheckAttention judges
+  const int64_t* length = nullptr;  // [B] valid keys; default T for all; clipped to T by no one: CheckAttention judges
   const int64_t* query_position = nullptr;  // [B] position of query row 0 on the keys' axis; default 0; may be negative
 };
 
@@ -48,7 +49,7 @@ struct AttentionCall {
   MutableHeadsView output;  // [B, Hq, S, Dv]  written in full
   AttentionSpec spec;
   Positions positions;
-  MaskView mask;            // bool or float, optional
+  MaskView mask;  // bool or float, optional
   // Optional. With it positions.* are ignored: pos(k) is the running count of ones up to and with k, query s has the
   // position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left and
   // pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.
@@ -66,8 +67,8 @@ struct AppendCall {
   HeadsView fresh;           // [B, H, S, D] new rows
   MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
   const int64_t* past_length = nullptr;  // [B] rows of past that are valid; new row s lands at past_length[b] + s
-  const int64_t* length = nullptr;       // [B] valid rows afterwards; rows [length, capacity') are zeroed unless in place
-  RotaryView rotary;                     // null for values
+  const int64_t* length = nullptr;  // [B] valid rows afterwards; rows [length, capacity') are zeroed unless in place
+  RotaryView rotary;                // null for values
   const int64_t* rotary_positions = nullptr;  // [B, S]; default past_length[b] + s
 };
 
@@ -118,9 +119,9 @@ class WorkspacePool {
 Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
 
-// The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads of
-// its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the oracle.
-// Fails only (kRefused) where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call.
+// The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads
+// of its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the
+// oracle. Fails only (kRefused) where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call.
 Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
 
 // Rotates and appends; needs CheckAppend(call).ok().

@@ -14,28 +14,28 @@ enum class LayerForm { kGroupQueryAttention, kAttention };
 
 // One attention layer as found in the graph, in graph order.
 struct AttentionLayer {
-  int index = 0;                  // order of execution, from 0
-  std::string node;               // node name, or "#<position>" where it has none
-  std::string domain;             // "", "com.microsoft", "kvshare"
+  int index = 0;       // order of execution, from 0
+  std::string node;    // node name, or "#<position>" where it has none
+  std::string domain;  // "", "com.microsoft", "kvshare"
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;
-  int source = -1;                // kShared: index of the layer whose K/V it borrows; -1: a graph input
-  std::string source_key;         // kShared: the borrowed key value's name
-  int64_t window = -1;            // keys with the query's own; -1: full
+  int source = -1;         // kShared: index of the layer whose K/V it borrows; -1: a graph input
+  std::string source_key;  // kShared: the borrowed key value's name
+  int64_t window = -1;     // keys with the query's own; -1: full
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_size = 0;          // 0: not known from the graph
-  std::string note;               // what is odd about it, if anything
+  int64_t head_size = 0;  // 0: not known from the graph
+  std::string note;       // what is odd about it, if anything
 };
 
 struct Inspection {
   std::vector<AttentionLayer> layers;
   int64_t nodes = 0;
-  int64_t mask_nodes = 0;              // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
-  int64_t borrowed_copies = 0;         // Transpose/Reshape on borrowed K/V
-  int64_t named_unused_presents = 0;   // presents that ORT copies for nobody
+  int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
+  int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
+  int64_t named_unused_presents = 0;     // presents that ORT copies for nobody
   int64_t predicted_cpu_gpu_copies = 0;  // Memcpy nodes the CUDA EP would insert around them, from a table
-  std::vector<std::string> warnings;   // one line each, e.g. the is_causal trap of ORT >= 1.28
+  std::vector<std::string> warnings;     // one line each, e.g. the is_causal trap of ORT >= 1.28
 };
 
 enum class Target { kKvshare, kKvshareAttention, kOrt };
@@ -43,12 +43,12 @@ enum class Rope { kFold, kKeep };
 
 struct RewriteOptions {
   Target target = Target::kKvshare;
-  bool keep_own = false;             // kKvshare: leave own layers com.microsoft
-  Rope rope = Rope::kFold;           // kKvshareAttention: kKeep is the only choice; the CLI's default follows the target
-  std::string min_ort = "1.31";      // kOrt: oldest ONNX Runtime that must load the result
-  std::vector<std::string> skip;     // rule names not to run
-  bool prune_inputs = false;         // drop graph inputs that nothing reads any more
-  bool dry_run = false;              // report only
+  bool keep_own = false;          // kKvshare: leave own layers com.microsoft
+  Rope rope = Rope::kFold;        // kKvshareAttention: kKeep is the only choice; the CLI's default follows the target
+  std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
+  std::vector<std::string> skip;  // rule names not to run
+  bool prune_inputs = false;      // drop graph inputs that nothing reads any more
+  bool dry_run = false;           // report only
 };
 
 struct RuleOutcome {
@@ -73,6 +73,7 @@ Result<Inspection> Inspect(const std::string& model_path);
 // Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. External data is referenced
 // where both lie in one folder, else hard-linked, else copied. Errors as Inspect; kRefused for a target that cannot
 // serve the options; kInternal for I/O.
-Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path, const RewriteOptions& options);
+Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
+                              const RewriteOptions& options);
 
 }  // namespace kvshare

@@ -39,20 +39,22 @@ template <typename Pointer>
 struct BasicHeadsView {
   Pointer data = nullptr;
   DType type = DType::kF32;
-  int64_t batch = 0;     // B
-  int64_t heads = 0;     // Hq or Hkv
-  int64_t tokens = 0;    // S for queries, T (or the cache's capacity) for keys and values
-  int64_t head_size = 0; // D or Dv
+  int64_t batch = 0;      // B
+  int64_t heads = 0;      // Hq or Hkv
+  int64_t tokens = 0;     // S for queries, T (or the cache's capacity) for keys and values
+  int64_t head_size = 0;  // D or Dv
   int64_t batch_stride = 0;
   int64_t head_stride = 0;
   int64_t token_stride = 0;
 
   // A contiguous [B, heads, tokens, D] tensor.
-  static BasicHeadsView Bnsh(Pointer data, DType type, int64_t batch, int64_t heads, int64_t tokens, int64_t head_size) {
+  static BasicHeadsView Bnsh(Pointer data, DType type, int64_t batch, int64_t heads, int64_t tokens,
+                             int64_t head_size) {
     return {data, type, batch, heads, tokens, head_size, heads * tokens * head_size, tokens * head_size, head_size};
   }
   // A contiguous [B, tokens, heads, D] (or [B, tokens, heads*D]) tensor.
-  static BasicHeadsView Bsnh(Pointer data, DType type, int64_t batch, int64_t tokens, int64_t heads, int64_t head_size) {
+  static BasicHeadsView Bsnh(Pointer data, DType type, int64_t batch, int64_t tokens, int64_t heads,
+                             int64_t head_size) {
     return {data, type, batch, heads, tokens, head_size, tokens * heads * head_size, head_size, heads * head_size};
   }
 

@@ -61,15 +61,13 @@ class [[nodiscard]] Result {
 #define KVSHARE_CONCAT(a, b) KVSHARE_CONCAT_INNER(a, b)
 
 // Returns the failure of an expression of type Status.
-#define KVSHARE_RETURN_IF_ERROR(expression)                   \
-  do {                                                        \
-    if (auto kvshare_status = (expression); !kvshare_status.ok()) \
-      return kvshare_status;                                  \
+#define KVSHARE_RETURN_IF_ERROR(expression)                                              \
+  do {                                                                                   \
+    if (auto kvshare_status = (expression); !kvshare_status.ok()) return kvshare_status; \
   } while (false)
 
 // Declares `declaration` from a Result, or returns its failure.
-#define KVSHARE_ASSIGN_OR_RETURN(declaration, expression)                              \
-  auto KVSHARE_CONCAT(kvshare_result_, __LINE__) = (expression);                       \
-  if (!KVSHARE_CONCAT(kvshare_result_, __LINE__).ok())                                 \
-    return KVSHARE_CONCAT(kvshare_result_, __LINE__).status();                         \
+#define KVSHARE_ASSIGN_OR_RETURN(declaration, expression)                                                         \
+  auto KVSHARE_CONCAT(kvshare_result_, __LINE__) = (expression);                                                  \
+  if (!KVSHARE_CONCAT(kvshare_result_, __LINE__).ok()) return KVSHARE_CONCAT(kvshare_result_, __LINE__).status(); \
   declaration = *std::move(KVSHARE_CONCAT(kvshare_result_, __LINE__))

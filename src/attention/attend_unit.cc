@@ -32,7 +32,7 @@ struct Scratch {
   float* sum;      // the same
   int32_t* begin;  // the same: each row's range of keys
   int32_t* end;
-  float* row;      // one row, KeyStride
+  float* row;  // one row, KeyStride
   size_t bytes;
 
   Scratch(const Job& job, void* memory) {
@@ -94,8 +94,10 @@ void PackQueries(const Job& job, const Place& place, const Scratch& scratch) {
     KeyRange range;
     if (row < place.rows) {
       const int64_t s = place.PositionOf(job, row);
-      const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[place.b * S + s]
-                               : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
+      const int64_t position =
+          call.rotary_positions != nullptr
+              ? call.rotary_positions[place.b * S + s]
+              : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
       LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.rotary, position, scratch.row);
       for (int64_t d = 0; d < stride; d += kLanes)
         hn::Store(hn::Mul(hn::Load(df, scratch.row + d), scale), df, packed + d * R);
@@ -121,9 +123,9 @@ void StartState(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t row = block * R + lane % R;
       float score = kHidden;
       if (sink)
-        score = spec.head_sink == nullptr ? 0.0F
-                                          : static_cast<float>(LoadElement(spec.head_sink, spec.head_sink_type,
-                                                                           place.HeadOf(job, row)));
+        score = spec.head_sink == nullptr
+                    ? 0.0F
+                    : static_cast<float>(LoadElement(spec.head_sink, spec.head_sink_type, place.HeadOf(job, row)));
       scratch.max[block * state_lanes + lane] = score;
       scratch.sum[block * state_lanes + lane] = sink ? 1.0F : 0.0F;
     }
@@ -150,7 +152,8 @@ void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t ro
         if (keep[j * mask.key_stride] == 0) scores[j * R + r] = kHidden;
     } else {
       for (int64_t j = 0; j < covered; ++j)
-        scores[j * R + r] += static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_key + j) * mask.key_stride));
+        scores[j * R + r] +=
+            static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_key + j) * mask.key_stride));
     }
     for (int64_t j = covered; j < count; ++j) scores[j * R + r] = kHidden;
   }
@@ -183,7 +186,8 @@ KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
   return {static_cast<int32_t>(begin), static_cast<int32_t>(std::min<int64_t>(begin + share, all.end))};
 }
 
-// Rows [begin, end) whose union [lo, hi) of ranges bounds a block's work, and the part [all_lo, all_hi) all of them see.
+// Rows [begin, end) whose union [lo, hi) of ranges bounds a block's work, and the part [all_lo, all_hi) all of them
+// see.
 struct BlockRange {
   int32_t lo = INT32_MAX, hi = 0, all_lo = 0, all_hi = INT32_MAX;
 };
@@ -243,13 +247,14 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t lanes = RoundUp(count * R, kLanes);
       float* scores = scratch.scores;
       score_tile(scratch.query + block * R * key_stride,
-                 At(call.key.data, call.key.type, call.key.Offset(place.b, place.kv_head, begin)), call.key.token_stride, count,
-                 call.key.head_size, fetch_values, scores);
+                 At(call.key.data, call.key.type, call.key.Offset(place.b, place.kv_head, begin)),
+                 call.key.token_stride, count, call.key.head_size, fetch_values, scores);
       if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
       if (call.mask) ApplyMask(job, place, block * R, rows, begin, count, scores);
       if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
       if (begin < seen.all_lo || begin + count > seen.all_hi)
-        HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState, scratch.end + block * kState);
+        HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
+                       scratch.end + block * kState);
       for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
       const RowState state{scratch.max + block * kState, scratch.sum + block * kState};
       float* out = scratch.out + block * R * value_stride;

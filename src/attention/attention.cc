@@ -125,7 +125,8 @@ void Append(const AppendCall& call, const ParallelFor& parallel) {
   int64_t end = present.tokens;
   if (call.past.data == present.data && call.past_length != nullptr) {
     begin = *std::min_element(call.past_length, call.past_length + present.batch);
-    end = std::min(present.tokens, *std::max_element(call.past_length, call.past_length + present.batch) + call.fresh.tokens);
+    end = std::min(present.tokens,
+                   *std::max_element(call.past_length, call.past_length + present.batch) + call.fresh.tokens);
   }
   if (begin >= end) return;
   const UnitCode code = GetUnitCode();

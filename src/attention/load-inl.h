@@ -23,8 +23,12 @@ inline constexpr size_t kLanes = hn::MaxLanes(F32());
 HWY_INLINE void PrefetchL2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 HWY_INLINE Vec Load(const float* p) { return hn::LoadU(F32(), p); }
-HWY_INLINE Vec Load(const hwy::float16_t* p) { return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p)); }
-HWY_INLINE Vec Load(const hwy::bfloat16_t* p) { return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p)); }
+HWY_INLINE Vec Load(const hwy::float16_t* p) {
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p));
+}
+HWY_INLINE Vec Load(const hwy::bfloat16_t* p) {
+  return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
+}
 
 HWY_INLINE Vec LoadN(const float* p, size_t n) { return hn::LoadN(F32(), p, n); }
 HWY_INLINE Vec LoadN(const hwy::float16_t* p, size_t n) {

@@ -30,7 +30,8 @@ void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, 
     // Keys up to the row's own column are at or before its position; window_right more kept ones may follow.
     int64_t want_end = causal ? column + 1 : T_;
     if (causal)
-      for (int64_t after = 0; want_end < T_ && after < spec.window_right; ++want_end) after += mask[want_end] != 0 ? 1 : 0;
+      for (int64_t after = 0; want_end < T_ && after < spec.window_right; ++want_end)
+        after += mask[want_end] != 0 ? 1 : 0;
     if (s == 0 && spec.window_left != kUnlimited && causal && spec.window_right == 0) {
       // Decode and first rows of a chunk: walk back from the row instead of forward from the start.
       end = std::max(want_end, first);
@@ -87,8 +88,12 @@ void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes) {
     }
     const int64_t offset = b * call.key_mask.batch_stride;
     switch (call.key_mask.type) {
-      case DType::kI64: RangesFromMask(call, static_cast<const int64_t*>(call.key_mask.data) + offset, row, holes + b); break;
-      case DType::kI32: RangesFromMask(call, static_cast<const int32_t*>(call.key_mask.data) + offset, row, holes + b); break;
+      case DType::kI64:
+        RangesFromMask(call, static_cast<const int64_t*>(call.key_mask.data) + offset, row, holes + b);
+        break;
+      case DType::kI32:
+        RangesFromMask(call, static_cast<const int32_t*>(call.key_mask.data) + offset, row, holes + b);
+        break;
       default: RangesFromMask(call, static_cast<const uint8_t*>(call.key_mask.data) + offset, row, holes + b); break;
     }
   }
@@ -120,7 +125,8 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
   for (int64_t i = 0; i < call.query.batch * S; ++i)
     most_visible = std::max<int64_t>(most_visible, ranges[i].end - ranges[i].begin);
   const int64_t items = call.query.batch * call.key.heads * plan.position_tiles;
-  plan.splits = std::clamp(kEnoughUnits / items, int64_t{1}, std::max<int64_t>(1, CeilDiv(most_visible, kKeysPerSplit)));
+  plan.splits =
+      std::clamp(kEnoughUnits / items, int64_t{1}, std::max<int64_t>(1, CeilDiv(most_visible, kKeysPerSplit)));
   return plan;
 }
 

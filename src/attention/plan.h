@@ -1,5 +1,5 @@
-// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call alone,
-// never on threads, so that the same input gives the same bits everywhere.
+// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call
+// alone, never on threads, so that the same input gives the same bits everywhere.
 #pragma once
 
 #include <cstdint>

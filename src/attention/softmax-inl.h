@@ -94,8 +94,8 @@ inline void SoftcapTile(float* scores, int64_t lanes, float softcap) {
     hn::Store(hn::Mul(cap, Tanh(hn::Mul(hn::Load(df, scores + i), inverse))), df, scores + i);
 }
 
-// Hides the lanes whose key lies outside their row's range. `first` is the number of the tile's key 0; `begin` and `end`
-// are the rows' ranges, [kStateLanes<R>].
+// Hides the lanes whose key lies outside their row's range. `first` is the number of the tile's key 0; `begin` and
+// `end` are the rows' ranges, [kStateLanes<R>].
 template <int R>
 inline void HideOutside(float* scores, int64_t lanes, int32_t first, const int32_t* begin, const int32_t* end) {
   const F32 df;

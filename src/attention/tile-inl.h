@@ -5,8 +5,8 @@
 //             whose lanes are (key, row).
 // WeightTile  o[row][:] += S[key][row] * v[key][:]   a few columns of V at a time, each line of V touched once.
 //
-// Both bring rows that are wanted next into L2 while they work, a line a step: ScoreTile the V rows, WeightTile the next
-// K rows. The hardware prefetcher does not do it: without, decode at T = 512 takes twice as long.
+// Both bring rows that are wanted next into L2 while they work, a line a step: ScoreTile the V rows, WeightTile the
+// next K rows. The hardware prefetcher does not do it: without, decode at T = 512 takes twice as long.
 #if defined(KVSHARE_ATTENTION_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_TILE_INL_H_
 #undef KVSHARE_ATTENTION_TILE_INL_H_
@@ -41,7 +41,8 @@ HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
   const Vec cd = hn::Add(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
   const auto ab2 = hn::BitCast(dd, ab);
   const auto cd2 = hn::BitCast(dd, cd);
-  return hn::Add(hn::BitCast(df, hn::InterleaveLower(dd, ab2, cd2)), hn::BitCast(df, hn::InterleaveUpper(dd, ab2, cd2)));
+  return hn::Add(hn::BitCast(df, hn::InterleaveLower(dd, ab2, cd2)),
+                 hn::BitCast(df, hn::InterleaveUpper(dd, ab2, cd2)));
 }
 
 // Lane i of the result is the sum of all lanes of sums[i].

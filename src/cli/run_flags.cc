@@ -50,13 +50,10 @@ Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags) {
 ExitCode Report(const Status& failure) {
   fmt::print(stderr, "kvshare: {}\n", failure.message());
   switch (failure.code()) {
-    case StatusCode::kInvalidInput:
-      return kBadInput;
-    case StatusCode::kRefused:
-      return kRefused;
+    case StatusCode::kInvalidInput: return kBadInput;
+    case StatusCode::kRefused: return kRefused;
     case StatusCode::kOk:
-    case StatusCode::kInternal:
-      break;
+    case StatusCode::kInternal: break;
   }
   return kFailed;
 }

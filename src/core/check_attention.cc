@@ -29,8 +29,10 @@ template <typename View>
 Status CheckView(const View& v, std::string_view name, std::string_view where) {
   if (v.batch < 0 || v.heads <= 0 || v.tokens < 0 || v.head_size <= 0)
     return Bad(where, "input '{}' has shape {}; needs B and tokens >= 0, heads and D > 0", name, ShapeOf(v));
-  if (v.tokens > kMaxTokens) return Bad(where, "input '{}' has {} tokens; needs at most {}", name, v.tokens, kMaxTokens);
-  if (v.data == nullptr && v.batch * v.tokens > 0) return Bad(where, "input '{}' is absent; needs {}", name, ShapeOf(v));
+  if (v.tokens > kMaxTokens)
+    return Bad(where, "input '{}' has {} tokens; needs at most {}", name, v.tokens, kMaxTokens);
+  if (v.data == nullptr && v.batch * v.tokens > 0)
+    return Bad(where, "input '{}' is absent; needs {}", name, ShapeOf(v));
   return {};
 }
 
@@ -39,13 +41,15 @@ Status CheckTypes(const AttentionCall& call, std::string_view where) {
   const struct {
     const char* name;
     DType type;
-  } tensors[] = {{"query", call.query.type}, {"key", call.key.type}, {"value", call.value.type}, {"output", call.output.type}};
+  } tensors[] = {
+      {"query", call.query.type}, {"key", call.key.type}, {"value", call.value.type}, {"output", call.output.type}};
   const bool double_precision = call.query.type == DType::kF64;
   for (const auto& tensor : tensors) {
     const bool served = double_precision ? tensor.type == DType::kF64 : IsFloat(tensor.type);
     if (!served)
-      return Status::Refused(fmt::format("{}: no kernel for {} '{}' with {} 'query'; have f32, f16, bf16 in any mix, or f64 alone",
-                                         where, NameOf(tensor.type), tensor.name, NameOf(call.query.type)));
+      return Status::Refused(
+          fmt::format("{}: no kernel for {} '{}' with {} 'query'; have f32, f16, bf16 in any mix, or f64 alone", where,
+                      NameOf(tensor.type), tensor.name, NameOf(call.query.type)));
   }
   return {};
 }
@@ -58,18 +62,21 @@ Status CheckShapes(const AttentionCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckView(k, "key", where));
   KVSHARE_RETURN_IF_ERROR(CheckView(v, "value", where));
   KVSHARE_RETURN_IF_ERROR(CheckView(call.output, "output", where));
-  if (k.batch != q.batch) return Bad(where, "input 'key' has B = {} (shape {}); needs B = {} like 'query'", k.batch, ShapeOf(k), q.batch);
-  if (v.batch != q.batch) return Bad(where, "input 'value' has B = {} (shape {}); needs B = {} like 'query'", v.batch, ShapeOf(v), q.batch);
+  if (k.batch != q.batch)
+    return Bad(where, "input 'key' has B = {} (shape {}); needs B = {} like 'query'", k.batch, ShapeOf(k), q.batch);
+  if (v.batch != q.batch)
+    return Bad(where, "input 'value' has B = {} (shape {}); needs B = {} like 'query'", v.batch, ShapeOf(v), q.batch);
   if (k.head_size != q.head_size)
-    return Bad(where, "input 'key' has D = {} (shape {}); needs D = {} like 'query'", k.head_size, ShapeOf(k), q.head_size);
+    return Bad(where, "input 'key' has D = {} (shape {}); needs D = {} like 'query'", k.head_size, ShapeOf(k),
+               q.head_size);
   if (v.heads != k.heads) return Bad(where, "input 'value' has {} heads; needs {} like 'key'", v.heads, k.heads);
   if (v.tokens != k.tokens) return Bad(where, "input 'value' has {} tokens; needs {} like 'key'", v.tokens, k.tokens);
   if (q.heads % k.heads != 0)
     return Bad(where, "input 'query' has {} heads; needs a multiple of the {} heads of 'key'", q.heads, k.heads);
   const MutableHeadsView& o = call.output;
   if (o.batch != q.batch || o.heads != q.heads || o.tokens != q.tokens || o.head_size != v.head_size)
-    return Bad(where, "output has shape {}; needs [B {}, heads {}, tokens {}, D {}]", ShapeOf(o), q.batch, q.heads, q.tokens,
-               v.head_size);
+    return Bad(where, "output has shape {}; needs [B {}, heads {}, tokens {}, D {}]", ShapeOf(o), q.batch, q.heads,
+               q.tokens, v.head_size);
   return {};
 }
 
@@ -78,7 +85,8 @@ Status CheckSpec(const AttentionSpec& spec, std::string_view where) {
   if (!std::isfinite(spec.softcap) || spec.softcap < 0)
     return Bad(where, "attribute 'softcap' is {}; needs a finite number >= 0", spec.softcap);
   if (spec.window_left < kUnlimited || spec.window_right < kUnlimited)
-    return Bad(where, "window is ({}, {}); needs -1 (unlimited) or more on each side", spec.window_left, spec.window_right);
+    return Bad(where, "window is ({}, {}); needs -1 (unlimited) or more on each side", spec.window_left,
+               spec.window_right);
   if (spec.head_sink != nullptr && !IsFloat(spec.head_sink_type))
     return Bad(where, "input 'head_sink' has type {}; needs f32, f16 or bf16", NameOf(spec.head_sink_type));
   return {};
@@ -95,8 +103,10 @@ Status CheckPositions(const AttentionCall& call, std::string_view where) {
     return {};
   }
   for (int64_t b = 0; b < call.query.batch; ++b) {
-    if (call.positions.length != nullptr && (call.positions.length[b] < 0 || call.positions.length[b] > call.key.tokens))
-      return Bad(where, "length[{}] is {}; needs 0 to {}, the rows of 'key'", b, call.positions.length[b], call.key.tokens);
+    if (call.positions.length != nullptr &&
+        (call.positions.length[b] < 0 || call.positions.length[b] > call.key.tokens))
+      return Bad(where, "length[{}] is {}; needs 0 to {}, the rows of 'key'", b, call.positions.length[b],
+                 call.key.tokens);
     if (call.positions.query_position != nullptr && std::abs(call.positions.query_position[b]) > kMaxTokens)
       return Bad(where, "position of query row 0 of batch {} is {}; needs a magnitude of at most {}", b,
                  call.positions.query_position[b], kMaxTokens);
@@ -114,21 +124,21 @@ Status CheckMask(const AttentionCall& call, std::string_view where) {
 }
 
 // `first` is the position of row 0 of each sequence where `positions` is null.
-Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* positions, const int64_t* first, int64_t batch, int64_t tokens,
-                   int64_t head_size, std::string_view where) {
+Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* positions, const int64_t* first,
+                   int64_t batch, int64_t tokens, int64_t head_size, std::string_view where) {
   if (!rotary) return {};
   if (rotary.sin == nullptr) return Bad(where, "input 'sin_cache' is absent; needs the shape of 'cos_cache'");
   if (!IsFloat(rotary.type) && (rotary.type != DType::kF64 || data_type != DType::kF64))
     return Bad(where, "input 'cos_cache' has type {}; needs f32, f16 or bf16 (f64 with f64 data)", NameOf(rotary.type));
   if (rotary.half <= 0 || 2 * rotary.half > head_size)
-    return Bad(where, "input 'cos_cache' has {} columns; needs 1 to {}, half the head size {}", rotary.half, head_size / 2,
-               head_size);
+    return Bad(where, "input 'cos_cache' has {} columns; needs 1 to {}, half the head size {}", rotary.half,
+               head_size / 2, head_size);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t s = 0; s < tokens; ++s) {
       const int64_t position = positions != nullptr ? positions[b * tokens + s] : (first != nullptr ? first[b] : 0) + s;
       if (position < 0 || position >= rotary.max_positions)
-        return Bad(where, "position of token {} of batch {} is {}; needs 0 to {}, the rows of 'cos_cache'", s, b, position,
-                   rotary.max_positions - 1);
+        return Bad(where, "position of token {} of batch {} is {}; needs 0 to {}, the rows of 'cos_cache'", s, b,
+                   position, rotary.max_positions - 1);
     }
   return {};
 }
@@ -141,8 +151,8 @@ Status CheckAttention(const AttentionCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckSpec(call.spec, where));
   KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
   KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
-  return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position, call.query.batch, call.query.tokens,
-                     call.query.head_size, where);
+  return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position,
+                     call.query.batch, call.query.tokens, call.query.head_size, where);
 }
 
 Status CheckAppend(const AppendCall& call, std::string_view where) {
@@ -151,12 +161,14 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckView(fresh, "key or value", where));
   KVSHARE_RETURN_IF_ERROR(CheckView(present, "present", where));
   if (fresh.batch != present.batch || fresh.heads != present.heads || fresh.head_size != present.head_size)
-    return Bad(where, "new rows have shape {}; need B, heads and D of the present {}", ShapeOf(fresh), ShapeOf(present));
+    return Bad(where, "new rows have shape {}; need B, heads and D of the present {}", ShapeOf(fresh),
+               ShapeOf(present));
   const HeadsView& past = call.past;
   if (past) {
     KVSHARE_RETURN_IF_ERROR(CheckView(past, "past", where));
     if (past.batch != present.batch || past.heads != present.heads || past.head_size != present.head_size)
-      return Bad(where, "input 'past' has shape {}; needs B, heads and D of the present {}", ShapeOf(past), ShapeOf(present));
+      return Bad(where, "input 'past' has shape {}; needs B, heads and D of the present {}", ShapeOf(past),
+                 ShapeOf(present));
     if (past.type != present.type)
       return Bad(where, "input 'past' has type {}; needs {} like the present", NameOf(past.type), NameOf(present.type));
   }
@@ -164,13 +176,14 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
     const int64_t begin = call.past_length != nullptr ? call.past_length[b] : 0;
     const int64_t end = call.length != nullptr ? call.length[b] : begin + fresh.tokens;
     if (begin < 0 || (begin > 0 && (!past || begin > past.tokens)))
-      return Bad(where, "past length of batch {} is {}; needs 0 to {}, the rows of 'past'", b, begin, past ? past.tokens : 0);
+      return Bad(where, "past length of batch {} is {}; needs 0 to {}, the rows of 'past'", b, begin,
+                 past ? past.tokens : 0);
     if (end < begin || end > begin + fresh.tokens || end > present.tokens)
       return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, end, begin,
                  std::min(begin + fresh.tokens, present.tokens), begin, fresh.tokens, present.tokens);
   }
-  return CheckRotary(call.rotary, present.type, call.rotary_positions, call.past_length, present.batch, fresh.tokens, present.head_size,
-                     where);
+  return CheckRotary(call.rotary, present.type, call.rotary_positions, call.past_length, present.batch, fresh.tokens,
+                     present.head_size, where);
 }
 
 }  // namespace kvshare

@@ -41,41 +41,26 @@ Status Refusal(const OrtApi& api, OrtStatus* status, const std::string& what) {
 
 std::optional<DType> TypeOf(ONNXTensorElementDataType type) {
   switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT:
-      return DType::kF32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
-      return DType::kF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
-      return DType::kBF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE:
-      return DType::kF64;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL:
-      return DType::kBool;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
-      return DType::kI32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
-      return DType::kI64;
-    default:
-      return std::nullopt;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return DType::kF32;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: return DType::kF16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return DType::kBF16;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return DType::kF64;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return DType::kBool;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return DType::kI32;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return DType::kI64;
+    default: return std::nullopt;
   }
 }
 
 ONNXTensorElementDataType OnnxType(DType type) {
   switch (type) {
-    case DType::kF32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case DType::kF16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-    case DType::kBF16:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-    case DType::kF64:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
-    case DType::kBool:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-    case DType::kI32:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case DType::kI64:
-      return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case DType::kF32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    case DType::kF16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+    case DType::kBF16: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
+    case DType::kF64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+    case DType::kBool: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    case DType::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case DType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }

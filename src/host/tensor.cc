@@ -18,19 +18,14 @@ Tensor Tensor::Integers(DType type, std::vector<int64_t> shape, const std::vecto
   for (size_t i = 0; i < values.size(); ++i) {
     std::byte* element = tensor.data.data() + i * SizeOf(type);
     switch (type) {
-      case DType::kI64:
-        std::memcpy(element, &values[i], sizeof(int64_t));
-        break;
+      case DType::kI64: std::memcpy(element, &values[i], sizeof(int64_t)); break;
       case DType::kI32: {
         const auto narrow = static_cast<int32_t>(values[i]);
         std::memcpy(element, &narrow, sizeof(narrow));
         break;
       }
-      case DType::kBool:
-        *element = values[i] != 0 ? std::byte{1} : std::byte{0};
-        break;
-      default:
-        StoreElement(tensor.data.data(), type, static_cast<int64_t>(i), static_cast<double>(values[i]));
+      case DType::kBool: *element = values[i] != 0 ? std::byte{1} : std::byte{0}; break;
+      default: StoreElement(tensor.data.data(), type, static_cast<int64_t>(i), static_cast<double>(values[i]));
     }
   }
   return tensor;

@@ -68,8 +68,9 @@ bool Visible(const AttentionSpec& spec, int64_t query, int64_t key) {
 double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t j) {
   if (!mask) return 0;
   if (j >= mask.keys) return kHidden;
-  const double value = LoadElement(
-      mask.data, mask.type, b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + j * mask.key_stride);
+  const double value =
+      LoadElement(mask.data, mask.type,
+                  b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + j * mask.key_stride);
   if (mask.type == DType::kBool) return value != 0 ? 0 : kHidden;
   return value;
 }
@@ -77,10 +78,11 @@ double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t 
 void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t head, int64_t s) {
   const AttentionSpec& spec = call.spec;
   const int64_t kv_head = head / (call.query.heads / call.key.heads);
-  const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.query.tokens + s]
-                           : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
-  const std::vector<double> query =
-      LoadRow(call.query.data, call.query.type, call.query.Offset(b, head, s), call.query.head_size, call.rotary, position);
+  const int64_t position = call.rotary_positions != nullptr
+                               ? call.rotary_positions[b * call.query.tokens + s]
+                               : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
+  const std::vector<double> query = LoadRow(call.query.data, call.query.type, call.query.Offset(b, head, s),
+                                            call.query.head_size, call.rotary, position);
 
   std::vector<double> score(call.key.tokens, kHidden);
   double max = kHidden;
@@ -93,7 +95,8 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
     if (bias == kHidden) continue;
     double dot = 0;
     const int64_t offset = call.key.Offset(b, kv_head, j);
-    for (int64_t d = 0; d < call.key.head_size; ++d) dot += query[d] * LoadElement(call.key.data, call.key.type, offset + d);
+    for (int64_t d = 0; d < call.key.head_size; ++d)
+      dot += query[d] * LoadElement(call.key.data, call.key.type, offset + d);
     double x = dot * static_cast<double>(spec.scale);
     if (spec.softcap > 0) x = spec.softcap * std::tanh(x / spec.softcap);
     score[j] = x + bias;
@@ -139,7 +142,8 @@ void AppendOracle(const AppendCall& call) {
           row = LoadRow(call.past.data, call.past.type, call.past.Offset(b, head, t), present.head_size, {}, 0);
         } else if (t < length) {
           const int64_t s = t - past_length;
-          const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
+          const int64_t position =
+              call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
           row = LoadRow(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s), present.head_size, call.rotary,
                         position);
         } else if (in_place) {

@@ -14,8 +14,8 @@ using testing::Array;
 using testing::ExpectMatchesOracle;
 using testing::Problem;
 
-constexpr double kF32 = 2e-6;   // relative to the largest output
-constexpr double kF16 = 1e-3;   // one rounding of the output
+constexpr double kF32 = 2e-6;  // relative to the largest output
+constexpr double kF16 = 1e-3;  // one rounding of the output
 constexpr double kBF16 = 8e-3;
 
 double ToleranceOf(DType type) { return type == DType::kF32 ? kF32 : type == DType::kF16 ? kF16 : kBF16; }
@@ -99,9 +99,9 @@ TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
     if (mask == 1) p.AddBias(DType::kBool, pick({0, 1}) == 1);
     if (mask == 2) p.AddBias(DType::kF32, pick({0, 1}) == 1);
     if (mask == 3) p.AddBias(p.type, pick({0, 1}) == 1);
-    SCOPED_TRACE(::testing::Message() << "round " << round << " seed " << p.seed << " S " << p.S << " T " << p.T << " D " << p.D
-                                      << " Dv " << p.Dv << " window " << p.window << " " << NameOf(p.type) << "/"
-                                      << NameOf(p.kv_type) << " mask " << mask);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " seed " << p.seed << " S " << p.S << " T " << p.T
+                                      << " D " << p.D << " Dv " << p.Dv << " window " << p.window << " "
+                                      << NameOf(p.type) << "/" << NameOf(p.kv_type) << " mask " << mask);
     ExpectMatchesOracle(p, ToleranceOf(p.type));
     if (HasFatalFailure()) return;
   }
@@ -305,8 +305,9 @@ TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
   const Status status = Attend(call, ParallelFor::Serial(), pool);
   unsetenv("KVSHARE_FORCE_KERNEL");
   EXPECT_EQ(status.code(), StatusCode::kRefused);
-  EXPECT_EQ(status.message(),
-            "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, F32Rows8");
+  EXPECT_EQ(
+      status.message(),
+      "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, F32Rows8");
 }
 
 TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
@@ -315,7 +316,8 @@ TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
     for (const bool in_place : {false, true})
       for (const int64_t half : {0, 9, 16}) {
         const int64_t B = 2, H = 2, S = 3, D = 40, past_rows = 300, capacity = 310;
-        Array past(type, B * H * capacity * D), fresh(type, B * S * H * D), cos(type, 400 * half), sin(type, 400 * half);
+        Array past(type, B * H * capacity * D), fresh(type, B * S * H * D), cos(type, 400 * half),
+            sin(type, 400 * half);
         past.Fill(random, 1);
         fresh.Fill(random, 1);
         cos.Fill(random, 1);
@@ -338,7 +340,10 @@ TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
         AppendOracle(call(want));
         Append(call(got), ParallelFor::Serial());
         for (int64_t i = 0; i < want.size(); ++i)
-          ASSERT_NEAR(want.Get(i), got.Get(i), (type == DType::kF32 ? 1e-6 : type == DType::kF16 ? 4e-3 : 4e-2))
+          ASSERT_NEAR(want.Get(i), got.Get(i),
+                      (type == DType::kF32   ? 1e-6
+                       : type == DType::kF16 ? 4e-3
+                                             : 4e-2))
               << NameOf(type) << " in place " << in_place << " element " << i;
       }
 }

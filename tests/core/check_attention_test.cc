@@ -42,7 +42,8 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': input 'key' has D = 32 (shape [B 2, heads 2, tokens 8, D 32]); needs D = 16 like 'query'");
   ExpectRefusal([](Good& g) { g.call.key.batch = 3; }, bad,
                 "Op 'node': input 'key' has B = 3 (shape [B 3, heads 2, tokens 8, D 16]); needs B = 2 like 'query'");
-  ExpectRefusal([](Good& g) { g.call.value.tokens = 7; }, bad, "Op 'node': input 'value' has 7 tokens; needs 8 like 'key'");
+  ExpectRefusal([](Good& g) { g.call.value.tokens = 7; }, bad,
+                "Op 'node': input 'value' has 7 tokens; needs 8 like 'key'");
   ExpectRefusal([](Good& g) { g.call.key.heads = g.call.value.heads = 3; }, bad,
                 "Op 'node': input 'query' has 4 heads; needs a multiple of the 3 heads of 'key'");
   ExpectRefusal([](Good& g) { g.call.query.data = nullptr; }, bad,

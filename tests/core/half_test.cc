@@ -34,7 +34,7 @@ TEST(F16, RoundsLikeTheCompilersFromAnyFloat) {
 TEST(F16, TiesGoToEven) {
   EXPECT_EQ(F16FromF32(1.0F + 0x1p-11F), 0x3C00);
   EXPECT_EQ(F16FromF32(1.0F + 3 * 0x1p-11F), 0x3C02);
-  EXPECT_EQ(F16FromF32(0x1p-25F), 0);       // half of the least subnormal
+  EXPECT_EQ(F16FromF32(0x1p-25F), 0);  // half of the least subnormal
   EXPECT_EQ(F16FromF32(65519.996F), 0x7BFF);
   EXPECT_EQ(F16FromF32(65520.0F), 0x7C00);  // infinity
 }

@@ -36,11 +36,11 @@ struct Array {
 
 struct Problem {
   int64_t B = 1, Hq = 8, Hkv = 1, S = 1, T = 64, D = 64, Dv = 0;
-  int64_t window = 0;   // 0: full, else ORT's local_window_size
+  int64_t window = 0;  // 0: full, else ORT's local_window_size
   bool causal = true;
   DType type = DType::kF32;
   DType kv_type = DType::kF32;
-  bool bsnh = false;    // K/V as [B, T, Hkv, D]
+  bool bsnh = false;  // K/V as [B, T, Hkv, D]
   float scale = 0.1F;
   float softcap = 0;
   std::vector<int64_t> length;          // default T
@@ -104,8 +104,10 @@ struct Problem {
   AttentionCall Call(Array& output) {
     AttentionCall call;
     call.query = HeadsView::Bsnh(query.data(), type, B, S, Hq, D);
-    call.key = bsnh ? HeadsView::Bsnh(key.data(), kv_type, B, T, Hkv, D) : HeadsView::Bnsh(key.data(), kv_type, B, Hkv, T, D);
-    call.value = bsnh ? HeadsView::Bsnh(value.data(), kv_type, B, T, Hkv, Dv) : HeadsView::Bnsh(value.data(), kv_type, B, Hkv, T, Dv);
+    call.key =
+        bsnh ? HeadsView::Bsnh(key.data(), kv_type, B, T, Hkv, D) : HeadsView::Bnsh(key.data(), kv_type, B, Hkv, T, D);
+    call.value = bsnh ? HeadsView::Bsnh(value.data(), kv_type, B, T, Hkv, Dv)
+                      : HeadsView::Bnsh(value.data(), kv_type, B, Hkv, T, Dv);
     output = Array(type, B * S * Hq * Dv);
     for (int64_t i = 0; i < output.size(); ++i) output.Set(i, std::numeric_limits<double>::quiet_NaN());
     call.output = MutableHeadsView::Bsnh(output.data(), type, B, S, Hq, Dv);
