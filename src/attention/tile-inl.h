@@ -137,8 +137,9 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
 
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
 template <typename T, int R, int kColumns, bool kPartial, bool kFetch>
-HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
-                            const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out, int64_t out_stride) {
+HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride,
+                            int64_t count, const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out,
+                            int64_t out_stride) {
   const F32 df;
   Vec sums[R * kColumns];
   HWY_UNROLL(16)
@@ -170,8 +171,9 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
 }
 
 template <typename T, int R, bool kFetch>
-HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride, int64_t count,
-                           int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
+HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride,
+                           int64_t count, int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out,
+                           int64_t out_stride) {
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
@@ -185,7 +187,8 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTR
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
     WeightStrip<T, R, 1, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
   if (d < head_size)
-    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, out + d, out_stride);
+    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, out + d,
+                                       out_stride);
 }
 
 // weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
