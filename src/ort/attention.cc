@@ -284,7 +284,8 @@ class Attention final : public Kernel {
     call.spec.scale = attributes_.scale.value_or(1.0F / std::sqrt(D));
     call.spec.softcap = attributes_.softcap;
     call.spec.window_left = attributes_.window > 0 ? attributes_.window - 1 : attributes_.window_left;
-    call.spec.window_right = attributes_.causal ? 0 : attributes_.window_right;
+    // A key mask numbers positions, and with them comes causality: it stands for the exporters' whole mask.
+    call.spec.window_right = attributes_.causal || in[kKeyMask] ? 0 : attributes_.window_right;
     call.mask = p.mask;
     if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, Core(in[kKeyMask]), p.T};
     return call;

@@ -98,14 +98,12 @@ KEY_MASKS = {
 }
 
 
-def key_mask_truth(q, k, v, mask, window=None, causal=True, bias=None):
+def key_mask_truth(q, k, v, mask, window=None, bias=None):
     """Written from the contract: positions are running counts of ones, query s stands at column T-S+s."""
     S = q.shape[2]
     position = mask.astype(np.int64).cumsum(1)
     pq, pk = position[:, None, T - S:, None], position[:, None, None, :]
-    visible = mask.astype(bool)[:, None, None, :] & np.ones((1, 1, S, 1), bool)
-    if causal:
-        visible = visible & (pk <= pq)
+    visible = mask.astype(bool)[:, None, None, :] & (pk <= pq)
     if window:
         visible = visible & (pq - pk < window)
     return folded(reference(q, k, v, visible, 1.0, 0, bias))
@@ -138,12 +136,12 @@ def test_key_mask_takes_three_types(dtype):
     assert_close(attention(inputs, attributes, domain="kvshare")["Y"], key_mask_truth(q, k, v, KEY_MASKS["holes"]), np.float32)
 
 
-def test_key_mask_without_causality_hides_padding_only():
+def test_key_mask_is_causal_whatever_is_causal_says():
     inputs, attributes, q, k, v = option_b(32, 3)
     inputs["key_mask"] = KEY_MASKS["left_padding"].astype(np.int64)
     attributes["is_causal"] = 0
     assert_close(attention(inputs, attributes, domain="kvshare")["Y"],
-                 key_mask_truth(q, k, v, KEY_MASKS["left_padding"], causal=False), np.float32)
+                 key_mask_truth(q, k, v, KEY_MASKS["left_padding"]), np.float32)
 
 
 def test_key_mask_goes_with_a_bias():
