@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
 	scripts/setup.sh build
 	cmake --preset dev
-	cmake --build --preset dev
+	cmake --build --preset dev --target kvshare kvshare_ort kvshare_dropin
 
 test:     ## all tests; no GPU, no torch
 	scripts/setup.sh build test
@@ -23,6 +23,7 @@ format:   ## rewrite the sources with clang-format 19
 	scripts/lint.sh --fix
 
 install: build
+	cmake --build --preset dev
 	cmake --install build --prefix "$(PREFIX)"
 
 docs:     ## docs/errors.md from the source
