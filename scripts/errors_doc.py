@@ -1,7 +1,7 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper of the same
-file that puts the place in front of it. The remedy is the message's own part after the first "; "; where a message has
+file that puts the place in front of it, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own part after the first "; "; where a message has
 none, a comment `// Remedy: ...` right above it, else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
@@ -14,11 +14,12 @@ PAGE = ROOT / "docs/errors.md"
 PLACE = "<op> '<node>'"
 KINDS = {
     "InvalidInput": "Correct what the message names.",
-    "Refused": "",
+    "Refused": "",  # see AREAS
+    "LeftAlone": "",
     "Internal": "No fault of the input: the machine's (disk, memory) or kvshare's; please report it.",
 }
 NOT_SERVED = "Well formed, but kvshare or this ONNX Runtime does not serve it."
-LEFT_ALONE = "The layer stays as it was. If the model is sound, this is a form to be learned: report it."
+LEFT_ALONE = "None needed; a sound model that lands here is a form to be learned: report it."
 # Path, title, what a refusal without a remedy of its own means there. In the order in which a reader meets them.
 AREAS = [
     ("src/core/", "Attention: shapes, types, lengths", NOT_SERVED),
@@ -41,6 +42,7 @@ a value. Messages about an op open with `<op> '<node>':` and read *input, what c
 | invalid input | `INVALID_ARGUMENT` | 2 |
 | refused | `NOT_IMPLEMENTED` | 3 |
 | internal | `FAIL` | 5 |
+| left alone | | 0: the report of `kvshare rewrite` says why a layer stayed as it was |
 """
 TOKEN = re.compile(
     r'(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<char>\'(?:[^\'\\\n]|\\.)*\')'
@@ -151,12 +153,12 @@ def helpers_of(tokens):
 
 def remedy_of(text, kind, tokens, index, refused):
     _, separator, tail = text.partition("; ")
-    if separator:
+    if separator and (kind != "LeftAlone" or tail.startswith("need")):
         return tail[0].upper() + tail[1:] + "."
     for token in reversed(tokens[max(0, index - 12):index]):
         if token.kind == "comment" and token.text.startswith("// Remedy: ") and tokens[index].line - token.line <= 2:
             return token.text.removeprefix("// Remedy: ")
-    return refused if kind == "Refused" else KINDS[kind]
+    return KINDS[kind] or refused
 
 
 def messages_of(source, refused):
@@ -170,6 +172,9 @@ def messages_of(source, refused):
         given = [g for g in split(arguments(tokens, i + 1)[0]) if g]
         if kind := kind_of(token.text):
             text = text_of(given[0], {}) if given else "…"
+        elif token.text == "Outcome::Decline":
+            kind = "LeftAlone"
+            text = re.sub(r"\{[^{}]*\}", "…", literal(given[0]) or "…") if given else "…"
         elif token.text in helpers:
             kind, names, message, *_ = helpers[token.text]
             known = dict(zip(names, (text_of(g, {}) for g in given)))
@@ -180,6 +185,8 @@ def messages_of(source, refused):
             text = text_of(message, known)
         else:
             continue
+        if kind == "Refused" and refused == LEFT_ALONE:
+            kind = "LeftAlone"
         if re.search("[a-z]{2}", text.replace(PLACE, "")):
             out.append(Message(kind, text, remedy_of(text, kind, tokens, i, refused)))
     return out
