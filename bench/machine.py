@@ -7,6 +7,7 @@ import subprocess
 
 from bench.common import llc_bytes
 
+SAMPLES = 4  # of each rate, in a round
 BUSY = 0.5  # load average above which figures are not to be published
 
 
@@ -33,16 +34,21 @@ class Roof:
         self.samples = []
 
     def slot(self, threads):
-        print(threads, file=self.process.stdin, flush=True)
-        read, prefetched, flops, switches = map(float, self.process.stdout.readline().split())
-        self.samples.append((read, prefetched, flops, switches))
+        for _ in range(SAMPLES):
+            print(threads, file=self.process.stdin, flush=True)
+            numbers = [float(n) for n in self.process.stdout.readline().split()]
+            self.samples.append(list(zip(numbers[::2], numbers[1::2])))  # (rate, involuntary switches) three times
 
     def summary(self):
-        """Medians over the undisturbed rounds, or over all where none was. The bandwidth of a floor is the better one."""
-        clean = [s for s in self.samples if not s[3]] or self.samples
-        read, prefetched, flops = (statistics.median(s[i] for s in clean) for i in range(3))
+        """Medians over the undisturbed samples, over all where none was. The bandwidth of a floor is the better one."""
+        rates, dropped = [], 0
+        for measured in zip(*self.samples):
+            clean = [rate for rate, switches in measured if not switches]
+            rates.append(statistics.median(clean or [rate for rate, _ in measured]))
+            dropped += len(measured) - len(clean)
+        read, prefetched, flops = rates
         return {"read_gbs": read, "prefetched_gbs": prefetched, "gbs": max(read, prefetched), "gflops": flops,
-                "rounds": len(clean), "dropped": sum(1 for s in self.samples if s[3])}
+                "samples": 3 * len(self.samples), "dropped": dropped}
 
     def close(self):
         self.process.stdin.close()

@@ -18,7 +18,7 @@ from bench.step import kvshare as step_kvshare, ort as step_ort
 ROOT = pathlib.Path(__file__).parents[1]
 HERE = {"attention": (attention, [kvshare, ort]), "step": (step, [step_kvshare, step_ort])}
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
-REST_SECONDS = 0.01  # between two sides: the spinning workers of the one before go to sleep
+REST_SECONDS = {1: 0.01, 2: 0.05}  # by threads, between two sides: the spinning workers of the one before go to sleep
 QUICK = re.compile(r"(decode (e2b_\w+|llama) fp32 \S+ \S+ 1t|decode e2b_full fp32 S1 T4096 2t|decode e2b_\w+ (fp16|bf16) S1 T4096 1t"
                    r"|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 
@@ -84,7 +84,7 @@ def measure(row, peers, roof, args):
         roof.slot(row.threads)
         names = list(slots)
         for name in names[r % len(names):] + names[:r % len(names)]:
-            time.sleep(REST_SECONDS)
+            time.sleep(REST_SECONDS[row.threads])
             taken[name].append(slots[name]())
     here.close()
     for name, taken_slots in taken.items():

@@ -69,7 +69,7 @@ def _side(row, data):
              "blocks_begins": np.array([0, blocks], np.int32), "longest": np.array(row.T, np.int32),
              "key_cache": _paged(data.keys, row, data.count), "value_cache": _paged(data.values, row, data.count)}
     for name, array in first.items():
-        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.set_tensor(name, openvino.Tensor(array))  # its own copy
     step = data.step // (shape.Hkv * BLOCK * shape.D)
     tables = [openvino.Tensor(np.arange(i * step, i * step + blocks, dtype=np.int32)) for i in range(data.count)]
 
