@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo lint format docs install clean
+.PHONY: build test demo bench lint format docs install clean
 PREFIX ?= /usr/local
 
 build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
@@ -13,6 +13,10 @@ test:     ## all tests; no GPU, no torch
 
 demo: build  ## a real exported graph, rewritten, in stock ONNX Runtime
 	scripts/demo.sh
+
+bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under 3 minutes
+	scripts/setup.sh bench
+	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
 lint: build  ## clang-format and clang-tidy 19
 	scripts/setup.sh lint

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint]: bring what each stage lacks, as root or by sudo; safe to run again, also after a run
+# setup.sh [build] [test] [lint] [bench]: bring what each stage lacks, as root or by sudo; safe to run again, also after a run
 # that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
+#   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +12,8 @@ TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev
   libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
+TORCH=torch==2.13.0  # what executorch 1.4 is built against
+BENCH_PEERS=("$TORCH" "--no-deps executorch==1.4.1" openvino==2026.4.1 libggml-python==0.20.2.post1)
 
 fail() {
   echo "setup: $*" >&2
@@ -141,9 +144,37 @@ fetch_lint() {
   echo "${LINT_TOOLS[*]}" >.venv/lint.stamp
 }
 
+# A torch that needs CUDA's packages is not installed: gigabytes that a CPU does not use.
+torch_brings_cuda() {
+  build/bench-venv/bin/python -m pip install --dry-run -q --no-input --report - "$TORCH" 2>>"$LOG" | grep -q '"nvidia-'
+}
+
+fetch_bench_peers() {
+  local venv=build/bench-venv peer lacking=0
+  [[ $(cat "$venv/peers.stamp" 2>/dev/null) = "${BENCH_PEERS[*]}" ]] && return
+  if [[ ! -x $venv/bin/pip ]]; then
+    install_packages python3-venv
+    quietly "making $venv" /usr/bin/python3 -m venv --clear "$venv"
+  fi
+  quietly "installing numpy" "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input \
+    "$(grep ^numpy scripts/requirements.txt)"
+  for peer in "${BENCH_PEERS[@]}"; do
+    echo "setup: ${peer#--no-deps }"
+    if [[ $peer = "$TORCH" ]] && torch_brings_cuda; then
+      echo "setup: skipped: pip would bring CUDA; let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels" >&2
+      lacking=1
+    # shellcheck disable=SC2086  # an option and a name
+    elif ! "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input $peer >>"$LOG" 2>&1 </dev/null; then
+      echo "setup: skipped: it does not install here; the log is $LOG" >&2
+      lacking=1
+    fi
+  done
+  [[ $lacking = 1 ]] || echo "${BENCH_PEERS[*]}" >"$venv/peers.stamp"
+}
+
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint)$ ]] || { echo "setup: unknown stage '$stage'; have build, test, lint" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench)$ ]] || { echo "setup: unknown stage '$stage'; have build, test, lint, bench" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -158,5 +189,6 @@ for stage in "$@"; do
     build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers; fetch_highway ;;
     test) make_venv; fetch_ort_releases ;;
     lint) make_venv; fetch_lint ;;
+    bench) fetch_bench_peers ;;
   esac
 done

@@ -1,0 +1,82 @@
+"""The text table and the plot: time against T for decode, one panel a shape, by hand."""
+import math
+
+COLOURS = ("#d33f49", "#2a6f97", "#61a5c2", "#7f5539", "#6a994e", "#f2a65a", "#8338ec", "#6c757d", "#012a4a", "#b56576")
+PANEL, PAD, LEGEND = (330, 250), 54, 22
+
+
+def table(result):
+    """One row: the roof, then a line a side."""
+    roof, floor = result["roof"], result["floor"]
+    lines = [f"{result['name']}   roof {roof['gbs']:.1f} GB/s (plain {roof['read_gbs']:.1f}), {roof['gflops']:.0f} GFLOP/s; "
+             f"floor {floor['ms']:.4f} ms ({floor['by']})"]
+    ours = result["sides"].get("kvshare", {}).get("ms")
+    for name, side in result["sides"].items():
+        if "ms" not in side:
+            lines.append(f"    {name:22} {side['skipped']}")
+            continue
+        ratio = f"{side['ms'] / ours:7.2f} x kvshare" if ours else " " * 17
+        mark = "*" if side["disturbed"] else " "
+        lines.append(f"    {name:22} {side['ms']:10.4f}{mark}ms ±{side['spread']:3.0f} %  {ratio}  {side['ms'] / floor['ms']:8.2f} x floor"
+                     f"  error {side['error']:.0e}  {side['calls']} calls, {side['dropped']} dropped")
+    return "\n".join(lines)
+
+
+def _series(results):
+    """{shape: {side: [(T, ms)]}} of fp32 decode on one thread, with the floor among the sides."""
+    found = {}
+    for result in results:
+        row = result["row"]
+        if row["phase"] == "decode" and row["dtype"] == "fp32" and row["threads"] == 1:
+            shape = found.setdefault(row["shape"]["name"], {})
+            timed = {name: side["ms"] for name, side in result["sides"].items() if "ms" in side}
+            for name, ms in {**timed, "floor": result["floor"]["ms"]}.items():
+                shape.setdefault(name, []).append((row["T"], ms))
+    return {shape: sides for shape, sides in found.items() if len(sides["floor"]) > 1}
+
+
+def _panel(title, sides, colour, left):
+    points = [p for line in sides.values() for p in line]
+    (x0, x1), (y0, y1) = ((math.log10(min(v)), math.log10(max(v))) for v in zip(*points))
+    width, height = PANEL[0] - PAD - 10, PANEL[1] - PAD
+
+    def at(T, ms):
+        return (left + PAD + (math.log10(T) - x0) / (x1 - x0) * width,
+                30 + (1 - (math.log10(ms) - y0) / (y1 - y0)) * height)
+
+    out = [f'<text x="{left + PAD + width / 2:.0f}" y="18" text-anchor="middle" font-weight="bold">{title}</text>',
+           f'<rect x="{left + PAD}" y="30" width="{width}" height="{height}" fill="none" stroke="#999"/>']
+    for T in sorted({T for T, _ in points}):
+        x = at(T, 10**y0)[0]
+        out.append(f'<text x="{x:.0f}" y="{height + 46}" text-anchor="middle">{T}</text>')
+    for power in range(math.ceil(y0), math.floor(y1) + 1):
+        y = at(10**x0, 10**power)[1]
+        out.append(f'<path d="M{left + PAD} {y:.1f}h{width}" stroke="#ddd"/>')
+        out.append(f'<text x="{left + PAD - 5}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>')
+    for name, line in sides.items():
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in sorted(line)))
+        dashed = ' stroke-dasharray="4 3"' if name == "floor" else ""
+        thick = 3 if name == "kvshare" else 1.5
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour[name]}" stroke-width="{thick}"{dashed}/>')
+    return out
+
+
+def plot(results, title):
+    """SVG, or None where no shape has two T."""
+    series = _series(results)
+    if not series:
+        return None
+    names = [n for n in dict.fromkeys(name for sides in series.values() for name in sides) if n != "floor"]
+    colour = {**{n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}, "floor": "#000"}
+    columns = max(1, len(series) * PANEL[0] // 165)
+    rows = math.ceil(len(colour) / columns)
+    width, height = max(len(series), 2) * PANEL[0], PANEL[1] + 60 + rows * LEGEND
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+           'font-size="11">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    for i, (shape, sides) in enumerate(series.items()):
+        out += _panel(f"{shape}: decode, fp32, 1 thread", sides, colour, i * PANEL[0])
+    for i, name in enumerate(colour):
+        x, y = 20 + i % columns * 165, PANEL[1] + 20 + i // columns * LEGEND
+        out.append(f'<path d="M{x} {y}h18" stroke="{colour[name]}" stroke-width="3"/><text x="{x + 24}" y="{y + 4}">{name}</text>')
+    out.append(f'<text x="20" y="{height - 10}" fill="#666">{title}; time of one call against T</text></svg>')
+    return "\n".join(out) + "\n"

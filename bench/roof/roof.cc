@@ -1,0 +1,137 @@
+// What this machine can do. For each line on stdin, a number of threads, one line with three rates,
+//
+//   GB/s of plain reads from DRAM, GB/s of reads with a prefetch into L2, GFLOP/s of fp32 FMA,
+//
+// each followed by the involuntary context switches during its measurement. Vectors are chosen at run time, by target
+// attributes: AVX-512, else AVX2 and FMA; the program itself is plain x86-64.
+#include <immintrin.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr size_t kBufferBytes = size_t{512} << 20;  // far beyond any last-level cache
+constexpr size_t kPieceBytes = size_t{16} << 20;    // read in one measurement, the next piece each time
+constexpr size_t kAheadBytes = 4096;
+constexpr int kSums = 8;
+constexpr long kFmaRounds = 500'000;
+constexpr int kAccumulators = 12;  // hide FMA's latency on two ports
+
+// The two loops for one kind of vector; LANES floats each. The empty asm keeps every FMA where it stands.
+#define KVSHARE_ROOF(TARGET, VECTOR, P)                                                                  \
+  constexpr size_t kLanes = sizeof(VECTOR) / sizeof(float);                                              \
+  __attribute__((target(TARGET))) float Sum(const float* data, size_t count, bool prefetch) {            \
+    constexpr size_t kStep = kSums * kLanes;                                                             \
+    VECTOR sums[kSums] = {};                                                                             \
+    for (size_t i = 0; i + kStep <= count; i += kStep) {                                                 \
+      if (prefetch) {                                                                                    \
+        const char* ahead = reinterpret_cast<const char*>(data + i) + kAheadBytes;                       \
+        for (size_t at = 0; at < kStep * sizeof(float); at += 64) _mm_prefetch(ahead + at, _MM_HINT_T1); \
+      }                                                                                                  \
+      _Pragma("GCC unroll 8") for (size_t k = 0; k < kSums; ++k) {                                       \
+        sums[k] = P##_add_ps(sums[k], P##_loadu_ps(data + i + k * kLanes));                              \
+      }                                                                                                  \
+    }                                                                                                    \
+    for (size_t k = 1; k < kSums; ++k) sums[0] = P##_add_ps(sums[0], sums[k]);                           \
+    return P##_cvtss_f32(sums[0]);                                                                       \
+  }                                                                                                      \
+  __attribute__((target(TARGET))) void Multiply() {                                                      \
+    VECTOR sums[kAccumulators] = {};                                                                     \
+    const VECTOR a = P##_set1_ps(0.5F), b = P##_set1_ps(0.25F);                                          \
+    for (long round = 0; round < kFmaRounds; ++round) {                                                  \
+      _Pragma("GCC unroll 12") for (size_t k = 0; k < kAccumulators; ++k) {                              \
+        sums[k] = P##_fmadd_ps(a, b, sums[k]);                                                           \
+        __asm__ volatile("" : "+v"(sums[k]));                                                            \
+      }                                                                                                  \
+    }                                                                                                    \
+  }
+
+namespace avx2 {
+KVSHARE_ROOF("avx2,fma", __m256, _mm256)
+}
+namespace avx512 {
+KVSHARE_ROOF("avx512f", __m512, _mm512)
+}
+
+// Seconds from a common start until all have finished; work(0) runs on the caller.
+double Together(int threads, const std::function<void(int)>& work) {
+  std::atomic<int> ready{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) {
+    others.emplace_back([&, t] {
+      ++ready;
+      while (!go) _mm_pause();
+      work(t);
+    });
+  }
+  while (ready < threads - 1) _mm_pause();
+  const auto start = std::chrono::steady_clock::now();
+  go = true;
+  work(0);
+  for (std::thread& other : others) other.join();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct Measurement {
+  double rate;         // 1e9 a second
+  long long switches;  // involuntary
+};
+
+Measurement Measure(int threads, double amount, const std::function<void(int)>& work) {
+  const auto switches = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<long long>(usage.ru_nivcsw);
+  };
+  const long long before = switches();
+  const double seconds = Together(threads, work);
+  return {amount / seconds * 1e-9, switches() - before};
+}
+
+}  // namespace
+
+int main() {
+  const bool wide = __builtin_cpu_supports("avx512f") != 0;
+  if (!wide && __builtin_cpu_supports("fma") == 0) {
+    std::fputs("kvshare_roof: this CPU has no FMA\n", stderr);
+    return 1;
+  }
+  const size_t count = kBufferBytes / sizeof(float), piece = kPieceBytes / sizeof(float);
+  const std::unique_ptr<float, decltype(&std::free)> buffer(static_cast<float*>(std::aligned_alloc(4096, kBufferBytes)),
+                                                            &std::free);
+  for (size_t i = 0; i < count; ++i) buffer.get()[i] = 1.0F / static_cast<float>(1 + i % 1024);
+  std::atomic<float> keep{0};  // results must be used
+  size_t next = 0;
+  const auto read = [&](int threads, bool prefetch) {
+    const float* data = buffer.get() + next;
+    next = (next + piece) % count;
+    const size_t part = piece / static_cast<size_t>(threads);
+    return Measure(threads, static_cast<double>(kPieceBytes), [&, data, part](int t) {
+      const float* mine = data + static_cast<size_t>(t) * part;
+      keep = wide ? avx512::Sum(mine, part, prefetch) : avx2::Sum(mine, part, prefetch);
+    });
+  };
+  const auto multiply = [&](int threads) {
+    const size_t lanes = wide ? avx512::kLanes : avx2::kLanes;
+    const double operations = 2.0 * kFmaRounds * kAccumulators * static_cast<double>(lanes) * threads;
+    return Measure(threads, operations, [&](int) { wide ? avx512::Multiply() : avx2::Multiply(); });
+  };
+  int threads = 0;
+  while (std::scanf("%d", &threads) == 1 && threads > 0) {
+    for (const Measurement& m : {read(threads, false), read(threads, true), multiply(threads)}) {
+      std::printf("%.3f %lld ", m.rate, m.switches);
+    }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}

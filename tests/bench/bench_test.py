@@ -1,0 +1,58 @@
+"""bench/: its arithmetic, and runs of the driver without peers."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from bench import attention, common, report, step  # noqa: E402
+
+
+def test_visible_rows_and_pairs_are_those_of_the_mask():
+    for row in {(row.shape, row.S, row.T): row for row in attention.ROWS if row.T <= 4096}.values():
+        mask = attention.mask(row)
+        assert (row.pairs, row.visible) == (mask.sum(), mask.any(axis=0).sum()), row.name
+
+
+def test_bf16_rounds_to_nearest_even():
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -0.3], np.float32)  # the middle ones lie between two neighbours
+    assert common.as_float(common.stored(values, "bf16")).tolist() == [1.0, 1.0, 1 + 2**-6, -0.30078125]
+
+
+def test_a_rotation_visits_every_stretch():
+    for count in range(1, 200):
+        assert len({i * common.stride(count) % count for i in range(count)}) == count
+
+
+def test_the_step_has_the_layers_of_e2b():
+    assert [step.LAYERS.count(shape) for shape in (step.SLIDING, step.FULL)] == [28, 7]
+    assert all(step.LAYERS[source] == shape for shape, source in step.SOURCE.items())
+
+
+def test_the_plot_has_a_line_a_side_and_one_for_the_floor():
+    results = [{"row": {"phase": "decode", "dtype": "fp32", "threads": 1, "T": T, "shape": {"name": "x"}},
+                "floor": {"ms": T / 1e4}, "sides": {"kvshare": {"ms": T / 5e3}, "absent": {"skipped": "not installed"}}}
+               for T in (512, 4096)]
+    assert report.plot(results, "machine").count("<polyline") == 2
+    assert report.plot(results[:1], "machine") is None
+
+
+@pytest.mark.parametrize("row, ran", [
+    ("decode e2b_sliding fp32 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents",
+                                            "ort own cache", "ort Attention + mask"}),
+    ("decode llama bf16 S1 T512 1t", {"kvshare", "kvshare, own cache"}),
+    ("step e2b_35_layers fp32 S1 T512 1t", {"kvshare", "ort shared"})])
+def test_the_driver_runs_every_side_of_this_process_and_names_absent_peers(tmp_path, row, ran):
+    run = subprocess.run([sys.executable, "-m", "bench.run", "--only", f"^{row}$", "--rounds", "1", "--slot", "0.001",
+                          "--roof", os.environ["KVSHARE_ROOF"], "--python", str(tmp_path / "none"), "--out", str(tmp_path)],
+                         cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert {name for name, side in result["sides"].items() if "error" in side} == ran, result["sides"]
+    if len(ran) == 6:
+        assert result["sides"]["torch"]["skipped"].startswith("not installed")
