@@ -19,8 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 HERE = {"attention": (attention, [kvshare, ort]), "step": (step, [step_kvshare, step_ort])}
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.05}  # by threads, between two sides: the spinning workers of the one before go to sleep
-QUICK = re.compile(r"(decode (e2b_\w+|llama) fp32 \S+ \S+ 1t|decode e2b_full fp32 S1 T4096 2t|decode e2b_\w+ (fp16|bf16) S1 T4096 1t"
-                   r"|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
+QUICK = re.compile(r"(decode (e2b_\w+|llama) fp32 \S+ \S+ 1t|decode e2b_full fp32 S1 T4096 2t"
+                   r"|decode e2b_\w+ (fp16|bf16) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 
 
 class Peer:

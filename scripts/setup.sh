@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench]: bring what each stage lacks, as root or by sudo; safe to run again, also after a run
-# that was cut short.
+# setup.sh [build] [test] [lint] [bench]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
+# run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
@@ -174,7 +174,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench)$ ]] || { echo "setup: unknown stage '$stage'; have build, test, lint, bench" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}

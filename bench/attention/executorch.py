@@ -1,5 +1,6 @@
 """executorch's llama.custom_sdpa: caches [1, T, Hkv, D], position of the first query, no update. It knows no window: a
-windowed row passes a mask, which replaces its causal triangle. Its pool has a thread for every CPU, whatever torch is told."""
+windowed row passes a mask, which replaces its causal triangle. Its pool has a thread for every CPU, whatever torch is
+told."""
 import importlib.metadata
 import importlib.util
 import os
