@@ -26,8 +26,8 @@ format:   ## rewrite the sources with clang-format 19
 	scripts/setup.sh lint
 	scripts/lint.sh --fix
 
-install: build
-	cmake --build --preset dev
+install: build  ## under PREFIX, with the CMake package
+	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph
 	cmake --install build --prefix "$(PREFIX)"
 
 docs:     ## docs/errors.md from the source
