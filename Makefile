@@ -16,6 +16,7 @@ demo: build  ## a real exported graph, rewritten, in stock ONNX Runtime
 
 bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under 3 minutes
 	scripts/setup.sh bench
+	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
 lint: build  ## clang-format and clang-tidy 19
