@@ -115,14 +115,4 @@ std::string ToText(const RewriteReport& report) {
   return text;
 }
 
-int ExitCodeOf(const Status& status) {
-  switch (status.code()) {
-    case StatusCode::kOk: return kEqual;
-    case StatusCode::kInvalidInput: return kBadInput;
-    case StatusCode::kRefused: return kRefused;
-    case StatusCode::kInternal: return kFailed;
-  }
-  return kFailed;
-}
-
 }  // namespace kvshare::cli

@@ -12,7 +12,4 @@ std::string ToText(const Inspection& inspection);
 std::string ToJson(const Inspection& inspection);
 std::string ToText(const RewriteReport& report);
 
-// ExitCode of a failure: 2 bad input, 3 refused, 5 the rest.
-int ExitCodeOf(const Status& status);
-
 }  // namespace kvshare::cli

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/inspection_text.h"
+#include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
 

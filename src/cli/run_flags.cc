@@ -47,15 +47,19 @@ Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags) {
   return host::OrtHost::Open(file);
 }
 
-ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", failure.message());
-  switch (failure.code()) {
+ExitCode ExitCodeOf(const Status& status) {
+  switch (status.code()) {
+    case StatusCode::kOk: return kEqual;
     case StatusCode::kInvalidInput: return kBadInput;
     case StatusCode::kRefused: return kRefused;
-    case StatusCode::kOk:
-    case StatusCode::kInternal: break;
+    case StatusCode::kInternal: return kFailed;
   }
   return kFailed;
+}
+
+ExitCode Report(const Status& failure) {
+  fmt::print(stderr, "kvshare: {}\n", failure.message());
+  return ExitCodeOf(failure);
 }
 
 }  // namespace kvshare::cli
