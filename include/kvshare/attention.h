@@ -39,12 +39,13 @@ struct AttentionSpec {
 struct Positions {
   const int64_t* length = nullptr;  // [B] valid keys; default T for all; clipped to T by no one: CheckAttention judges
   const int64_t* query_position = nullptr;  // [B] position of query row 0 on the keys' axis; default 0; may be negative
+  const int64_t* query_length = nullptr;    // [B] query rows that are tokens; later ones are padding, and give zeros
 };
 
 // One call. Rows of key and value at or past a sequence's length, and all rows no query sees, are never read.
 struct AttentionCall {
   HeadsView query;          // [B, Hq, S, D]   f32, f16, bf16 (AttendOracle: also f64)
-  HeadsView key;            // [B, Hkv, T, D]
+  HeadsView key;            // [B, Hkv, T, D]       the same, or a quantized type with its Quant
   HeadsView value;          // [B, Hkv, T, Dv]
   MutableHeadsView output;  // [B, Hq, S, Dv]  written in full
   AttentionSpec spec;
@@ -54,21 +55,28 @@ struct AttentionCall {
   // position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left and
   // pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.
   KeyMaskView key_mask;
-  // Optional: the query is rotated while it is loaded (the source tensor is not written).
+  // Optional: the query is normalized, then rotated, while it is loaded (the source tensor is not written).
+  NormView norm;
   RotaryView rotary;
   const int64_t* rotary_positions = nullptr;  // [B, S]; default query_position[b] + s
   // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.
   std::atomic<int64_t>* key_rows_read = nullptr;
 };
 
-// New tokens of an own layer on their way into the cache.
+// New tokens of an own layer on their way into the cache. Where the present is quantized they are quantized on the way
+// (to the nearest code, ties to even); past has present's type and scales.
 struct AppendCall {
   HeadsView past;            // [B, H, capacity, D]; null: nothing before. Equal data to `present`: appended in place
-  HeadsView fresh;           // [B, H, S, D] new rows
+  HeadsView fresh;           // [B, H, S, D] new rows, f32, f16 or bf16
   MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
-  const int64_t* past_length = nullptr;  // [B] rows of past that are valid; new row s lands at past_length[b] + s
-  const int64_t* length = nullptr;  // [B] valid rows afterwards; rows [length, capacity') are zeroed unless in place
-  RotaryView rotary;                // null for values
+  const int64_t* past_length = nullptr;  // [B] rows of past that are valid; the new rows follow them
+  // [B] valid rows of present afterwards; rows [length, capacity') are zeroed unless in place.
+  const int64_t* length = nullptr;
+  // [B] rows that a window-sized cache drops from the front: row t of present is row t + skip[b] of past followed by
+  // the new rows. Default 0.
+  const int64_t* skip = nullptr;
+  NormView norm;                              // null for values
+  RotaryView rotary;                          // null for values; after norm
   const int64_t* rotary_positions = nullptr;  // [B, S]; default past_length[b] + s
 };
 

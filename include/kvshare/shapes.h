@@ -14,8 +14,13 @@
 
 namespace kvshare {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kBool, kI32, kI64 };
+// kI8, kI4 and kF8E4M3 are codes of a quantized cache (see Quant). kI4 packs two a byte, the even channel in the low
+// nibble, each stored as code + 8; a row of them starts on a byte.
+enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kBool, kI32, kI64, kI8, kI4, kF8E4M3 };
 
+constexpr bool IsQuantized(DType type) { return type == DType::kI8 || type == DType::kI4 || type == DType::kF8E4M3; }
+
+// Bytes of one element; of a pair for kI4.
 constexpr size_t SizeOf(DType type) {
   switch (type) {
     case DType::kF64:
@@ -24,13 +29,34 @@ constexpr size_t SizeOf(DType type) {
     case DType::kI32: return 4;
     case DType::kF16:
     case DType::kBF16: return 2;
-    case DType::kBool: return 1;
+    case DType::kBool:
+    case DType::kI8:
+    case DType::kI4:
+    case DType::kF8E4M3: return 1;
   }
   return 0;
 }
 
+// Elements from one row of `head_size` channels to the next in contiguous memory.
+constexpr int64_t RowElements(DType type, int64_t head_size) {
+  return type == DType::kI4 ? head_size + head_size % 2 : head_size;
+}
+
+// Bytes of `elements` contiguous elements.
+constexpr int64_t BytesOf(DType type, int64_t elements) {
+  return type == DType::kI4 ? (elements + 1) / 2 : elements * static_cast<int64_t>(SizeOf(type));
+}
+
 // "f32", "bf16", ...: the spelling of error messages.
 const char* NameOf(DType type);
+
+// What the codes of a quantized cache mean: code * scale[0], or code * scale[head * D + d] where per_channel.
+struct Quant {
+  const float* scale = nullptr;
+  bool per_channel = false;
+
+  float At(int64_t head, int64_t head_size, int64_t d) const { return scale[per_channel ? head * head_size + d : 0]; }
+};
 
 // A tensor of heads: element (b, head, token, d) lies at
 //   data + b*batch_stride + head*head_stride + token*token_stride + d        (in elements; d is contiguous)
@@ -46,16 +72,19 @@ struct BasicHeadsView {
   int64_t batch_stride = 0;
   int64_t head_stride = 0;
   int64_t token_stride = 0;
+  Quant quant = {};  // where the type is a quantized one
 
   // A contiguous [B, heads, tokens, D] tensor.
   static BasicHeadsView Bnsh(Pointer data, DType type, int64_t batch, int64_t heads, int64_t tokens,
                              int64_t head_size) {
-    return {data, type, batch, heads, tokens, head_size, heads * tokens * head_size, tokens * head_size, head_size};
+    const int64_t row = RowElements(type, head_size);
+    return {data, type, batch, heads, tokens, head_size, heads * tokens * row, tokens * row, row};
   }
   // A contiguous [B, tokens, heads, D] (or [B, tokens, heads*D]) tensor.
   static BasicHeadsView Bsnh(Pointer data, DType type, int64_t batch, int64_t tokens, int64_t heads,
                              int64_t head_size) {
-    return {data, type, batch, heads, tokens, head_size, tokens * heads * head_size, head_size, heads * head_size};
+    const int64_t row = RowElements(type, head_size);
+    return {data, type, batch, heads, tokens, head_size, tokens * heads * row, row, heads * row};
   }
 
   explicit operator bool() const { return data != nullptr; }
@@ -69,12 +98,14 @@ using HeadsView = BasicHeadsView<const void*>;
 using MutableHeadsView = BasicHeadsView<void*>;
 
 inline HeadsView Const(const MutableHeadsView& v) {
-  return {v.data, v.type, v.batch, v.heads, v.tokens, v.head_size, v.batch_stride, v.head_stride, v.token_stride};
+  return {v.data,      v.type,         v.batch,       v.heads,        v.tokens,
+          v.head_size, v.batch_stride, v.head_stride, v.token_stride, v.quant};
 }
 
 // A mask or bias over (b, head, query, key): element at data + b*batch_stride + head*head_stride + query*query_stride +
 // key*key_stride. A broadcast extent has stride 0. kBool: true keeps, false hides. Floats: added to the score after
-// scale and softcap; -inf hides. Keys at or past `keys` are hidden.
+// scale and softcap; -inf hides. Keys at or past `keys` are hidden. Where key 0 of sequence b stands in a later column,
+// as in a window-sized cache, `first_column[b]` says in which; `keys` counts columns.
 struct MaskView {
   const void* data = nullptr;
   DType type = DType::kBool;
@@ -83,8 +114,10 @@ struct MaskView {
   int64_t query_stride = 0;
   int64_t key_stride = 0;
   int64_t keys = 0;
+  const int64_t* first_column = nullptr;  // [B]; default 0
 
   explicit operator bool() const { return data != nullptr; }
+  int64_t FirstColumn(int64_t b) const { return first_column != nullptr ? first_column[b] : 0; }
 };
 
 // Hugging Face's attention_mask [B, T] (kI64, kI32 or kBool; nonzero keeps), which also numbers the positions: that of
@@ -95,6 +128,15 @@ struct KeyMaskView {
   int64_t batch_stride = 0;  // = T where contiguous
 
   explicit operator bool() const { return data != nullptr; }
+};
+
+// Per-head RMS normalization: x * weight / sqrt(mean(x^2) + epsilon), weight [D].
+struct NormView {
+  const void* weight = nullptr;
+  DType type = DType::kF32;
+  float epsilon = 1e-6F;
+
+  explicit operator bool() const { return weight != nullptr; }
 };
 
 // Tables of the rotary embedding, [max_positions, half] each; the first 2*half channels of a head are rotated.

@@ -86,7 +86,12 @@ void PackQueries(const Job& job, const Place& place, const Scratch& scratch) {
   const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   const int64_t S = call.query.tokens;
   const F32 df;
-  const Vec scale = hn::Set(df, call.spec.scale);
+  // The scales of quantized keys are folded into the query, so that the kernels see codes only.
+  const Quant& quant = call.key.quant;
+  const int64_t D = call.key.head_size;
+  const bool one_scale = quant.scale != nullptr && !quant.per_channel;
+  const Vec scale = hn::Set(df, call.spec.scale * (one_scale ? quant.scale[0] : 1.0F));
+  const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
   for (int64_t row = 0; row < job.rows(); ++row) {
     const int64_t block = row / R;
     const int64_t r = row % R;
@@ -98,9 +103,13 @@ void PackQueries(const Job& job, const Place& place, const Scratch& scratch) {
           call.rotary_positions != nullptr
               ? call.rotary_positions[place.b * S + s]
               : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
-      LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.rotary, position, scratch.row);
-      for (int64_t d = 0; d < stride; d += kLanes)
-        hn::Store(hn::Mul(hn::Load(df, scratch.row + d), scale), df, packed + d * R);
+      LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, scratch.row);
+      for (int64_t d = 0; d < stride; d += kLanes) {
+        Vec q = hn::Mul(hn::Load(df, scratch.row + d), scale);
+        if (channel_scale != nullptr)
+          q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
+        hn::Store(q, df, packed + d * R);
+      }
       range = job.ranges[place.b * S + s];
     } else {
       for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Zero(df), df, packed + d * R);
@@ -142,18 +151,19 @@ void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t ro
     const int64_t row = first_row + r;
     const int64_t offset = place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
                            place.PositionOf(job, row) * mask.query_stride;
-    const int64_t covered = std::clamp<int64_t>(mask.keys - first_key, 0, count);
+    const int64_t first_column = mask.FirstColumn(place.b) + first_key;
+    const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
     if (mask.type == DType::kF32 && mask.key_stride == 1) {
-      const float* bias = static_cast<const float*>(mask.data) + offset + first_key;
+      const float* bias = static_cast<const float*>(mask.data) + offset + first_column;
       for (int64_t j = 0; j < covered; ++j) scores[j * R + r] += bias[j];
     } else if (mask.type == DType::kBool) {
-      const uint8_t* keep = static_cast<const uint8_t*>(mask.data) + offset + first_key * mask.key_stride;
+      const uint8_t* keep = static_cast<const uint8_t*>(mask.data) + offset + first_column * mask.key_stride;
       for (int64_t j = 0; j < covered; ++j)
         if (keep[j * mask.key_stride] == 0) scores[j * R + r] = kHidden;
     } else {
       for (int64_t j = 0; j < covered; ++j)
         scores[j * R + r] +=
-            static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_key + j) * mask.key_stride));
+            static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_column + j) * mask.key_stride));
     }
     for (int64_t j = covered; j < count; ++j) scores[j * R + r] = kHidden;
   }
@@ -213,7 +223,7 @@ const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKe
 Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t end) {
   if (first >= end) return {};
   return {static_cast<const char*>(At(view.data, view.type, view.Offset(place.b, place.kv_head, first))),
-          view.token_stride * static_cast<int64_t>(SizeOf(view.type)), end - first};
+          BytesOf(view.type, view.token_stride), end - first};
 }
 
 // All tiles of one unit.
@@ -272,16 +282,23 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
 }
 
-// One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, rounded once.
+// One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, scaled where the values
+// are codes, rounded once.
 void StoreRow(const Job& job, const Place& place, int64_t row, const float* out, float sum) {
   const AttentionCall& call = *job.call;
   const F32 df;
-  const Vec inverse = hn::Set(df, sum == 0.0F ? 0.0F : 1.0F / sum);
-  const int64_t offset = call.output.Offset(place.b, place.HeadOf(job, row), place.PositionOf(job, row));
+  const Quant& quant = call.value.quant;
   const int64_t Dv = call.value.head_size;
-  for (int64_t d = 0; d < Dv; d += kLanes)
-    StoreAny(hn::Mul(hn::Load(df, out + d), inverse), call.output.data, call.output.type, offset + d,
-             std::min<int64_t>(kLanes, Dv - d));
+  const bool one_scale = quant.scale != nullptr && !quant.per_channel;
+  const Vec inverse = hn::Set(df, (sum == 0.0F ? 0.0F : 1.0F / sum) * (one_scale ? quant.scale[0] : 1.0F));
+  const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * Dv : nullptr;
+  const int64_t offset = call.output.Offset(place.b, place.HeadOf(job, row), place.PositionOf(job, row));
+  for (int64_t d = 0; d < Dv; d += kLanes) {
+    const size_t n = std::min<int64_t>(kLanes, Dv - d);
+    Vec o = hn::Mul(hn::Load(df, out + d), inverse);
+    if (channel_scale != nullptr) o = hn::Mul(o, hn::LoadN(df, channel_scale + d, n));
+    StoreAny(o, call.output.data, call.output.type, offset + d, n);
+  }
 }
 
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
@@ -343,30 +360,42 @@ void MergeRow(const Job& job, int64_t item_row) {
   StoreRow(job, place, row, total, sum);
 }
 
-// Rows [begin, end) of the present cache of one head: copied from the past, taken from the new rows, or zeroed.
+// Rows [begin, end) of the present cache of one head: copied from the past, taken from the new rows, or zeroed. In
+// ascending order: where a window-sized cache drops its first rows in place, later ones move down over them.
 void AppendRows(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row) {
   const MutableHeadsView& present = call.present;
   const bool in_place = call.past.data == present.data;
   const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
-  const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens;
-  const size_t row_bytes = present.head_size * SizeOf(present.type);
+  const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
+  const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens - skip;
+  const size_t row_bytes = BytesOf(present.type, present.head_size);
   for (int64_t t = begin; t < end; ++t) {
-    void* to = At(present.data, present.type, present.Offset(b, head, t));
-    if (t < past_length) {
-      if (!in_place) std::memcpy(to, At(call.past.data, call.past.type, call.past.Offset(b, head, t)), row_bytes);
-    } else if (t < length) {
-      const int64_t s = t - past_length;
-      if (!call.rotary && call.fresh.type == present.type) {
-        std::memcpy(to, At(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s)), row_bytes);
-        continue;
-      }
-      const int64_t position = call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
-      LoadRow(call.fresh, b, head, s, call.rotary, position, row);
-      for (int64_t d = 0; d < present.head_size; d += kLanes)
-        StoreAny(hn::LoadU(F32(), row + d), to, present.type, d, std::min<int64_t>(kLanes, present.head_size - d));
-    } else if (!in_place) {
-      std::memset(to, 0, row_bytes);
+    const int64_t offset = present.Offset(b, head, t);
+    void* to = At(present.data, present.type, offset);
+    const int64_t source = t + skip;  // among the past's rows and the new ones
+    if (t >= length) {
+      if (!in_place) std::memset(to, 0, row_bytes);
+      continue;
     }
+    if (source < past_length) {
+      if (!in_place || skip > 0)
+        std::memcpy(to, At(call.past.data, call.past.type, call.past.Offset(b, head, source)), row_bytes);
+      continue;
+    }
+    const int64_t s = source - past_length;
+    if (!call.norm && !call.rotary && call.fresh.type == present.type) {
+      std::memcpy(to, At(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s)), row_bytes);
+      continue;
+    }
+    const int64_t position =
+        call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : source;
+    LoadRow(call.fresh, b, head, s, call.norm, call.rotary, position, row);
+    if (IsQuantized(present.type)) {
+      StoreCodes(row, present, head, offset);
+      continue;
+    }
+    for (int64_t d = 0; d < present.head_size; d += kLanes)
+      StoreAny(hn::LoadU(F32(), row + d), to, present.type, d, std::min<int64_t>(kLanes, present.head_size - d));
   }
 }
 

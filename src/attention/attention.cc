@@ -120,17 +120,22 @@ void Append(const AppendCall& call, const ParallelFor& parallel) {
     AppendOracle(call);
     return;
   }
-  // In place only the new rows are touched; all sequences share the span from the shortest past to the longest.
+  // In place only the new rows are touched; all sequences share the span from the shortest past to the longest. Where
+  // rows move down over dropped ones, a head's rows go in order, by one task.
   int64_t begin = 0;
   int64_t end = present.tokens;
+  int64_t stretch = kAppendRows;
   if (call.past.data == present.data && call.past_length != nullptr) {
-    begin = *std::min_element(call.past_length, call.past_length + present.batch);
-    end = std::min(present.tokens,
-                   *std::max_element(call.past_length, call.past_length + present.batch) + call.fresh.tokens);
+    const int64_t* const past_end = call.past_length + present.batch;
+    const bool moves =
+        call.skip != nullptr && std::any_of(call.skip, call.skip + present.batch, [](int64_t n) { return n > 0; });
+    begin = moves ? 0 : *std::min_element(call.past_length, past_end);
+    end = std::min(present.tokens, *std::max_element(call.past_length, past_end) + call.fresh.tokens);
+    if (moves) stretch = end;
   }
   if (begin >= end) return;
   const UnitCode code = GetUnitCode();
-  AppendJob job{&call, &code, begin, kAppendRows, (end - begin + kAppendRows - 1) / kAppendRows};
+  AppendJob job{&call, &code, begin, stretch, (end - begin + stretch - 1) / stretch};
   parallel.run(parallel.context, present.batch * present.heads * job.stretches, &AppendTask, &job);
 }
 

@@ -1,4 +1,5 @@
-// Per-target: vectors of f32 from and to f32, f16 and bf16 memory, whole or the first n lanes.
+// Per-target: vectors of f32 from and to memory of every element type, whole or the first n lanes. Codes of quantized
+// types come and go without their scale.
 #if defined(KVSHARE_ATTENTION_LOAD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_LOAD_INL_H_
 #undef KVSHARE_ATTENTION_LOAD_INL_H_
@@ -8,6 +9,9 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+
+#include "core/half.h"
 #include "kvshare/shapes.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,6 +26,34 @@ inline constexpr size_t kLanes = hn::MaxLanes(F32());
 // Fetches the line into L2, not L1: a tile ahead is more than L1 holds (Highway's Prefetch asks for L1).
 HWY_INLINE void PrefetchL2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
+// Element types that C++ has no name for.
+struct F8E4M3 {
+  uint8_t bits;
+};
+struct I4 {};
+
+// Walks elements as a pointer does; int4 has two a byte, so only even distances have an address.
+struct I4Pointer {
+  const uint8_t* pairs;
+  HWY_INLINE I4Pointer operator+(int64_t elements) const { return {pairs + elements / 2}; }
+};
+
+// What the kernels need to know of an element type T: its pointer, and the bytes of n elements.
+template <typename T>
+struct Element {
+  using Pointer = const T*;
+  static HWY_INLINE Pointer From(const void* p) { return static_cast<const T*>(p); }
+  static HWY_INLINE const void* Address(Pointer p) { return p; }
+  static HWY_INLINE int64_t Bytes(int64_t n) { return n * static_cast<int64_t>(sizeof(T)); }
+};
+template <>
+struct Element<I4> {
+  using Pointer = I4Pointer;
+  static HWY_INLINE Pointer From(const void* p) { return {static_cast<const uint8_t*>(p)}; }
+  static HWY_INLINE const void* Address(Pointer p) { return p.pairs; }
+  static HWY_INLINE int64_t Bytes(int64_t n) { return n / 2; }
+};
+
 HWY_INLINE Vec Load(const float* p) { return hn::LoadU(F32(), p); }
 HWY_INLINE Vec Load(const hwy::float16_t* p) {
   return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::float16_t, F32>(), p));
@@ -30,6 +62,35 @@ HWY_INLINE Vec Load(const hwy::bfloat16_t* p) {
   return hn::PromoteTo(F32(), hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
 }
 
+using Codes = hn::Rebind<uint8_t, F32>;
+using CodeVec = hn::Vec<Codes>;
+
+HWY_INLINE Vec FromI8(hn::Vec<hn::Rebind<int8_t, F32>> codes) {
+  return hn::ConvertTo(F32(), hn::PromoteTo(hn::RebindToSigned<F32>(), codes));
+}
+// Pairs in the lower half of the lanes.
+HWY_INLINE Vec FromI4(CodeVec pairs) {
+  const Codes d;
+  const CodeVec both = hn::InterleaveLower(d, hn::And(pairs, hn::Set(d, 15)), hn::ShiftRight<4>(pairs));
+  return FromI8(hn::BitCast(hn::RebindToSigned<Codes>(), hn::Sub(both, hn::Set(d, 8))));
+}
+// The bits of e4m3 shifted into f16's fields make value / 256, subnormals included; only NaN has no such place.
+HWY_INLINE Vec FromF8E4M3(CodeVec codes) {
+  const F32 df;
+  const hn::Rebind<uint16_t, F32> d16;
+  const hn::RebindToUnsigned<F32> d32;
+  const auto wide = hn::PromoteTo(d16, codes);
+  const auto magnitude = hn::ShiftLeft<7>(hn::And(wide, hn::Set(d16, 0x7F)));
+  const auto half = hn::Or(hn::ShiftLeft<8>(hn::And(wide, hn::Set(d16, 0x80))), magnitude);
+  const Vec value = hn::PromoteTo(df, hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), half));
+  const auto nan = hn::Eq(hn::PromoteTo(d32, magnitude), hn::Set(d32, 0x7F << 7));
+  return hn::IfThenElse(hn::RebindMask(df, nan), hn::NaN(df), hn::Mul(value, hn::Set(df, 256.0F)));
+}
+
+HWY_INLINE Vec Load(const int8_t* p) { return FromI8(hn::LoadU(hn::Rebind<int8_t, F32>(), p)); }
+HWY_INLINE Vec Load(I4Pointer p) { return FromI4(hn::ResizeBitCast(Codes(), hn::LoadU(hn::Half<Codes>(), p.pairs))); }
+HWY_INLINE Vec Load(const F8E4M3* p) { return FromF8E4M3(hn::LoadU(Codes(), &p->bits)); }
+
 HWY_INLINE Vec LoadN(const float* p, size_t n) { return hn::LoadN(F32(), p, n); }
 HWY_INLINE Vec LoadN(const hwy::float16_t* p, size_t n) {
   return hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::float16_t, F32>(), p, n));
@@ -37,6 +98,13 @@ HWY_INLINE Vec LoadN(const hwy::float16_t* p, size_t n) {
 HWY_INLINE Vec LoadN(const hwy::bfloat16_t* p, size_t n) {
   return hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::bfloat16_t, F32>(), p, n));
 }
+
+HWY_INLINE Vec LoadN(const int8_t* p, size_t n) { return FromI8(hn::LoadN(hn::Rebind<int8_t, F32>(), p, n)); }
+// A last odd channel shares its byte with nothing: the lane after it is cleared.
+HWY_INLINE Vec LoadN(I4Pointer p, size_t n) {
+  return hn::IfThenElseZero(hn::FirstN(F32(), n), FromI4(hn::LoadN(Codes(), p.pairs, (n + 1) / 2)));
+}
+HWY_INLINE Vec LoadN(const F8E4M3* p, size_t n) { return FromF8E4M3(hn::LoadN(Codes(), &p->bits, n)); }
 
 HWY_INLINE void StoreN(Vec v, float* p, size_t n) { hn::StoreN(v, F32(), p, n); }
 HWY_INLINE void StoreN(Vec v, hwy::float16_t* p, size_t n) {
@@ -63,6 +131,35 @@ HWY_INLINE void StoreAny(Vec v, void* data, DType type, int64_t index, size_t n)
     case DType::kF16: return StoreN(v, static_cast<hwy::float16_t*>(data) + index, n);
     case DType::kBF16: return StoreN(v, static_cast<hwy::bfloat16_t*>(data) + index, n);
     default: return StoreN(v, static_cast<float*>(data) + index, n);
+  }
+}
+
+// Stores a row of numbers as the codes of `to`'s token at `offset`: nearest, ties to even, clamped. `row` is spoilt.
+inline void StoreCodes(float* row, const MutableHeadsView& to, int64_t head, int64_t offset) {
+  const F32 df;
+  const int64_t D = to.head_size;
+  const float limit = to.type == DType::kI8 ? 128.0F : 8.0F;
+  for (int64_t d = 0; d < D; d += kLanes) {
+    const size_t n = std::min<int64_t>(kLanes, D - d);
+    const Vec scale = to.quant.per_channel ? hn::LoadNOr(hn::Set(df, 1.0F), df, to.quant.scale + head * D + d, n)
+                                           : hn::Set(df, to.quant.scale[0]);
+    Vec code = hn::Div(hn::LoadU(df, row + d), scale);
+    if (to.type != DType::kF8E4M3) {
+      code = hn::IfThenZeroElse(hn::IsNaN(code), code);
+      code = hn::Clamp(hn::Round(code), hn::Set(df, -limit), hn::Set(df, limit - 1));
+    }
+    hn::StoreU(code, df, row + d);
+  }
+  void* const codes = At(to.data, to.type, offset);
+  if (to.type == DType::kI8) {
+    for (int64_t d = 0; d < D; ++d) static_cast<int8_t*>(codes)[d] = static_cast<int8_t>(row[d]);
+  } else if (to.type == DType::kF8E4M3) {
+    for (int64_t d = 0; d < D; ++d) static_cast<uint8_t*>(codes)[d] = F8E4M3FromF32(row[d]);
+  } else {
+    for (int64_t d = 0; d < D; d += 2) {
+      const int high = d + 1 < D ? static_cast<int>(row[d + 1]) + 8 : 0;
+      static_cast<uint8_t*>(codes)[d / 2] = static_cast<uint8_t>(static_cast<int>(row[d]) + 8 + (high << 4));
+    }
   }
 }
 

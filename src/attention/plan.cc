@@ -66,7 +66,9 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
   const AttentionSpec& spec = call.spec;
   const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : call.key.tokens;
   const int64_t first = call.positions.query_position != nullptr ? call.positions.query_position[b] : 0;
-  for (int64_t s = 0; s < call.query.tokens; ++s) {
+  const int64_t tokens = call.positions.query_length != nullptr ? call.positions.query_length[b] : call.query.tokens;
+  for (int64_t s = tokens; s < call.query.tokens; ++s) ranges[s] = {};
+  for (int64_t s = 0; s < tokens; ++s) {
     const int64_t position = first + s;
     int64_t begin = spec.window_left == kUnlimited ? 0 : std::clamp<int64_t>(position - spec.window_left, 0, length);
     const int64_t end =

@@ -1,4 +1,4 @@
-// Per-target: one head's row as f32, rotated where there are tables.
+// Per-target: one head's row as f32, normalized where there are weights, rotated where there are tables.
 #if defined(KVSHARE_ATTENTION_ROTARY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_ROTARY_INL_H_
 #undef KVSHARE_ATTENTION_ROTARY_INL_H_
@@ -7,6 +7,7 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 
 #include "attention/load-inl.h"
 
@@ -44,13 +45,29 @@ inline void RotatePairs(float* row, const RotaryView& rotary, int64_t position) 
   }
 }
 
+inline void Normalize(float* row, int64_t head_size, const NormView& norm) {
+  const F32 df;
+  Vec squares = hn::Zero(df);
+  for (int64_t d = 0; d < head_size; d += kLanes) {
+    const Vec x = hn::LoadU(df, row + d);
+    squares = hn::MulAdd(x, x, squares);
+  }
+  const float mean = hn::ReduceSum(df, squares) / static_cast<float>(head_size);
+  const Vec factor = hn::Set(df, 1.0F / std::sqrt(mean + norm.epsilon));
+  for (int64_t d = 0; d < head_size; d += kLanes) {
+    const Vec weight = LoadAny(norm.weight, norm.type, d, std::min<int64_t>(kLanes, head_size - d));
+    hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(df, row + d), factor), weight), df, row + d);
+  }
+}
+
 // row: room for head_size rounded up to kLanes; zero beyond head_size.
-inline void LoadRow(const HeadsView& view, int64_t b, int64_t head, int64_t token, const RotaryView& rotary,
-                    int64_t position, float* row) {
+inline void LoadRow(const HeadsView& view, int64_t b, int64_t head, int64_t token, const NormView& norm,
+                    const RotaryView& rotary, int64_t position, float* row) {
   const int64_t offset = view.Offset(b, head, token);
   for (int64_t d = 0; d < view.head_size; d += kLanes)
     hn::StoreU(LoadAny(view.data, view.type, offset + d, std::min<int64_t>(kLanes, view.head_size - d)), F32(),
                row + d);
+  if (norm) Normalize(row, view.head_size, norm);
   if (!rotary) return;
   if (rotary.interleaved)
     RotatePairs(row, rotary, position);

@@ -33,6 +33,12 @@ struct Fetch {
   }
 };
 
+// Whether element d of a row is the first of its cache line: narrow types have several vectors a line.
+template <typename T>
+HWY_INLINE bool OpensLine(int64_t d) {
+  return Element<T>::Bytes(kLanes) >= 64 || Element<T>::Bytes(d) % 64 < Element<T>::Bytes(kLanes);
+}
+
 // Per 128-bit block: lanes (a, b, c, d) of the sums over the block's four lanes.
 HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
   const F32 df;
@@ -77,18 +83,18 @@ HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 // keys    rows of T at `stride` elements, `count` of them
 // scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
 template <typename T, int R, bool kFetch>
-HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, const T* HWY_RESTRICT keys, int64_t stride, int64_t count,
-                          int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
+HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename Element<T>::Pointer keys, int64_t stride,
+                          int64_t count, int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
   constexpr int kRows = std::min<int>(R, kLanes);  // rows a pass
   constexpr int kKeys = kLanes / kRows;            // keys a pass
   const int64_t whole = head_size / kLanes * kLanes;
   const size_t rest = head_size - whole;
   for (int64_t j = 0; j < count; j += kKeys) {
-    const T* key[kKeys];
+    typename Element<T>::Pointer key[kKeys];
     [[maybe_unused]] const char* next[kKeys];
     for (int k = 0; k < kKeys; ++k) {
       key[k] = keys + std::min(j + k, count - 1) * stride;
-      if constexpr (kFetch) next[k] = fetch.Row(j + k, key[k]);
+      if constexpr (kFetch) next[k] = fetch.Row(j + k, Element<T>::Address(key[k]));
     }
     for (int first = 0; first < R; first += kRows) {
       Vec sums[kLanes];
@@ -100,7 +106,8 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, const T* HWY_RESTRICT
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
           k_vectors[k] = Load(key[k] + d);
-          if constexpr (kFetch) PrefetchL2(next[k] + d * sizeof(T));
+          if constexpr (kFetch)
+            if (OpensLine<T>(d)) PrefetchL2(next[k] + Element<T>::Bytes(d));
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
@@ -127,7 +134,7 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, const T* HWY_RESTRICT
 template <typename T, int R>
 void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
                int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
-  const T* keys = static_cast<const T*>(key_rows);
+  const auto keys = Element<T>::From(key_rows);
   // Fetching costs a load port a line even where the line is at hand, so blocks after the first do without.
   if (fetch.count > 0)
     ScoreRows<T, R, true>(query, keys, stride, count, head_size, fetch, scores);
@@ -137,7 +144,7 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
 
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
 template <typename T, int R, int kColumns, bool kPartial, bool kFetch>
-HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride,
+HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
                             int64_t count, const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out,
                             int64_t out_stride) {
   const F32 df;
@@ -148,13 +155,14 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
     for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = hn::Load(df, out + r * out_stride + c * kLanes);
   }
   for (int64_t j = 0; j < count; ++j) {
-    const T* value = values + j * stride;
-    [[maybe_unused]] const char* next = kFetch ? fetch.Row(j, value) : nullptr;
+    const auto value = values + j * stride;
+    [[maybe_unused]] const char* next = kFetch ? fetch.Row(j, Element<T>::Address(value)) : nullptr;
     Vec v[kColumns];
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; ++c) {
       v[c] = kPartial ? LoadN(value + c * kLanes, lanes) : Load(value + c * kLanes);
-      if constexpr (kFetch) PrefetchL2(next + c * kLanes * sizeof(T));
+      if constexpr (kFetch)
+        if (OpensLine<T>(c * kLanes)) PrefetchL2(next + Element<T>::Bytes(c * kLanes));
     }
     HWY_UNROLL(16)
     for (int r = 0; r < R; ++r) {
@@ -171,16 +179,15 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, const T* HWY_REST
 }
 
 template <typename T, int R, bool kFetch>
-HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTRICT values, int64_t stride,
+HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
                            int64_t count, int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out,
                            int64_t out_stride) {
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
   // The strip at column d fetches the same columns of the next rows.
-  const auto strip = [&](int64_t d) HWY_ATTR {
-    return Fetch{fetch.rows + d * static_cast<int64_t>(sizeof(T)), fetch.stride_bytes, fetch.count};
-  };
+  const auto strip = [&](int64_t d)
+                         HWY_ATTR { return Fetch{fetch.rows + Element<T>::Bytes(d), fetch.stride_bytes, fetch.count}; };
   int64_t d = 0;
   for (; d + static_cast<int64_t>(kColumns * kLanes) <= head_size; d += kColumns * kLanes)
     WeightStrip<T, R, kColumns, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
@@ -195,7 +202,7 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, const T* HWY_RESTR
 template <typename T, int R>
 void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
                 int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
-  const T* values = static_cast<const T*>(value_rows);
+  const auto values = Element<T>::From(value_rows);
   if (fetch.count > 0)
     WeightRows<T, R, true>(weights, values, stride, count, head_size, fetch, out, out_stride);
   else
@@ -215,6 +222,18 @@ struct ElementOf<DType::kF16> {
 template <>
 struct ElementOf<DType::kBF16> {
   using Type = hwy::bfloat16_t;
+};
+template <>
+struct ElementOf<DType::kI8> {
+  using Type = int8_t;
+};
+template <>
+struct ElementOf<DType::kI4> {
+  using Type = I4;
+};
+template <>
+struct ElementOf<DType::kF8E4M3> {
+  using Type = F8E4M3;
 };
 
 // The table's rows as code, in the table's order.

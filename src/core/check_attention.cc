@@ -36,21 +36,45 @@ Status CheckView(const View& v, std::string_view name, std::string_view where) {
   return {};
 }
 
-// f32, f16 and bf16 mix freely (the kernels sum in f32); f64 is served by the oracle and does not mix.
+// A quantized type goes with scales, and with nothing else.
+template <typename View>
+Status CheckQuant(const View& v, std::string_view name, std::string_view where) {
+  if (IsQuantized(v.type) == (v.quant.scale != nullptr)) return {};
+  return Bad(where, "'{}' has type {} and {} scale; needs a scale with int8, int4 and f8e4m3, and none with others",
+             name, NameOf(v.type), v.quant.scale != nullptr ? "a" : "no");
+}
+
+// f32, f16 and bf16 mix freely (the kernels sum in f32), and keys and values may be quantized; f64 is served by the
+// oracle and does not mix.
 Status CheckTypes(const AttentionCall& call, std::string_view where) {
   const struct {
     const char* name;
     DType type;
-  } tensors[] = {
-      {"query", call.query.type}, {"key", call.key.type}, {"value", call.value.type}, {"output", call.output.type}};
+    bool cache;
+  } tensors[] = {{"query", call.query.type, false},
+                 {"key", call.key.type, true},
+                 {"value", call.value.type, true},
+                 {"output", call.output.type, false}};
   const bool double_precision = call.query.type == DType::kF64;
   for (const auto& tensor : tensors) {
-    const bool served = double_precision ? tensor.type == DType::kF64 : IsFloat(tensor.type);
+    const bool served = double_precision ? tensor.type == DType::kF64
+                                         : IsFloat(tensor.type) || (tensor.cache && IsQuantized(tensor.type));
     if (!served)
       return Status::Refused(
-          fmt::format("{}: no kernel for {} '{}' with {} 'query'; have f32, f16, bf16 in any mix, or f64 alone", where,
-                      NameOf(tensor.type), tensor.name, NameOf(call.query.type)));
+          fmt::format("{}: no kernel for {} '{}' with {} 'query'; have f32, f16, bf16 in any mix, 'key' and 'value' "
+                      "also int8, int4, f8e4m3, or f64 alone",
+                      where, NameOf(tensor.type), tensor.name, NameOf(call.query.type)));
   }
+  KVSHARE_RETURN_IF_ERROR(CheckQuant(call.key, "key", where));
+  return CheckQuant(call.value, "value", where);
+}
+
+Status CheckNorm(const NormView& norm, DType data_type, std::string_view where) {
+  if (!norm) return {};
+  if (!IsFloat(norm.type) && (norm.type != DType::kF64 || data_type != DType::kF64))
+    return Bad(where, "norm weight has type {}; needs f32, f16 or bf16 (f64 with f64 data)", NameOf(norm.type));
+  if (!std::isfinite(norm.epsilon) || norm.epsilon <= 0)
+    return Bad(where, "norm epsilon is {}; needs a finite number above 0", norm.epsilon);
   return {};
 }
 
@@ -110,6 +134,10 @@ Status CheckPositions(const AttentionCall& call, std::string_view where) {
     if (call.positions.query_position != nullptr && std::abs(call.positions.query_position[b]) > kMaxTokens)
       return Bad(where, "position of query row 0 of batch {} is {}; needs a magnitude of at most {}", b,
                  call.positions.query_position[b], kMaxTokens);
+    if (call.positions.query_length != nullptr &&
+        (call.positions.query_length[b] < 0 || call.positions.query_length[b] > call.query.tokens))
+      return Bad(where, "query length of batch {} is {}; needs 0 to S = {}", b, call.positions.query_length[b],
+                 call.query.tokens);
   }
   return {};
 }
@@ -151,6 +179,7 @@ Status CheckAttention(const AttentionCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckSpec(call.spec, where));
   KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
   KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
+  KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, call.query.type, where));
   return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position,
                      call.query.batch, call.query.tokens, call.query.head_size, where);
 }
@@ -172,16 +201,24 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
     if (past.type != present.type)
       return Bad(where, "input 'past' has type {}; needs {} like the present", NameOf(past.type), NameOf(present.type));
   }
+  KVSHARE_RETURN_IF_ERROR(CheckQuant(present, "present", where));
+  if (past) KVSHARE_RETURN_IF_ERROR(CheckQuant(past, "past", where));
+  if (IsQuantized(fresh.type) && (fresh.tokens > 0 || fresh.type != present.type))
+    return Bad(where, "new rows have type {}; need f32, f16 or bf16", NameOf(fresh.type));
   for (int64_t b = 0; b < present.batch; ++b) {
+    const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
     const int64_t begin = call.past_length != nullptr ? call.past_length[b] : 0;
-    const int64_t end = call.length != nullptr ? call.length[b] : begin + fresh.tokens;
+    const int64_t end = skip + (call.length != nullptr ? call.length[b] : begin - skip + fresh.tokens);
+    if (skip < 0 || skip > end) return Bad(where, "rows dropped of batch {} are {}; needs 0 to {}", b, skip, end);
     if (begin < 0 || (begin > 0 && (!past || begin > past.tokens)))
       return Bad(where, "past length of batch {} is {}; needs 0 to {}, the rows of 'past'", b, begin,
                  past ? past.tokens : 0);
-    if (end < begin || end > begin + fresh.tokens || end > present.tokens)
-      return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, end, begin,
-                 std::min(begin + fresh.tokens, present.tokens), begin, fresh.tokens, present.tokens);
+    if (end < begin || end > begin + fresh.tokens || end - skip > present.tokens)
+      return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, end - skip,
+                 begin - skip, std::min(begin - skip + fresh.tokens, present.tokens), begin, fresh.tokens,
+                 present.tokens);
   }
+  KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, fresh.type, where));
   return CheckRotary(call.rotary, present.type, call.rotary_positions, call.past_length, present.batch, fresh.tokens,
                      present.head_size, where);
 }

@@ -13,6 +13,9 @@ const char* NameOf(DType type) {
     case DType::kBool: return "bool";
     case DType::kI32: return "int32";
     case DType::kI64: return "int64";
+    case DType::kI8: return "int8";
+    case DType::kI4: return "int4";
+    case DType::kF8E4M3: return "f8e4m3";
   }
   return "?";
 }

@@ -1,6 +1,7 @@
 // The truth: every formula of AttentionSpec written once, in double precision, one row at a time. Shares no code with
 // the kernels but the conversion of a single element.
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -12,11 +13,25 @@ namespace {
 
 constexpr double kHidden = -std::numeric_limits<double>::infinity();
 
-// The head's D channels at `offset`, rotated for `position` where there are tables.
-std::vector<double> LoadRow(const void* data, DType type, int64_t offset, int64_t head_size, const RotaryView& rotary,
-                            int64_t position) {
-  std::vector<double> row(head_size);
-  for (int64_t d = 0; d < head_size; ++d) row[d] = LoadElement(data, type, offset + d);
+// Channel d of a token, whatever its type.
+double Load(const HeadsView& view, int64_t b, int64_t head, int64_t token, int64_t d) {
+  const double stored = LoadElement(view.data, view.type, view.Offset(b, head, token) + d);
+  return IsQuantized(view.type) ? stored * view.quant.At(head, view.head_size, d) : stored;
+}
+
+// The head's D channels of a token, normalized where there are weights, then rotated for `position` where there are
+// tables.
+std::vector<double> LoadRow(const HeadsView& view, int64_t b, int64_t head, int64_t token, const NormView& norm,
+                            const RotaryView& rotary, int64_t position) {
+  const int64_t D = view.head_size;
+  std::vector<double> row(D);
+  for (int64_t d = 0; d < D; ++d) row[d] = Load(view, b, head, token, d);
+  if (norm) {
+    double squares = 0;
+    for (const double x : row) squares += x * x;
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(D) + norm.epsilon);
+    for (int64_t d = 0; d < D; ++d) row[d] *= factor * LoadElement(norm.weight, norm.type, d);
+  }
   if (!rotary) return row;
   const std::vector<double> x = row;
   for (int64_t i = 0; i < rotary.half; ++i) {
@@ -51,9 +66,10 @@ Axis AxisOf(const AttentionCall& call, int64_t b, int64_t s) {
     return axis;
   }
   const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : T;
+  const int64_t rows = call.positions.query_length != nullptr ? call.positions.query_length[b] : call.query.tokens;
   for (int64_t j = 0; j < T; ++j) {
     axis.key[j] = j;
-    axis.present[j] = j < length;
+    axis.present[j] = j < length && s < rows;
   }
   axis.query = (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
   return axis;
@@ -67,10 +83,11 @@ bool Visible(const AttentionSpec& spec, int64_t query, int64_t key) {
 // What the mask adds to a score: 0, a bias, or -inf.
 double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t j) {
   if (!mask) return 0;
-  if (j >= mask.keys) return kHidden;
+  const int64_t column = mask.FirstColumn(b) + j;
+  if (column >= mask.keys) return kHidden;
   const double value =
       LoadElement(mask.data, mask.type,
-                  b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + j * mask.key_stride);
+                  b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + column * mask.key_stride);
   if (mask.type == DType::kBool) return value != 0 ? 0 : kHidden;
   return value;
 }
@@ -81,8 +98,7 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
   const int64_t position = call.rotary_positions != nullptr
                                ? call.rotary_positions[b * call.query.tokens + s]
                                : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
-  const std::vector<double> query = LoadRow(call.query.data, call.query.type, call.query.Offset(b, head, s),
-                                            call.query.head_size, call.rotary, position);
+  const std::vector<double> query = LoadRow(call.query, b, head, s, call.norm, call.rotary, position);
 
   std::vector<double> score(call.key.tokens, kHidden);
   double max = kHidden;
@@ -94,9 +110,7 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
     const double bias = MaskAt(call.mask, b, head, s, j);
     if (bias == kHidden) continue;
     double dot = 0;
-    const int64_t offset = call.key.Offset(b, kv_head, j);
-    for (int64_t d = 0; d < call.key.head_size; ++d)
-      dot += query[d] * LoadElement(call.key.data, call.key.type, offset + d);
+    for (int64_t d = 0; d < call.key.head_size; ++d) dot += query[d] * Load(call.key, b, kv_head, j, d);
     double x = dot * static_cast<double>(spec.scale);
     if (spec.softcap > 0) x = spec.softcap * std::tanh(x / spec.softcap);
     score[j] = x + bias;
@@ -109,9 +123,7 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
     if (score[j] == kHidden) continue;
     const double weight = std::exp(score[j] - max);
     sum += weight;
-    const int64_t offset = call.value.Offset(b, kv_head, j);
-    for (int64_t d = 0; d < call.value.head_size; ++d)
-      out[d] += weight * LoadElement(call.value.data, call.value.type, offset + d);
+    for (int64_t d = 0; d < call.value.head_size; ++d) out[d] += weight * Load(call.value, b, kv_head, j, d);
   }
   const int64_t offset = call.output.Offset(b, head, s);
   for (int64_t d = 0; d < call.value.head_size; ++d)
@@ -132,25 +144,32 @@ void AppendOracle(const AppendCall& call) {
   const MutableHeadsView& present = call.present;
   const bool in_place = call.past.data == present.data;
   for (int64_t b = 0; b < present.batch; ++b) {
+    const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
     const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
-    const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens;
+    const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens - skip;
     for (int64_t head = 0; head < present.heads; ++head)
       for (int64_t t = 0; t < present.tokens; ++t) {
-        std::vector<double> row(present.head_size, 0);
-        if (t < past_length) {
-          if (in_place) continue;
-          row = LoadRow(call.past.data, call.past.type, call.past.Offset(b, head, t), present.head_size, {}, 0);
-        } else if (t < length) {
-          const int64_t s = t - past_length;
-          const int64_t position =
-              call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : t;
-          row = LoadRow(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s), present.head_size, call.rotary,
-                        position);
-        } else if (in_place) {
+        const int64_t source = t + skip;  // among past and new rows
+        const int64_t to = present.Offset(b, head, t);
+        if (t >= length) {
+          if (!in_place) std::memset(At(present.data, present.type, to), 0, BytesOf(present.type, present.head_size));
           continue;
         }
-        const int64_t offset = present.Offset(b, head, t);
-        for (int64_t d = 0; d < present.head_size; ++d) StoreElement(present.data, present.type, offset + d, row[d]);
+        if (source < past_length) {  // codes stay as they are
+          if (in_place && skip == 0) continue;
+          for (int64_t d = 0; d < present.head_size; ++d)
+            StoreElement(present.data, present.type, to + d,
+                         LoadElement(call.past.data, call.past.type, call.past.Offset(b, head, source) + d));
+          continue;
+        }
+        const int64_t s = source - past_length;
+        const int64_t position =
+            call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : source;
+        const std::vector<double> row = LoadRow(call.fresh, b, head, s, call.norm, call.rotary, position);
+        for (int64_t d = 0; d < present.head_size; ++d) {
+          const double scale = IsQuantized(present.type) ? present.quant.At(head, present.head_size, d) : 1;
+          StoreElement(present.data, present.type, to + d, row[d] / scale);
+        }
       }
   }
 }

@@ -52,5 +52,45 @@ TEST(BF16, IsTheUpperHalfRoundedToEven) {
   }
 }
 
+TEST(F8E4M3, EveryNumberRoundsToItself) {
+  for (uint32_t bits = 0; bits < 0x100; ++bits) {
+    const float value = F32FromF8E4M3(static_cast<uint8_t>(bits));
+    if (std::isnan(value)) {
+      EXPECT_EQ(bits & 0x7F, 0x7FU);
+    } else {
+      EXPECT_EQ(F8E4M3FromF32(value), bits) << value;
+    }
+  }
+  EXPECT_EQ(F32FromF8E4M3(0x7E), 448.0F);
+  EXPECT_EQ(F32FromF8E4M3(0x01), 0x1p-9F);
+}
+
+TEST(F8E4M3, TiesGoToEvenAndTheLargestSaturates) {
+  EXPECT_EQ(F8E4M3FromF32(1.0F + 0x1p-4F), F8E4M3FromF32(1.0F));
+  EXPECT_EQ(F8E4M3FromF32(1.0F + 3 * 0x1p-4F), F8E4M3FromF32(1.25F));
+  EXPECT_EQ(F8E4M3FromF32(0x1p-10F), 0);
+  EXPECT_EQ(F8E4M3FromF32(-1e9F), 0xFE);
+  EXPECT_EQ(F8E4M3FromF32(463.0F), 0x7E);
+  EXPECT_EQ(F8E4M3FromF32(std::numeric_limits<float>::quiet_NaN()) & 0x7F, 0x7F);
+}
+
+TEST(Codes, OfIntegersRoundToEvenClampAndSharePairs) {
+  int8_t bytes[4] = {};
+  StoreElement(bytes, DType::kI8, 0, 2.5);
+  StoreElement(bytes, DType::kI8, 1, 1000);
+  StoreElement(bytes, DType::kI8, 2, -1000);
+  StoreElement(bytes, DType::kI8, 3, std::numeric_limits<double>::quiet_NaN());
+  EXPECT_EQ(bytes[0], 2);
+  EXPECT_EQ(bytes[1], 127);
+  EXPECT_EQ(bytes[2], -128);
+  EXPECT_EQ(bytes[3], 0);
+  uint8_t pair = 0;
+  StoreElement(&pair, DType::kI4, 0, -8);
+  StoreElement(&pair, DType::kI4, 1, 7);
+  EXPECT_EQ(pair, 0xF0);
+  EXPECT_EQ(LoadElement(&pair, DType::kI4, 0), -8);
+  EXPECT_EQ(LoadElement(&pair, DType::kI4, 1), 7);
+}
+
 }  // namespace
 }  // namespace kvshare

@@ -22,13 +22,19 @@ struct Array {
   std::vector<std::byte> bytes;
 
   Array() = default;
-  Array(DType t, int64_t count) : type(t), bytes(count * SizeOf(t)) {}
-  int64_t size() const { return static_cast<int64_t>(bytes.size() / SizeOf(type)); }
+  Array(DType t, int64_t count) : type(t), bytes(BytesOf(t, count)) {}
+  int64_t size() const {
+    const auto elements = static_cast<int64_t>(bytes.size() / SizeOf(type));
+    return type == DType::kI4 ? 2 * elements : elements;
+  }
   void* data() { return bytes.data(); }
   const void* data() const { return bytes.data(); }
   double Get(int64_t i) const { return LoadElement(data(), type, i); }
   void Set(int64_t i, double v) { StoreElement(data(), type, i, v); }
   void Fill(std::mt19937& random, double spread) {
+    // Codes fill their range.
+    if (type == DType::kI8) spread *= 50;
+    if (type == DType::kI4) spread *= 4;
     std::normal_distribution<float> normal(0, static_cast<float>(spread));
     for (int64_t i = 0; i < size(); ++i) Set(i, normal(random));
   }
@@ -47,7 +53,11 @@ struct Problem {
   std::vector<int64_t> query_position;  // default length - S
   uint32_t seed = 1;
 
-  Array query, key, value, sinks, mask, cos, sin, key_mask;
+  bool per_channel = false;           // scales of a quantized cache
+  std::vector<int64_t> query_length;  // default: all S
+
+  Array query, key, value, sinks, mask, cos, sin, key_mask, norm;
+  std::vector<float> key_scale, value_scale;
   bool mask_per_head = false;
   int64_t rotary_half = 0;
   bool interleaved = false;
@@ -61,11 +71,17 @@ struct Problem {
     std::mt19937 random(seed);
     if (Dv == 0) Dv = D;
     query = Array(type, B * Hq * S * D);
-    key = Array(kv_type, B * Hkv * T * D);
-    value = Array(kv_type, B * Hkv * T * Dv);
+    key = Array(kv_type, B * Hkv * T * RowElements(kv_type, D));
+    value = Array(kv_type, B * Hkv * T * RowElements(kv_type, Dv));
     query.Fill(random, 1);
     key.Fill(random, 1);
     value.Fill(random, 1);
+    if (IsQuantized(kv_type)) {
+      const float one = kv_type == DType::kI8 ? 0.02F : kv_type == DType::kI4 ? 0.25F : 1.0F;
+      std::uniform_real_distribution<float> scales(0.5F * one, one);
+      for (int64_t i = 0; i < (per_channel ? Hkv * D : 1); ++i) key_scale.push_back(scales(random));
+      for (int64_t i = 0; i < (per_channel ? Hkv * Dv : 1); ++i) value_scale.push_back(scales(random));
+    }
     if (length.empty()) length.assign(B, T);
     if (query_position.empty())
       for (int64_t b = 0; b < B; ++b) query_position.push_back(length[b] - S);
@@ -84,6 +100,11 @@ struct Problem {
     std::mt19937 random(seed + 7);
     sinks = Array(type, Hq);
     sinks.Fill(random, 2);
+  }
+  void AddNorm() {
+    std::mt19937 random(seed + 11);
+    norm = Array(type, D);
+    norm.Fill(random, 1);
   }
   void AddBias(DType mask_type, bool per_head) {
     std::mt19937 random(seed + 9);
@@ -108,6 +129,10 @@ struct Problem {
         bsnh ? HeadsView::Bsnh(key.data(), kv_type, B, T, Hkv, D) : HeadsView::Bnsh(key.data(), kv_type, B, Hkv, T, D);
     call.value = bsnh ? HeadsView::Bsnh(value.data(), kv_type, B, T, Hkv, Dv)
                       : HeadsView::Bnsh(value.data(), kv_type, B, Hkv, T, Dv);
+    if (IsQuantized(kv_type)) {
+      call.key.quant = {key_scale.data(), per_channel};
+      call.value.quant = {value_scale.data(), per_channel};
+    }
     output = Array(type, B * S * Hq * Dv);
     for (int64_t i = 0; i < output.size(); ++i) output.Set(i, std::numeric_limits<double>::quiet_NaN());
     call.output = MutableHeadsView::Bsnh(output.data(), type, B, S, Hq, Dv);
@@ -120,7 +145,8 @@ struct Problem {
       call.spec.head_sink = sinks.data();
       call.spec.head_sink_type = sinks.type;
     }
-    call.positions = {length.data(), query_position.data()};
+    call.positions = {length.data(), query_position.data(), query_length.empty() ? nullptr : query_length.data()};
+    if (norm.size() > 0) call.norm = {norm.data(), norm.type, 1e-5F};
     if (mask.size() > 0) {
       const int64_t heads = mask_per_head ? Hq : 1;
       call.mask = {mask.data(), mask.type, heads * S * T, mask_per_head ? S * T : 0, T, 1, T};
