@@ -16,6 +16,7 @@ enum class LayerForm { kGroupQueryAttention, kAttention };
 struct AttentionLayer {
   int index = 0;       // order of execution, from 0
   std::string node;    // node name, or "#<position>" where it has none
+  std::string place;   // "": the main graph; else e.g. "then_branch of If 'x'" or "function 'f'"
   std::string domain;  // "", "com.microsoft", "kvshare"
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;
@@ -30,7 +31,7 @@ struct AttentionLayer {
 
 struct Inspection {
   std::vector<AttentionLayer> layers;
-  int64_t nodes = 0;
+  int64_t nodes = 0;                     // of the main graph and of bodies
   int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
   int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
   int64_t named_unused_presents = 0;     // presents that ORT copies for nobody

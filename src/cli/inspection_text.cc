@@ -30,7 +30,8 @@ const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind
 
 std::string OpOf(const AttentionLayer& layer) {
   const char* op = layer.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention";
-  return layer.domain.empty() ? op : fmt::format("{}::{}", layer.domain, op);
+  return fmt::format("{}{}{}{}{}", layer.domain, layer.domain.empty() ? "" : "::", op,
+                     layer.place.empty() ? "" : " in ", layer.place);
 }
 
 std::string WindowOf(const AttentionLayer& layer) {
@@ -44,9 +45,9 @@ std::string SourceOf(const AttentionLayer& layer) {
 
 std::string LayerJson(const AttentionLayer& l) {
   return fmt::format(
-      R"({{"index": {}, "node": {}, "domain": {}, "form": "{}", "kind": "{}", "source": {}, "source_key": {}, )"
+      R"({{"index": {}, "node": {}, "place": {}, "domain": {}, "form": "{}", "kind": "{}", "source": {}, "source_key": {}, )"
       R"("window": {}, "query_heads": {}, "kv_heads": {}, "head_size": {}, "note": {}}})",
-      l.index, JsonString(l.node), JsonString(l.domain),
+      l.index, JsonString(l.node), JsonString(l.place), JsonString(l.domain),
       l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention", KindOf(l), l.source,
       JsonString(l.source_key), l.window, l.query_heads, l.kv_heads, l.head_size, JsonString(l.note));
 }

@@ -67,7 +67,7 @@ bool LacksCudaKernel(const Graph& graph, const Node& node,
 int64_t PredictedCudaCopies(const Graph& graph) {
   std::unordered_map<const Node*, int> attention_types;
   for (const Layer& layer : FindLayers(graph))
-    attention_types[layer.node] = graph.ElementType(layer.IsShared() ? layer.key : Input(*layer.node, 3));
+    attention_types[layer.node] = layer.graph->ElementType(layer.IsShared() ? layer.key : Input(*layer.node, 3));
 
   std::unordered_set<std::string> host_values;  // made on the CPU
   std::unordered_set<const Node*> host_nodes;

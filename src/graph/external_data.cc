@@ -6,6 +6,7 @@
 #include <charconv>
 #include <fstream>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "graph/atomic_file.h"
@@ -83,7 +84,20 @@ Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location,
   return real;
 }
 
-Status CheckExtent(const TensorProto& tensor, const std::string& location, uint64_t file_bytes) {
+// The part of a file that a tensor takes.
+struct Extent {
+  fs::path file;
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  const TensorProto* tensor = nullptr;
+
+  auto Place() const { return std::tie(file, begin, end); }
+};
+
+Result<Extent> ReadExtent(const TensorProto& tensor, const std::string& location, const fs::path& file) {
+  std::error_code error;
+  const uint64_t file_bytes = fs::file_size(file, error);
+  if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
   uint64_t offset = 0;
   if (const auto text = ExternalEntry(tensor, "offset")) {
     const auto value = Decimal(*text);
@@ -101,6 +115,22 @@ Status CheckExtent(const TensorProto& tensor, const std::string& location, uint6
   if (offset > file_bytes || length > file_bytes - offset)
     return Bad(tensor,
                fmt::format("takes {} bytes from {} of '{}', which has {}", length, offset, location, file_bytes));
+  return Extent{file, offset, offset + length, &tensor};
+}
+
+// Tensors may share all their bytes (tied weights), never some.
+Status CheckOverlap(std::vector<Extent> extents) {
+  std::erase_if(extents, [](const Extent& extent) { return extent.begin == extent.end; });
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.Place() < b.Place(); });
+  for (size_t i = 1; i < extents.size(); ++i) {
+    const Extent& before = extents[i - 1];
+    const Extent& here = extents[i];
+    if (before.file == here.file && here.begin < before.end && before.Place() != here.Place())
+      return Bad(*here.tensor,
+                 fmt::format("from {} to {} overlaps that of tensor '{}' from {} to {}; needs bytes of its "
+                             "own, or all of them the same",
+                             here.begin, here.end, before.tensor->name(), before.begin, before.end));
+  }
   return {};
 }
 
@@ -131,13 +161,16 @@ Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, c
     CollectTensors(training.algorithm(), tensors);
   }
   std::set<std::string> locations;
+  std::vector<Extent> extents;
   for (const TensorProto* tensor : tensors) {
     if (tensor->data_location() != TensorProto::EXTERNAL) continue;
     const std::string location = ExternalEntry(*tensor, "location").value_or("");
     KVSHARE_ASSIGN_OR_RETURN(const fs::path file, Resolve(*tensor, location, folder));
-    KVSHARE_RETURN_IF_ERROR(CheckExtent(*tensor, location, fs::file_size(file)));
+    KVSHARE_ASSIGN_OR_RETURN(Extent extent, ReadExtent(*tensor, location, file));
+    extents.push_back(std::move(extent));
     locations.insert(location);
   }
+  KVSHARE_RETURN_IF_ERROR(CheckOverlap(std::move(extents)));
   return locations;
 }
 

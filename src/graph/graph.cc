@@ -45,106 +45,229 @@ std::vector<std::string> ReadNames(const Node& node) {
   return names;
 }
 
+bool IsAttentionOp(const Node& node) {
+  if (node.op_type() == "GroupQueryAttention") return node.domain() == kMicrosoft || node.domain() == kKvshare;
+  return node.op_type() == "Attention" && (node.domain().empty() || node.domain() == kKvshare);
+}
+
+namespace {
+
+// `graph` is a GraphProto or a FunctionProto.
+template <typename Proto>
+bool HoldsAttention(const Proto& graph) {
+  const auto holds = [](const onnx::GraphProto& body) { return HoldsAttention(body); };
+  return std::any_of(graph.node().begin(), graph.node().end(), [&](const Node& node) {
+    return IsAttentionOp(node) ||
+           std::any_of(node.attribute().begin(), node.attribute().end(), [&](const auto& attribute) {
+             return (attribute.has_g() && holds(attribute.g())) ||
+                    std::any_of(attribute.graphs().begin(), attribute.graphs().end(), holds);
+           });
+  });
+}
+
+}  // namespace
+
 Result<Graph> Graph::Make(onnx::ModelProto model, std::filesystem::path folder) {
   Graph graph;
   graph.folder_ = std::move(folder);
-  auto& nodes = *model.mutable_graph()->mutable_node();
-  graph.nodes_.resize(static_cast<size_t>(nodes.size()));
-  for (size_t i = graph.nodes_.size(); i-- > 0;) graph.nodes_[i].reset(nodes.ReleaseLast());
-  graph.model_ = std::move(model);
+  graph.owned_ = std::make_unique<onnx::ModelProto>(std::move(model));
+  graph.model_ = graph.owned_.get();
+  graph.proto_ = graph.model_->mutable_graph();
   KVSHARE_RETURN_IF_ERROR(graph.Sort());
+  KVSHARE_RETURN_IF_ERROR(graph.MakeBodies());
+  for (const auto& function : graph.model_->functions()) KVSHARE_RETURN_IF_ERROR(graph.MakeFunction(function));
   return graph;
 }
 
-onnx::ModelProto Graph::Release() && {
-  for (auto& node : nodes_) model_.mutable_graph()->mutable_node()->AddAllocated(node.release());
-  nodes_.clear();
-  return std::move(model_);
+Graph::Graph(Graph&& other) noexcept
+    : owned_(std::move(other.owned_)),
+      model_(other.model_),
+      proto_(other.proto_),
+      outer_(other.outer_),
+      folder_(std::move(other.folder_)),
+      place_(std::move(other.place_)),
+      shadowed_(std::move(other.shadowed_)),
+      is_function_(other.is_function_),
+      bodies_(std::move(other.bodies_)),
+      functions_(std::move(other.functions_)),
+      index_(std::move(other.index_)) {
+  for (Body& body : bodies_) body.graph->outer_ = this;
 }
 
-onnx::ModelProto Graph::Copy() const {
-  onnx::ModelProto model = model_;
-  for (const auto& node : nodes_) *model.mutable_graph()->add_node() = *node;
-  return model;
+Status Graph::MakeBodies() {
+  for (Node* node : nodes())
+    for (auto& attribute : *node->mutable_attribute()) {
+      if (attribute.has_g()) KVSHARE_RETURN_IF_ERROR(MakeBody(*node, attribute.name(), *attribute.mutable_g()));
+      for (auto& graph : *attribute.mutable_graphs()) KVSHARE_RETURN_IF_ERROR(MakeBody(*node, attribute.name(), graph));
+    }
+  return {};
+}
+
+Status Graph::MakeBody(const Node& holder, const std::string& attribute, onnx::GraphProto& proto) {
+  auto body = std::unique_ptr<Graph>(new Graph);
+  body->model_ = model_;
+  body->proto_ = &proto;
+  body->outer_ = this;
+  body->folder_ = folder_;
+  body->place_ = fmt::format("{} of {}{}{}", attribute, Describe(holder), place_.empty() ? "" : " in ", place_);
+  body->is_function_ = is_function_;
+  KVSHARE_RETURN_IF_ERROR(body->Sort());
+  const auto shadows = [&](const std::string& name) {
+    if (!name.empty() && OwnerOf(name) != nullptr) body->shadowed_ = name;
+  };
+  for (const auto& input : proto.input()) shadows(input.name());
+  for (const auto& initializer : proto.initializer()) shadows(initializer.name());
+  for (const auto& node : proto.node())
+    for (const auto& output : node.output()) shadows(output);
+  if (body->shadowed_.empty()) body->shadowed_ = shadowed_;
+  Graph& made = *body;
+  bodies_.push_back({&holder, std::move(body)});
+  return made.MakeBodies();
+}
+
+Status Graph::MakeFunction(const onnx::FunctionProto& function) {
+  if (!HoldsAttention(function)) return {};
+  auto made = std::unique_ptr<Graph>(new Graph);
+  made->owned_ = std::make_unique<onnx::ModelProto>();
+  made->model_ = made->owned_.get();
+  made->proto_ = made->model_->mutable_graph();
+  *made->proto_->mutable_node() = function.node();
+  for (const auto& input : function.input()) made->proto_->add_input()->set_name(input);
+  for (const auto& output : function.output()) made->proto_->add_output()->set_name(output);
+  *made->model_->mutable_opset_import() = function.opset_import();
+  for (const auto& other : model_->functions()) {
+    auto& named = *made->model_->add_functions();
+    named.set_name(other.name());
+    named.set_domain(other.domain());
+  }
+  made->folder_ = folder_;
+  made->place_ = fmt::format("function '{}'", function.name());
+  made->is_function_ = true;
+  KVSHARE_RETURN_IF_ERROR(made->Sort());
+  KVSHARE_RETURN_IF_ERROR(made->MakeBodies());
+  functions_.push_back(std::move(made));
+  return {};
+}
+
+onnx::ModelProto Graph::Release() && {
+  bodies_.clear();
+  return std::move(*owned_);
 }
 
 std::vector<Node*> Graph::nodes() const {
-  std::vector<Node*> pointers;
-  pointers.reserve(nodes_.size());
-  for (const auto& node : nodes_) pointers.push_back(node.get());
-  return pointers;
+  auto& nodes = *proto_->mutable_node();
+  return {nodes.pointer_begin(), nodes.pointer_end()};
+}
+
+std::vector<Graph*> Graph::BodiesOf(const Node& node) const {
+  std::vector<Graph*> found;
+  for (const Body& body : bodies_)
+    if (body.holder == &node) found.push_back(body.graph.get());
+  return found;
+}
+
+std::vector<Graph*> Graph::bodies() const {
+  std::vector<Graph*> found;
+  found.reserve(bodies_.size());
+  for (const Body& body : bodies_) found.push_back(body.graph.get());
+  return found;
 }
 
 Status Graph::Sort() {
+  const std::vector<Node*> nodes = this->nodes();
+  const std::string of = outer_ == nullptr && !is_function_ ? "model" : place_;
   std::unordered_map<std::string, size_t> maker;
-  const auto& graph = model_.graph();
+  const auto& graph = *proto_;
   std::unordered_set<std::string> given;
   for (const auto& input : graph.input())
     if (!given.insert(input.name()).second)
-      return Status::InvalidInput(fmt::format("model: graph input '{}' is declared twice", input.name()));
+      return Status::InvalidInput(fmt::format("{}: graph input '{}' is declared twice", of, input.name()));
   std::unordered_set<std::string> initializers;
   for (const auto& initializer : graph.initializer())
     if (!initializers.insert(initializer.name()).second)
-      return Status::InvalidInput(fmt::format("model: initializer '{}' is given twice", initializer.name()));
+      return Status::InvalidInput(fmt::format("{}: initializer '{}' is given twice", of, initializer.name()));
   for (const auto& initializer : graph.sparse_initializer()) initializers.insert(initializer.values().name());
   given.merge(initializers);
-  for (size_t i = 0; i < nodes_.size(); ++i) {
-    for (const auto& output : nodes_[i]->output()) {
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    for (const auto& output : nodes[i]->output()) {
       if (output.empty()) continue;
       if (given.contains(output) || !maker.emplace(output, i).second)
         return Status::InvalidInput(fmt::format("{}: output '{}' has another producer already; needs a name of its own",
-                                                Describe(*nodes_[i]), output));
+                                                Describe(*nodes[i]), output));
     }
   }
+  const auto outside = [&](const std::string& name) { return outer_ != nullptr && outer_->OwnerOf(name) != nullptr; };
   for (const auto& output : graph.output())
-    if (!given.contains(output.name()) && !maker.contains(output.name()))
-      return Status::InvalidInput(fmt::format("model: graph output '{}' is produced by no node", output.name()));
+    if (!given.contains(output.name()) && !maker.contains(output.name()) && !outside(output.name()))
+      return Status::InvalidInput(fmt::format("{}: graph output '{}' is produced by no node", of, output.name()));
 
-  std::vector<int> waiting(nodes_.size(), 0);
-  std::vector<std::vector<size_t>> readers(nodes_.size());
-  for (size_t i = 0; i < nodes_.size(); ++i) {
-    for (const auto& name : ReadNames(*nodes_[i])) {
+  std::vector<int> waiting(nodes.size(), 0);
+  std::vector<std::vector<size_t>> readers(nodes.size());
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    for (const auto& name : ReadNames(*nodes[i])) {
       const auto it = maker.find(name);
       if (it != maker.end()) {
         readers[it->second].push_back(i);
         ++waiting[i];
-      } else if (!given.contains(name)) {
+      } else if (!given.contains(name) && !outside(name)) {
         return Status::InvalidInput(
             fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
                         "or an initializer of that name",
-                        Describe(*nodes_[i]), name));
+                        Describe(*nodes[i]), name));
       }
     }
   }
   std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;
-  for (size_t i = 0; i < nodes_.size(); ++i)
+  for (size_t i = 0; i < nodes.size(); ++i)
     if (waiting[i] == 0) ready.push(i);
-  std::vector<std::unique_ptr<Node>> sorted;
+  std::vector<Node*> sorted;
   while (!ready.empty()) {
     const size_t i = ready.top();
     ready.pop();
-    sorted.push_back(std::move(nodes_[i]));
+    sorted.push_back(nodes[i]);
     for (const size_t reader : readers[i])
       if (--waiting[reader] == 0) ready.push(reader);
   }
-  if (sorted.size() != nodes_.size()) {
-    const auto stuck = std::find_if(nodes_.begin(), nodes_.end(), [](const auto& node) { return node != nullptr; });
-    return Status::InvalidInput(
-        fmt::format("{}: is part of a cycle or waits for one; a graph must have none", Describe(**stuck)));
+  if (sorted.size() != nodes.size()) {
+    const auto stuck = std::find_if(waiting.begin(), waiting.end(), [](int count) { return count > 0; });
+    return Status::InvalidInput(fmt::format("{}: is part of a cycle or waits for one; a graph must have none",
+                                            Describe(*nodes[static_cast<size_t>(stuck - waiting.begin())])));
   }
-  nodes_ = std::move(sorted);
+  std::copy(sorted.begin(), sorted.end(), proto_->mutable_node()->pointer_begin());
   return {};
 }
+
+bool Graph::Index::Defines(const std::string& value) const {
+  return producer.contains(value) || inputs.contains(value) || initializers.contains(value) || sparse.contains(value);
+}
+
+namespace {
+
+// Every name of a value in `graph` and its bodies.
+void CollectNames(const onnx::GraphProto& graph, std::unordered_set<std::string>& names) {
+  for (const auto& input : graph.input()) names.insert(input.name());
+  for (const auto& initializer : graph.initializer()) names.insert(initializer.name());
+  for (const auto& node : graph.node()) {
+    names.insert(node.input().begin(), node.input().end());
+    names.insert(node.output().begin(), node.output().end());
+    for (const auto& attribute : node.attribute()) {
+      if (attribute.has_g()) CollectNames(attribute.g(), names);
+      for (const auto& body : attribute.graphs()) CollectNames(body, names);
+    }
+  }
+}
+
+}  // namespace
 
 const Graph::Index& Graph::index() const {
   if (index_ != nullptr) return *index_;
   auto index = std::make_shared<Index>();
-  for (const auto& node : nodes_) {
+  for (Node* node : nodes()) {
     for (const auto& output : node->output())
-      if (!output.empty()) index->producer[output] = node.get();
-    for (const auto& name : ReadNames(*node)) index->consumers[name].push_back(node.get());
+      if (!output.empty()) index->producer[output] = node;
+    for (const auto& name : ReadNames(*node)) index->consumers[name].push_back(node);
   }
-  const auto& graph = model_.graph();
+  const auto& graph = *proto_;
   for (const auto& info : graph.value_info()) index->types[info.name()] = &info.type();
   for (const auto& info : graph.input()) {
     index->inputs.insert(info.name());
@@ -155,26 +278,51 @@ const Graph::Index& Graph::index() const {
     index->types[info.name()] = &info.type();
   }
   for (const auto& initializer : graph.initializer()) index->initializers[initializer.name()] = &initializer;
+  for (const auto& sparse : graph.sparse_initializer()) index->sparse.insert(sparse.values().name());
+  if (outer_ == nullptr) CollectNames(graph, index->names);
   index_ = std::move(index);
   return *index_;
 }
 
+void Graph::Touch() {
+  index_.reset();
+  if (outer_ != nullptr) outer_->Touch();
+}
+
+const Graph* Graph::OwnerOf(const std::string& value) const {
+  if (index().Defines(value)) return this;
+  return outer_ == nullptr ? nullptr : outer_->OwnerOf(value);
+}
+
+Graph* Graph::OwnerOf(const std::string& value) {
+  if (index().Defines(value)) return this;
+  return outer_ == nullptr ? nullptr : outer_->OwnerOf(value);
+}
+
 Node* Graph::Producer(const std::string& value) const {
-  const auto it = index().producer.find(value);
-  return it == index().producer.end() ? nullptr : it->second;
+  const Graph* owner = OwnerOf(value);
+  if (owner == nullptr) return nullptr;
+  const auto it = owner->index().producer.find(value);
+  return it == owner->index().producer.end() ? nullptr : it->second;
 }
 
 const std::vector<Node*>& Graph::Consumers(const std::string& value) const {
   static const std::vector<Node*> none;
-  const auto it = index().consumers.find(value);
-  return it == index().consumers.end() ? none : it->second;
+  const Graph* owner = OwnerOf(value);
+  if (owner == nullptr) return none;
+  const auto it = owner->index().consumers.find(value);
+  return it == owner->index().consumers.end() ? none : it->second;
 }
 
 bool Graph::IsInput(const std::string& value) const {
-  return index().inputs.contains(value) && !index().initializers.contains(value);
+  const Graph* owner = OwnerOf(value);
+  return owner != nullptr && owner->index().inputs.contains(value) && !owner->index().initializers.contains(value);
 }
 
-bool Graph::IsOutput(const std::string& value) const { return index().outputs.contains(value); }
+bool Graph::IsOutput(const std::string& value) const {
+  const Graph* owner = OwnerOf(value);
+  return owner != nullptr && owner->index().outputs.contains(value);
+}
 
 bool Graph::DependsOn(const std::string& value, const std::string& ancestor) const {
   std::unordered_set<std::string> seen;
@@ -191,9 +339,12 @@ bool Graph::DependsOn(const std::string& value, const std::string& ancestor) con
 }
 
 const onnx::TensorProto* Graph::ConstantTensor(const std::string& value) const {
+  const Graph* owner = OwnerOf(value);
+  if (owner == nullptr) return nullptr;
   // An initializer that is a graph input too is a default, not a constant.
-  if (const auto it = index().initializers.find(value); it != index().initializers.end())
-    return index().inputs.contains(value) ? nullptr : it->second;
+  const auto& initializers = owner->index().initializers;
+  if (const auto it = initializers.find(value); it != initializers.end())
+    return owner->index().inputs.contains(value) ? nullptr : it->second;
   const Node* node = Producer(value);
   if (node == nullptr || node->op_type() != "Constant" || !node->domain().empty()) return nullptr;
   const auto* attribute = FindAttribute(*node, "value");
@@ -218,54 +369,58 @@ std::optional<double> Graph::Scalar(const std::string& value) const {
   return many != nullptr && many->floats_size() == 1 ? std::optional<double>(many->floats(0)) : std::nullopt;
 }
 
+const onnx::TypeProto* Graph::TypeOf(const std::string& value) const {
+  const Graph* owner = OwnerOf(value);
+  if (owner == nullptr) return nullptr;
+  const auto it = owner->index().types.find(value);
+  return it == owner->index().types.end() ? nullptr : it->second;
+}
+
 int Graph::ElementType(const std::string& value) const {
   if (const auto* tensor = ConstantTensor(value)) return tensor->data_type();
-  const auto it = index().types.find(value);
-  return it == index().types.end() ? 0 : it->second->tensor_type().elem_type();
+  const auto* type = TypeOf(value);
+  return type == nullptr ? 0 : type->tensor_type().elem_type();
 }
 
 std::optional<std::vector<int64_t>> Graph::Shape(const std::string& value) const {
   if (const auto* tensor = ConstantTensor(value))
     return std::vector<int64_t>(tensor->dims().begin(), tensor->dims().end());
-  const auto it = index().types.find(value);
-  if (it == index().types.end() || !it->second->tensor_type().has_shape()) return std::nullopt;
+  const auto* type = TypeOf(value);
+  if (type == nullptr || !type->tensor_type().has_shape()) return std::nullopt;
   std::vector<int64_t> shape;
-  for (const auto& dim : it->second->tensor_type().shape().dim())
-    shape.push_back(dim.has_dim_value() ? dim.dim_value() : -1);
+  for (const auto& dim : type->tensor_type().shape().dim()) shape.push_back(dim.has_dim_value() ? dim.dim_value() : -1);
   return shape;
 }
 
 bool Graph::IsModelFunction(const Node& node) const {
-  return std::any_of(model_.functions().begin(), model_.functions().end(), [&](const auto& function) {
+  return std::any_of(model_->functions().begin(), model_->functions().end(), [&](const auto& function) {
     return function.name() == node.op_type() && function.domain() == node.domain();
   });
 }
 
 Node& Graph::InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
                           const std::vector<std::string>& outputs) {
-  const auto at = std::find_if(nodes_.begin(), nodes_.end(), [&](const auto& node) { return node.get() == &where; });
-  auto node = std::make_unique<Node>();
-  node->set_op_type(op_type);
-  node->set_name(outputs.front());
-  for (const auto& input : inputs) node->add_input(input);
-  for (const auto& output : outputs) node->add_output(output);
+  auto& nodes = *proto_->mutable_node();
+  Node& node = *nodes.Add();
+  node.set_op_type(op_type);
+  node.set_name(outputs.front());
+  for (const auto& input : inputs) node.add_input(input);
+  for (const auto& output : outputs) node.add_output(output);
+  const int last = nodes.size() - 1;
+  for (int i = last; i > 0 && (i == last || &nodes.Get(i + 1) != &where); --i) nodes.SwapElements(i, i - 1);
   Touch();
-  return **nodes_.insert(at, std::move(node));
+  return node;
 }
 
 std::string Graph::FreshName(const std::string& base) const {
-  const Index& names = index();
-  const auto taken = [&](const std::string& name) {
-    return names.producer.contains(name) || names.inputs.contains(name) || names.initializers.contains(name) ||
-           names.consumers.contains(name);
-  };
+  const auto& taken = Main().index().names;
   std::string name = base;
-  for (int i = 1; taken(name); ++i) name = fmt::format("{}_{}", base, i);
+  for (int i = 1; taken.contains(name); ++i) name = fmt::format("{}_{}", base, i);
   return name;
 }
 
 void Graph::AddInts(const std::string& name, const std::vector<int64_t>& values) {
-  auto& tensor = *model_.mutable_graph()->add_initializer();
+  auto& tensor = *proto_->add_initializer();
   tensor.set_name(name);
   tensor.set_data_type(onnx::TensorProto::INT64);
   tensor.add_dims(static_cast<int64_t>(values.size()));
@@ -274,7 +429,10 @@ void Graph::AddInts(const std::string& name, const std::vector<int64_t>& values)
 }
 
 void Graph::Remove(Node* node) {
-  std::erase_if(nodes_, [&](const auto& owned) { return owned.get() == node; });
+  auto& nodes = *proto_->mutable_node();
+  const auto at = std::find(nodes.pointer_begin(), nodes.pointer_end(), node);
+  std::erase_if(bodies_, [&](const Body& body) { return body.holder == node; });
+  nodes.erase(nodes.begin() + (at - nodes.pointer_begin()));
   Touch();
 }
 
@@ -287,32 +445,32 @@ void RemoveNamed(Field& field, const std::string& name) {
 }  // namespace
 
 void Graph::RemoveInitializer(const std::string& name) {
-  RemoveNamed(*model_.mutable_graph()->mutable_initializer(), name);
+  RemoveNamed(*proto_->mutable_initializer(), name);
   Touch();
 }
 
 void Graph::RemoveInput(const std::string& name) {
-  RemoveNamed(*model_.mutable_graph()->mutable_input(), name);
+  RemoveNamed(*proto_->mutable_input(), name);
   Touch();
 }
 
 void Graph::TrimValueInfo() {
-  auto& infos = *model_.mutable_graph()->mutable_value_info();
+  auto& infos = *proto_->mutable_value_info();
   const Index& names = index();
   std::vector<int> gone;
   for (int i = infos.size() - 1; i >= 0; --i) {
     const std::string& name = infos.Get(i).name();
-    if (!names.producer.contains(name) && !names.inputs.contains(name) && !names.initializers.contains(name))
-      gone.push_back(i);
+    if (!names.Defines(name)) gone.push_back(i);
   }
   for (const int i : gone) infos.DeleteSubrange(i, 1);
   Touch();
+  for (Graph* body : bodies()) body->TrimValueInfo();
 }
 
 void Graph::RequireImport(const std::string& domain, int64_t version) {
-  for (const auto& import : model_.opset_import())
+  for (const auto& import : model_->opset_import())
     if (import.domain() == domain) return;
-  auto& import = *model_.add_opset_import();
+  auto& import = *model_->add_opset_import();
   import.set_domain(domain);
   import.set_version(version);
 }

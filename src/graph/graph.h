@@ -1,4 +1,5 @@
-// A model's main graph as something to walk and edit: nodes in execution order, values by name.
+// A model's graphs as something to walk and edit: nodes in execution order, values by name. The main graph owns one
+// Graph for each body of If, Loop and Scan, whatever their depth: a body sees the values of the graphs around it.
 //
 // Node pointers stay valid until the node is removed. Indices over names are rebuilt when next asked for after an edit.
 #pragma once
@@ -22,19 +23,40 @@ class Graph {
   // Takes `model`; `folder` is where its external data lies. Nodes may come in any order and are sorted, keeping the
   // given order where it is possible. kInvalidInput: a value produced twice, or by nothing, or out of itself.
   static Result<Graph> Make(onnx::ModelProto model, std::filesystem::path folder);
+  Graph(Graph&& other) noexcept;
+  Graph& operator=(Graph&&) = delete;
+  ~Graph() = default;
 
-  // The model with its nodes put back.
+  // The model as it is now; of the main graph only.
   onnx::ModelProto Release() &&;
   // A copy of it, for comparison and tests.
-  onnx::ModelProto Copy() const;
+  onnx::ModelProto Copy() const { return *model_; }
 
+  // Of this graph alone, not of its bodies.
   std::vector<Node*> nodes() const;
-  const onnx::ModelProto& model() const { return model_; }
+  const onnx::GraphProto& proto() const { return *proto_; }
+  const onnx::ModelProto& model() const { return *model_; }
+
+  // The bodies that `node` holds, and all of this graph.
+  std::vector<Graph*> BodiesOf(const Node& node) const;
+  std::vector<Graph*> bodies() const;
+  // The model's functions that hold an attention node, to look at: their nodes are copies.
+  const std::vector<std::unique_ptr<Graph>>& functions() const { return functions_; }
+  // Where this graph is: "" for the main one, "then_branch of If 'x'", "function 'f'".
+  const std::string& place() const { return place_; }
+  bool IsFunction() const { return is_function_; }
+  // A name that this body gives a value of its own although a graph around it has it too; "" where there is none.
+  const std::string& shadowed() const { return shadowed_; }
+
+  // The graph, this one or one around it, that `value` belongs to; null if there is none.
+  const Graph* OwnerOf(const std::string& value) const;
+  Graph* OwnerOf(const std::string& value);
 
   // Null: a graph input, an initializer, or absent.
   Node* Producer(const std::string& value) const;
-  // Each node that reads `value`, once, those whose subgraphs capture it included.
+  // Each node of the value's graph that reads `value`, once, those whose bodies capture it included.
   const std::vector<Node*>& Consumers(const std::string& value) const;
+  // Of this graph or one around it; a body's inputs are inputs as well.
   bool IsInput(const std::string& value) const;
   bool IsOutput(const std::string& value) const;
   bool IsRead(const std::string& value) const { return IsOutput(value) || !Consumers(value).empty(); }
@@ -54,19 +76,21 @@ class Graph {
   // A node's op is a function of the model itself, whatever its name suggests.
   bool IsModelFunction(const Node& node) const;
 
-  // New nodes go right before `where`; their outputs should be FreshName()s.
+  // New nodes go right before `where`, a node of this graph; their outputs should be FreshName()s.
   Node& InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
                      const std::vector<std::string>& outputs);
+  // A name that no graph of the model has.
   std::string FreshName(const std::string& base) const;
   void AddInts(const std::string& name, const std::vector<int64_t>& values);
+  // Node, initializer or input of this graph.
   void Remove(Node* node);
   void RemoveInitializer(const std::string& name);
   void RemoveInput(const std::string& name);
-  // Drops value_info of values that no longer exist.
+  // Drops value_info of values that no longer exist, in bodies too.
   void TrimValueInfo();
   void RequireImport(const std::string& domain, int64_t version);
   // To be called after editing a node's inputs or outputs in place.
-  void Touch() { index_.reset(); }
+  void Touch();
 
  private:
   struct Index {
@@ -76,17 +100,44 @@ class Graph {
     std::unordered_set<std::string> outputs;
     std::unordered_map<std::string, const onnx::TensorProto*> initializers;
     std::unordered_map<std::string, const onnx::TypeProto*> types;
+    std::unordered_set<std::string> sparse;  // sparse initializers
+    std::unordered_set<std::string> names;   // of the main graph: all of the model
+
+    bool Defines(const std::string& value) const;
   };
+  struct Body {
+    const Node* holder;
+    std::unique_ptr<Graph> graph;
+  };
+  Graph() = default;
   const Index& index() const;
   Status Sort();
+  Status MakeBodies();
+  Status MakeBody(const Node& holder, const std::string& attribute, onnx::GraphProto& proto);
+  Status MakeFunction(const onnx::FunctionProto& function);
+  const onnx::TypeProto* TypeOf(const std::string& value) const;
+  const Graph& Main() const { return outer_ == nullptr ? *this : outer_->Main(); }
 
-  onnx::ModelProto model_;  // its graph's nodes live in nodes_
+  std::unique_ptr<onnx::ModelProto> owned_;  // of the main graph and of functions
+  onnx::ModelProto* model_ = nullptr;
+  onnx::GraphProto* proto_ = nullptr;
+  Graph* outer_ = nullptr;
   std::filesystem::path folder_;
-  std::vector<std::unique_ptr<Node>> nodes_;
+  std::string place_;
+  std::string shadowed_;
+  bool is_function_ = false;
+  std::vector<Body> bodies_;
+  std::vector<std::unique_ptr<Graph>> functions_;
   mutable std::shared_ptr<const Index> index_;
 };
 
 // Every name that `node` reads: its inputs, and what its subgraphs capture.
 std::vector<std::string> ReadNames(const Node& node);
+
+// com.microsoft's or kvshare's GroupQueryAttention, ai.onnx's or kvshare's Attention.
+bool IsAttentionOp(const Node& node);
+
+inline constexpr const char* kMicrosoft = "com.microsoft";
+inline constexpr const char* kKvshare = "kvshare";
 
 }  // namespace kvshare::graph

@@ -16,6 +16,7 @@ AttentionLayer Public(const Layer& layer) {
   AttentionLayer out;
   out.index = layer.index;
   out.node = NameOf(*layer.node);
+  out.place = layer.graph->place();
   out.domain = layer.node->domain();
   out.form = layer.form;
   out.kind = layer.kind;
@@ -51,7 +52,7 @@ bool IsCausalTrap(const Layer& layer) {
          Input(node, 4).empty() && Input(node, 6).empty();
 }
 
-std::vector<std::string> Warnings(const Graph& graph, const std::vector<Layer>& layers) {
+std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
   std::vector<std::string> warnings;
   Group trap;
   Group flat_mask;
@@ -61,7 +62,7 @@ std::vector<std::string> Warnings(const Graph& graph, const std::vector<Layer>& 
     const Node& node = *layer.node;
     if (IsCausalTrap(layer)) trap.Add(node);
     if (!layer.IsGqa() && !layer.IsKvshare() && !Input(node, 3).empty())
-      if (const auto mask = ReadMask(graph, Input(node, 3)); mask.ok() && mask->rank == 3) flat_mask.Add(node);
+      if (const auto mask = ReadMask(*layer.graph, Input(node, 3)); mask.ok() && mask->rank == 3) flat_mask.Add(node);
     if (layer.constant_empty) fixed_batch.Add(node);
     if (layer.IsShared() && layer.IsGqa() && !layer.IsKvshare() && Output(node, 1).empty()) crash.Add(node);
     for (const auto& unknown : UnknownAttributes(node))
@@ -88,6 +89,12 @@ std::vector<std::string> Warnings(const Graph& graph, const std::vector<Layer>& 
   return warnings;
 }
 
+int64_t CountNodes(const Graph& graph) {
+  auto count = static_cast<int64_t>(graph.nodes().size());
+  for (const Graph* body : graph.bodies()) count += CountNodes(*body);
+  return count;
+}
+
 }  // namespace
 
 Inspection Describe(const Graph& graph) {
@@ -100,18 +107,18 @@ Inspection Describe(const Graph& graph) {
     const bool is_attention = !layer.IsGqa();
     const std::string& mask = Input(*layer.node, is_attention ? 3 : 10);
     if (!mask.empty())
-      for (const Node* node : MaskNodes(graph, mask)) masks.insert(node);
+      for (const Node* node : MaskNodes(*layer.graph, mask)) masks.insert(node);
     copies.insert(layer.copies.begin(), layer.copies.end());
     if (!layer.IsShared() || !layer.IsGqa()) continue;
     for (const int output : {1, 2})
-      if (const auto& present = Output(*layer.node, output); !present.empty() && !graph.IsRead(present))
+      if (const auto& present = Output(*layer.node, output); !present.empty() && !layer.graph->IsRead(present))
         ++inspection.named_unused_presents;
   }
-  inspection.nodes = static_cast<int64_t>(graph.nodes().size());
+  inspection.nodes = CountNodes(graph);
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
   inspection.predicted_cpu_gpu_copies = PredictedCudaCopies(graph);
-  inspection.warnings = Warnings(graph, layers);
+  inspection.warnings = Warnings(layers);
   return inspection;
 }
 

@@ -4,7 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <unordered_map>
+#include <limits>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "graph/masks.h"
 
@@ -78,137 +81,157 @@ Emptiness EmptinessOf(const Graph& graph, const std::string& value) {
   return rest.size() == 2 && rest[0] == 0 ? Emptiness::kDynamic : Emptiness::kNot;
 }
 
+// A number of heads or channels; 0, not known, for what no tensor can have, so that products of two stay in range.
+int64_t Extent(int64_t value) { return value > 0 && value <= std::numeric_limits<int32_t>::max() ? value : 0; }
+
 int64_t HeadSizeFrom(const Graph& graph, const std::string& bnsh) {
   const auto shape = graph.Shape(bnsh);
-  return shape && shape->size() == 4 ? std::max<int64_t>((*shape)[3], 0) : 0;
+  return shape && shape->size() == 4 ? Extent((*shape)[3]) : 0;
 }
 
 // Finds the layers one after another; each may borrow from those before.
 class Finder {
  public:
-  explicit Finder(const Graph& graph) : graph_(graph) {}
-
-  void Add(Node* node) {
-    Layer layer;
-    layer.index = static_cast<int>(layers_.size());
-    layer.node = node;
-    if (node->op_type() == "GroupQueryAttention") {
-      ReadGqa(layer);
-    } else {
-      ReadAttention(layer);
+  // The layers of `graph`, with those of a node's bodies where the node stands.
+  void Walk(const Graph& graph) {
+    for (Node* node : graph.nodes()) {
+      if (IsAttentionOp(*node) && !graph.IsModelFunction(*node)) Add(graph, node);
+      for (const Graph* body : graph.BodiesOf(*node)) Walk(*body);
     }
-    if (layer.head_size == 0 && layer.IsShared()) layer.head_size = HeadSizeFrom(graph_, layer.key);
-    if (layer.head_size == 0 && layer.IsShared() && layer.source >= 0)
-      layer.head_size = layers_[static_cast<size_t>(layer.source)].head_size;
-    for (const int output : {1, 2})
-      if (!Output(*node, output).empty()) maker_[node->output(output)] = layer.index;
-    layers_.push_back(std::move(layer));
   }
 
   std::vector<Layer> Take() { return std::move(layers_); }
 
  private:
+  void Add(const Graph& graph, Node* node) {
+    Layer layer;
+    layer.index = static_cast<int>(layers_.size());
+    layer.node = node;
+    layer.graph = &graph;
+    if (node->op_type() == "GroupQueryAttention") {
+      ReadGqa(layer);
+    } else {
+      ReadAttention(layer);
+    }
+    if (layer.head_size == 0 && layer.IsShared()) layer.head_size = HeadSizeFrom(graph, layer.key);
+    if (layer.head_size == 0 && layer.IsShared() && layer.source >= 0)
+      layer.head_size = layers_[static_cast<size_t>(layer.source)].head_size;
+    for (const int output : {1, 2})
+      if (!Output(*node, output).empty()) maker_[{&graph, node->output(output)}] = layer.index;
+    if (graph.IsFunction()) {
+      layer.trouble = fmt::format(
+          "lies in {} of the model, which is not looked through; inline it first (onnx.inliner)", graph.place());
+    } else if (!graph.shadowed().empty()) {
+      layer.trouble =
+          fmt::format("lies in a body that has a '{}' beside that of the graph around it; give it a name of its own",
+                      graph.shadowed());
+    }
+    layers_.push_back(std::move(layer));
+  }
+
+  // The layer whose present `value` is, as `graph` sees it; nothing if it is none's.
+  std::optional<int> MakerOf(const Graph& graph, const std::string& value) const {
+    const auto found = maker_.find({graph.OwnerOf(value), value});
+    return found == maker_.end() ? std::nullopt : std::optional(found->second);
+  }
+
   void ReadGqa(Layer& layer) {
+    const Graph& graph = *layer.graph;
     const Node& node = *layer.node;
-    layer.query_heads = IntAttribute(node, "num_heads", 0);
-    layer.kv_heads = IntAttribute(node, "kv_num_heads", 0);
+    layer.query_heads = Extent(IntAttribute(node, "num_heads", 0));
+    layer.kv_heads = Extent(IntAttribute(node, "kv_num_heads", 0));
     const int64_t window = IntAttribute(node, "local_window_size", kFullWindow);
     layer.window = window < 0 ? kFullWindow : window;
     if (layer.IsKvshare() && !Input(node, kExternalKey).empty()) {
       Borrow(layer, {Input(node, kExternalKey), {}}, {Input(node, kExternalValue), {}});
       return;
     }
-    const Emptiness empty = Input(node, 1).empty() ? Emptiness::kNot : EmptinessOf(graph_, Input(node, 1));
+    const Emptiness empty = Input(node, 1).empty() ? Emptiness::kNot : EmptinessOf(graph, Input(node, 1));
     if (empty != Emptiness::kNot && !Input(node, 3).empty()) {
       layer.constant_empty = empty == Emptiness::kConstant;
       Borrow(layer, {Input(node, 3), {}}, {Input(node, 4), {}});
-      if (Input(node, 2) != Input(node, 1) && EmptinessOf(graph_, Input(node, 2)) == Emptiness::kNot)
+      if (Input(node, 2) != Input(node, 1) && EmptinessOf(graph, Input(node, 2)) == Emptiness::kNot)
         layer.trouble = "key has length 0 and value has not";
       return;
     }
-    layer.head_size = HeadSizeFrom(graph_, Output(node, 1));
-    if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph_, Input(node, 3));
+    layer.head_size = HeadSizeFrom(graph, Output(node, 1));
+    if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 3));
   }
 
   void ReadAttention(Layer& layer) {
+    const Graph& graph = *layer.graph;
     const Node& node = *layer.node;
     layer.form = LayerForm::kAttention;
-    layer.query_heads = IntAttribute(node, "q_num_heads", 0);
-    layer.kv_heads = IntAttribute(node, "kv_num_heads", 0);
+    layer.query_heads = Extent(IntAttribute(node, "q_num_heads", 0));
+    layer.kv_heads = Extent(IntAttribute(node, "kv_num_heads", 0));
     layer.window = IntAttribute(node, "local_window_size", kFullWindow);
     if (!Input(node, 3).empty()) {
-      const auto meaning = ReadMask(graph_, Input(node, 3));
+      const auto meaning = ReadMask(graph, Input(node, 3));
       if (meaning.ok()) {
         layer.window = meaning->window;
       } else {
         layer.mask_trouble = meaning.status().message();
       }
     }
-    Trace key = TraceUp(graph_, Input(node, 1));
-    Trace value = TraceUp(graph_, Input(node, 2));
-    const bool borrows = maker_.contains(key.value) || maker_.contains(value.value) ||
-                         (graph_.IsInput(key.value) && graph_.IsInput(value.value) && Input(node, 4).empty());
+    Trace key = TraceUp(graph, Input(node, 1));
+    Trace value = TraceUp(graph, Input(node, 2));
+    const bool borrows = MakerOf(graph, key.value) || MakerOf(graph, value.value) ||
+                         (graph.IsInput(key.value) && graph.IsInput(value.value) && Input(node, 4).empty());
     if (borrows) {
-      layer.head_size = HeadSizeFrom(graph_, key.value);
+      layer.head_size = HeadSizeFrom(graph, key.value);
       Borrow(layer, key, value);
       return;
     }
-    layer.head_size = HeadSizeFrom(graph_, Output(node, 1));
-    if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph_, Input(node, 4));
+    layer.head_size = HeadSizeFrom(graph, Output(node, 1));
+    if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 4));
   }
 
   void Borrow(Layer& layer, const Trace& key, const Trace& value) {
+    const Graph& graph = *layer.graph;
     layer.kind = LayerKind::kShared;
     layer.key = key.value;
     layer.value = value.value;
     for (Node* step : key.steps) layer.copies.push_back(step);
     for (Node* step : value.steps) layer.copies.push_back(step);
-    if (graph_.IsInput(key.value) && graph_.IsInput(value.value)) {
+    if (graph.IsInput(key.value) && graph.IsInput(value.value)) {
       layer.trouble = "borrows from a graph input, not from a layer of this model";
       return;
     }
-    const auto from_key = maker_.find(key.value);
-    const auto from_value = maker_.find(value.value);
-    if (from_key == maker_.end() || from_value == maker_.end()) {
-      layer.trouble = fmt::format("{} '{}' is not a layer's present", from_key == maker_.end() ? "key" : "value",
-                                  from_key == maker_.end() ? key.value : value.value);
+    const auto from_key = MakerOf(graph, key.value);
+    const auto from_value = MakerOf(graph, value.value);
+    if (!from_key || !from_value) {
+      layer.trouble = fmt::format("{} '{}' is not a layer's present", !from_key ? "key" : "value",
+                                  !from_key ? key.value : value.value);
       return;
     }
-    layer.source = from_key->second;
+    layer.source = *from_key;
     const Layer& source = layers_[static_cast<size_t>(layer.source)];
     if (layer.head_size == 0) layer.head_size = source.head_size;
-    if (from_key->second != from_value->second) {
-      layer.trouble =
-          fmt::format("key is borrowed from layer {}, value from layer {}", from_key->second, from_value->second);
+    if (*from_key != *from_value) {
+      layer.trouble = fmt::format("key is borrowed from layer {}, value from layer {}", *from_key, *from_value);
     } else if (key.value != Output(*source.node, 1) || value.value != Output(*source.node, 2)) {
       layer.trouble = fmt::format("key and value of layer {} are borrowed crosswise", layer.source);
     } else if (source.IsShared()) {
       layer.trouble = fmt::format("source layer {} is itself shared", layer.source);
     } else {
       const int64_t width = layer.kv_heads * layer.head_size;
-      layer.trouble = OddSteps(graph_, key, width);
-      if (layer.trouble.empty()) layer.trouble = OddSteps(graph_, value, width);
+      layer.trouble = OddSteps(graph, key, width);
+      if (layer.trouble.empty()) layer.trouble = OddSteps(graph, value, width);
     }
   }
 
-  const Graph& graph_;
   std::vector<Layer> layers_;
-  std::unordered_map<std::string, int> maker_;  // present value -> layer
+  std::map<std::pair<const Graph*, std::string>, int> maker_;  // a present, by the graph it belongs to -> layer
 };
-
-bool IsAttentionOp(const Node& node) {
-  if (node.op_type() == "GroupQueryAttention") return node.domain() == kMicrosoft || node.domain() == kKvshare;
-  return node.op_type() == "Attention" && (node.domain().empty() || node.domain() == kKvshare);
-}
 
 }  // namespace
 
 std::string WindowText(int64_t window) { return window == kFullWindow ? "full" : fmt::format("{}", window); }
 
 std::vector<Layer> FindLayers(const Graph& graph) {
-  Finder finder(graph);
-  for (Node* node : graph.nodes())
-    if (IsAttentionOp(*node) && !graph.IsModelFunction(*node)) finder.Add(node);
+  Finder finder;
+  finder.Walk(graph);
+  for (const auto& function : graph.functions()) finder.Walk(*function);
   return finder.Take();
 }
 

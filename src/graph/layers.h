@@ -9,8 +9,6 @@
 
 namespace kvshare::graph {
 
-inline constexpr const char* kMicrosoft = "com.microsoft";
-inline constexpr const char* kKvshare = "kvshare";
 inline constexpr int kExternalKey = 17;  // inputs of kvshare::GroupQueryAttention
 inline constexpr int kExternalValue = 18;
 inline constexpr int kKeyMask = 7;  // input of kvshare::Attention
@@ -19,6 +17,7 @@ inline constexpr int64_t kFullWindow = -1;
 struct Layer {
   int index = 0;
   Node* node = nullptr;
+  const Graph* graph = nullptr;  // the one that holds the node: the main graph, a body, or a function's copy
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;
   int source = -1;  // kShared: index of the layer it borrows from; -1: a graph input
@@ -38,7 +37,8 @@ struct Layer {
   bool IsKvshare() const { return node->domain() == kKvshare; }
 };
 
-// In execution order; Layer::index is the place in the vector.
+// Of the main graph and of its bodies in execution order, then those of the model's functions; Layer::index is the
+// place in the vector. A layer in a body may borrow from a layer of a graph around it.
 std::vector<Layer> FindLayers(const Graph& graph);
 
 // "8" or "full".

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace kvshare::graph {
 namespace {
 
 // Anything at or below hides a key even in f16.
 constexpr double kHides = -65504.0;
+// Exporters join three or four; a graph may share and nest them so that reading all would never end.
+constexpr int kMostConditions = 64;
 
 Status Odd(const Node& node, const std::string& fact) {
   return Status::Refused(fmt::format("mask: {} {}", Describe(node), fact));
@@ -89,11 +92,12 @@ Result<QueryPositions> ReadPositionPair(const Graph& graph, const Node& node, co
   return positions;
 }
 
-Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value);
+// `read` counts the conditions of one mask.
+Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value, int& read);
 
-Result<MaskMeaning> ReadAnd(const Graph& graph, const Node& node) {
-  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning left, ReadCondition(graph, Input(node, 0)));
-  KVSHARE_ASSIGN_OR_RETURN(const MaskMeaning right, ReadCondition(graph, Input(node, 1)));
+Result<MaskMeaning> ReadAnd(const Graph& graph, const Node& node, int& read) {
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning left, ReadCondition(graph, Input(node, 0), read));
+  KVSHARE_ASSIGN_OR_RETURN(const MaskMeaning right, ReadCondition(graph, Input(node, 1), read));
   if (left.key_mask != right.key_mask)
     return Odd(node,
                fmt::format("joins conditions on '{}' and on '{}'; needs one mask", left.key_mask, right.key_mask));
@@ -139,8 +143,8 @@ Result<MaskMeaning> Padding(const Graph& graph, const std::string& mask) {
 }
 
 // Expand(condition, [B, S, T]): changes no element.
-Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node) {
-  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning meaning, ReadCondition(graph, Input(node, 0)));
+Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node, int& read) {
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning meaning, ReadCondition(graph, Input(node, 0), read));
   const Node* shape = graph.Producer(Input(node, 1));
   const std::string* query = nullptr;
   if (IsOp(shape, "Concat") && shape->input_size() == 3 && IntAttribute(*shape, "axis", 1) == 0) {
@@ -155,14 +159,15 @@ Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node) {
 }
 
 // A bool value of rank 3.
-Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value) {
+Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value, int& read) {
   const Node* node = graph.Producer(value);
   if (node == nullptr)
     return Status::Refused(fmt::format("mask: '{}' is given from outside; its meaning is not known", value));
-  if (IsOp(node, "And")) return ReadAnd(graph, *node);
+  if (++read > kMostConditions) return Odd(*node, fmt::format("is one of more than {} conditions", kMostConditions));
+  if (IsOp(node, "And")) return ReadAnd(graph, *node, read);
   if (IsOp(node, "GreaterOrEqual")) return ReadCausal(graph, *node);
   if (IsOp(node, "Less")) return ReadWindow(graph, *node);
-  if (IsOp(node, "Expand")) return ReadExpand(graph, *node);
+  if (IsOp(node, "Expand")) return ReadExpand(graph, *node, read);
   if (CastsTo(*node, {onnx::TensorProto::BOOL})) {
     const Node* wide = graph.Producer(Input(*node, 0));
     if (IsOp(wide, "Unsqueeze") && HasAxis(graph, *wide, 1, 1, 3)) return Padding(graph, Input(*wide, 0));
@@ -181,7 +186,8 @@ Result<MaskMeaning> ReadWhere(const Graph& graph, const Node& node) {
     return Odd(node, fmt::format("adds {} to what it keeps and {} to the rest; needs 0 and at most {}",
                                  keep ? fmt::format("{}", *keep) : "a computed value",
                                  hide ? fmt::format("{}", *hide) : "a computed value", kHides));
-  return ReadCondition(graph, Input(node, 0));
+  int read = 0;
+  return ReadCondition(graph, Input(node, 0), read);
 }
 
 // A float mask, or a bool one, of rank 3.
@@ -191,14 +197,16 @@ Result<MaskMeaning> ReadRank3(const Graph& graph, const std::string& value) {
                                          onnx::TensorProto::BFLOAT16, onnx::TensorProto::DOUBLE}))
     node = graph.Producer(Input(*node, 0));
   if (node != nullptr && IsOp(node, "Where")) return ReadWhere(graph, *node);
-  return ReadCondition(graph, value);
+  int read = 0;
+  return ReadCondition(graph, value, read);
 }
 
 }  // namespace
 
 const std::string* ShapeExtentOf(const Graph& graph, const std::string& value, int64_t start) {
   const Node* node = graph.Producer(value);
-  if (!IsOp(node, "Shape") || IntAttribute(*node, "start", 0) != start || IntAttribute(*node, "end", -1) != start + 1)
+  if (!IsOp(node, "Shape") || node->input_size() != 1 || IntAttribute(*node, "start", 0) != start ||
+      IntAttribute(*node, "end", -1) != start + 1)
     return nullptr;
   return &node->input(0);
 }
@@ -219,13 +227,14 @@ Result<MaskMeaning> ReadMask(const Graph& graph, const std::string& mask) {
 
 std::vector<Node*> MaskNodes(const Graph& graph, const std::string& mask) {
   std::vector<Node*> found;
+  std::unordered_set<const Node*> seen;
   std::vector<std::string> open = {mask};
   while (!open.empty()) {
     const std::string value = std::move(open.back());
     open.pop_back();
     Node* node = graph.Producer(value);
     if (node == nullptr || node->op_type() == "Shape" || node->op_type() == "Constant") continue;
-    if (std::find(found.begin(), found.end(), node) != found.end()) continue;
+    if (!seen.insert(node).second) continue;
     found.push_back(node);
     for (auto& name : ReadNames(*node)) open.push_back(std::move(name));
   }

@@ -58,7 +58,7 @@ Status CheckOptions(const RewriteOptions& options) {
 // Why nothing changed, where that is so.
 std::string WhyUnchanged(const Rewriting& rewriting, const Inspection& inspection) {
   if (inspection.layers.empty())
-    return "nothing to do: no attention layer (GroupQueryAttention, Attention) in the main graph";
+    return "nothing to do: no attention layer (GroupQueryAttention, Attention) in the model";
   const auto shared = std::count_if(inspection.layers.begin(), inspection.layers.end(),
                                     [](const auto& layer) { return layer.kind == LayerKind::kShared; });
   if (!rewriting.outcomes.empty())

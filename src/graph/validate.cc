@@ -3,17 +3,17 @@
 #include <fmt/format.h>
 
 namespace kvshare::graph {
+namespace {
 
-Status Validate(const Graph& graph) {
-  std::unordered_set<std::string> known;
-  const auto& main = graph.model().graph();
-  for (const auto& input : main.input()) known.insert(input.name());
-  for (const auto& initializer : main.initializer()) known.insert(initializer.name());
-  for (const auto& initializer : main.sparse_initializer()) known.insert(initializer.values().name());
-  std::unordered_set<std::string> domains;
-  for (const auto& import : graph.model().opset_import())
-    domains.insert(import.domain() == "ai.onnx" ? "" : import.domain());
+using Names = std::unordered_set<std::string>;
 
+// `known`: what the graphs around this one have produced so far.
+Status ValidateGraph(const Graph& graph, Names known, const Names& domains) {
+  const auto& proto = graph.proto();
+  for (const auto& input : proto.input()) known.insert(input.name());
+  for (const auto& initializer : proto.initializer()) known.insert(initializer.name());
+  for (const auto& initializer : proto.sparse_initializer()) known.insert(initializer.values().name());
+  Names made;
   for (const Node* node : graph.nodes()) {
     const std::string domain = node->domain() == "ai.onnx" ? "" : node->domain();
     if (!domains.contains(domain) && !graph.IsModelFunction(*node))
@@ -22,14 +22,27 @@ Status Validate(const Graph& graph) {
     for (const auto& name : ReadNames(*node))
       if (!known.contains(name))
         return Status::InvalidInput(fmt::format("{}: input '{}' is not produced before", Describe(*node), name));
-    for (const auto& output : node->output())
-      if (!output.empty() && !known.insert(output).second)
+    for (const Graph* body : graph.BodiesOf(*node)) KVSHARE_RETURN_IF_ERROR(ValidateGraph(*body, known, domains));
+    for (const auto& output : node->output()) {
+      if (!output.empty() && !made.insert(output).second)
         return Status::InvalidInput(fmt::format("{}: output '{}' is produced twice", Describe(*node), output));
+      known.insert(output);
+    }
   }
-  for (const auto& output : main.output())
+  for (const auto& output : proto.output())
     if (!known.contains(output.name()))
-      return Status::InvalidInput(fmt::format("model: graph output '{}' is produced by no node", output.name()));
+      return Status::InvalidInput(fmt::format("{}: graph output '{}' is produced by no node",
+                                              graph.place().empty() ? "model" : graph.place(), output.name()));
   return {};
+}
+
+}  // namespace
+
+Status Validate(const Graph& graph) {
+  Names domains;
+  for (const auto& import : graph.model().opset_import())
+    domains.insert(import.domain() == "ai.onnx" ? "" : import.domain());
+  return ValidateGraph(graph, {}, domains);
 }
 
 }  // namespace kvshare::graph

@@ -5,8 +5,9 @@
 
 namespace kvshare::graph {
 
-// Every input is produced before it is read, no value is produced twice, every graph output is produced, and every
-// node's domain is imported or is that of a function of the model. kInvalidInput names the first offender.
+// In the main graph and every body: each input is produced before it is read, no value is produced twice, each graph
+// output is produced, and each node's domain is imported or is that of a function of the model. kInvalidInput names the
+// first offender.
 Status Validate(const Graph& graph);
 
 }  // namespace kvshare::graph

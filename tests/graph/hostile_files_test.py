@@ -137,6 +137,66 @@ EXTERNAL = {
 }
 
 
+@pytest.mark.parametrize("ranges,text", [
+    ([(0, 8), (4, 8)], "from 4 to 12 overlaps that of tensor 'w0' from 0 to 8"),
+    ([(0, 16), (4, 4)], "from 4 to 8 overlaps that of tensor 'w0' from 0 to 16"),
+    ([(0, 16), (0, 8)], "overlaps that of tensor"),
+    ([(0, 8), (8, 8)], None),
+    ([(4, 8), (4, 8)], None),  # one weight under two names
+])
+def test_tensors_share_all_of_their_bytes_or_none(kvshare, tmp_path, ranges, text):
+    (tmp_path / "w.bin").write_bytes(bytes(16))
+    tensors = []
+    for i, (offset, length) in enumerate(ranges):
+        tensor = with_weight("w.bin", str(offset), str(length)).graph.initializer[0]
+        tensor.name, tensor.dims[:] = f"w{i}", [length // 4]
+        tensors.append(tensor)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny([node("Sum", ["x", "w0", "w1"], ["y"])], initializers=tensors).SerializeToString())
+    if text:
+        refuse(kvshare, model, text)
+    else:
+        assert cases.run(kvshare, "inspect", model).returncode == 0
+
+
+def test_weights_past_4_gib_are_only_referred_to(kvshare, tmp_path):
+    """The file is sparse: whoever read it all would take long, whoever counted in 32 bits would refuse."""
+    size = 5 * 2**30
+    with open(tmp_path / "w.bin", "wb") as file:
+        file.truncate(size)
+    model, other = tmp_path / "model.onnx", tmp_path / "other"
+    other.mkdir()
+    model.write_bytes(with_weight("w.bin", offset=str(size - 16)).SerializeToString())
+    for out in (tmp_path / "out.onnx", other / "out.onnx"):
+        assert "no attention layer" in cases.rewrite(kvshare, model, out, "--to", "ort")
+        assert cases.load(out).graph.initializer[0].external_data[1].value == str(size - 16)
+    assert os.stat(other / "w.bin").st_ino == os.stat(tmp_path / "w.bin").st_ino
+    model.write_bytes(with_weight("w.bin", offset=str(size - 15)).SerializeToString())
+    refuse(kvshare, model, f"takes 16 bytes from {size - 15} of 'w.bin', which has {size}")
+
+
+def test_a_model_file_past_2_gib_is_not_read(kvshare, tmp_path):
+    model = tmp_path / "model.onnx"
+    with open(model, "wb") as file:
+        file.truncate(3 * 2**30)
+    refuse(kvshare, model, "3221225472 bytes; an ONNX file has at most 2 GiB")
+
+
+@pytest.mark.parametrize("depth,fine", [(30, True), (33, False)])
+def test_branches_in_branches_are_read_to_protobufs_depth(kvshare, tmp_path, depth, fine):
+    inner = helper.make_graph([node("Neg", ["x"], ["y0"])], "body", [], [helper.make_empty_tensor_value_info("y0")])
+    flag = helper.make_tensor("flag", TensorProto.BOOL, [], [True])
+    for level in range(1, depth + 1):
+        holder = node("If", ["flag"], [f"y{level}" if level < depth else "y"], then_branch=inner, else_branch=onnx.GraphProto())
+        inner = helper.make_graph([holder], "body", [], [helper.make_empty_tensor_value_info(holder.output[0])])
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny(list(inner.node), initializers=[flag]).SerializeToString())
+    if fine:
+        assert cases.inspect(kvshare, model)["nodes"] == depth + 1
+    else:
+        refuse(kvshare, model, "nested too deep")
+
+
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_hostile_external_data_is_refused(kvshare, tmp_path, name):
     content, text = EXTERNAL[name]
@@ -215,35 +275,81 @@ def test_dry_run_writes_nothing(kvshare, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new(kvshare, tmp_path):
-    """A limit on the size of files stands in for a full disk: write() fails half way."""
-    shutil.copytree(good(), tmp_path / "in")
-    out = tmp_path / "in" / "out.onnx"
-    out.write_bytes(b"old")
-    before = sorted(p.name for p in (tmp_path / "in").iterdir())
+def limited(kvshare, model, out, size, survives):
+    """A rewrite that may write no file past `size` bytes, as if the disk were full: write() fails, or, where the signal
+    of that kind is not ignored, the process is killed right in the middle of it."""
 
     def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        if survives:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    result = subprocess.run([str(kvshare), "rewrite", str(tmp_path / "in" / "model.onnx"), "-o", str(out), "--to", "ort"],
-                            capture_output=True, text=True, check=False, preexec_fn=limit)
+    return subprocess.run([str(kvshare), "rewrite", str(model), "-o", str(out), "--to", "ort"], capture_output=True, text=True,
+                          check=False, preexec_fn=limit)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("out", ["out.onnx", "model.onnx"])
+def test_a_full_disk_leaves_every_file_as_it_was(kvshare, tmp_path, out):
+    shutil.copytree(good(), tmp_path / "in")
+    (tmp_path / "in" / "out.onnx").write_bytes(b"old")
+    before = contents(tmp_path / "in")
+    result = limited(kvshare, tmp_path / "in" / "model.onnx", tmp_path / "in" / out, 50_000, survives=True)
     assert result.returncode == 5 and "cannot write" in result.stderr
-    assert out.read_bytes() == b"old"
-    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == before
+    assert contents(tmp_path / "in") == before
+
+
+@pytest.mark.parametrize("out", ["out.onnx", "new.onnx", "model.onnx"])
+def test_a_rewrite_killed_as_it_writes_leaves_every_file_as_it_was(kvshare, tmp_path, out):
+    shutil.copytree(good(), tmp_path / "in")
+    (tmp_path / "in" / "out.onnx").write_bytes(b"old")
+    before = contents(tmp_path / "in")
+    result = limited(kvshare, tmp_path / "in" / "model.onnx", tmp_path / "in" / out, 50_000, survives=False)
+    assert result.returncode == -signal.SIGXFSZ
+    after = contents(tmp_path / "in")
+    part = [name for name in after if name.startswith(f".{out}.")]  # under a name that is nobody's
+    assert len(part) == 1 and len(after.pop(part[0])) == 50_000
+    assert after == before
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_weights_that_find_no_room_are_not_left_in_part(kvshare, tmp_path, survives):
+    """In another file system weights are copied."""
+    import tempfile
+
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is not a file system of its own")
+    shutil.copytree(good(), tmp_path / "in")
+    before = contents(tmp_path / "in")
+    assert len(before["model.onnx.data"]) > 50_000
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as shm:
+        out = pathlib.Path(shm) / "out.onnx"
+        result = limited(kvshare, tmp_path / "in" / "model.onnx", out, 50_000, survives)
+        assert result.returncode == (5 if survives else -signal.SIGXFSZ)
+        assert [name for name in contents(out.parent) if not name.startswith(".")] == []
+        assert not survives or not contents(out.parent)
+    assert contents(tmp_path / "in") == before
 
 
 @pytest.mark.parametrize("delay_ms", [1, 3, 6, 10, 15, 20, 30, 50])
 def test_a_killed_rewrite_leaves_a_complete_output_or_none(kvshare, tmp_path, delay_ms):
-    out = tmp_path / "out.onnx"
-    process = subprocess.Popen([str(kvshare), "rewrite", str(good() / "model.onnx"), "-o", str(out), "--to", "ort"],
+    shutil.copytree(good(), tmp_path / "in")
+    before = contents(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "out.onnx"
+    process = subprocess.Popen([str(kvshare), "rewrite", str(tmp_path / "in" / "model.onnx"), "-o", str(out), "--to", "ort"],
                                stdout=subprocess.DEVNULL)
     time.sleep(delay_ms / 1000)
     process.kill()
     process.wait()
+    assert contents(tmp_path / "in") == before
     if out.exists():
         assert cases.operators(out)["com.microsoft", "GroupQueryAttention"] == 10
-        assert (tmp_path / "model.onnx.data").read_bytes() == (good() / "model.onnx.data").read_bytes()
+        assert (out.parent / "model.onnx.data").read_bytes() == before["model.onnx.data"]
 
 
 def test_misspelt_attributes_are_named(kvshare, tmp_path):

@@ -1,5 +1,6 @@
 #include "graph/masks.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -51,6 +52,34 @@ TEST(ReadMask, AnExpandToAnotherShapeIsNotRead) {
 TEST(ReadMask, AMaskThroughACastToHalfIsRead) {
   const std::string text = TwoLayersWith("bias", "half = Cast(bias3) {to=10}\nbias = Unsqueeze(half, one)");
   EXPECT_TRUE(ReadMask(GraphOf(text), "bias").ok());
+}
+
+TEST(ReadMask, AShapeOfNothingIsNotRead) {
+  EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith("S", "S = Shape() {start=1, end=2}")), "bias").status().message(),
+            "mask: Slice 'new' does not take the last S columns of the positions");
+}
+
+// Each level reads the one below twice: 2^40 conditions, were they all read.
+TEST(ReadMask, ConditionsThatNestWithoutEndAreNotRead) {
+  std::string levels = "a0 = And(kept, kept)\n";
+  for (int i = 0; i < 40; ++i) levels += fmt::format("a{} = And(a{}, a{})\n", i + 1, i, i);
+  const auto mask = ReadMask(GraphOf(TwoLayersWith("both", levels + "both = And(a40, visible)")), "bias");
+  EXPECT_THAT(mask.status().message(), testing::HasSubstr("is one of more than 64 conditions"));
+}
+
+// As many levels as would overflow the stack, were each a call.
+TEST(ReadMask, AChainOf100000ConditionsIsNotRead) {
+  onnx::ModelProto model = *ParseTextGraph(TwoLayersWith("both", "a0 = And(kept, near)\nboth = And(a100000, kept)"));
+  for (int i = 0; i < 100'000; ++i) {
+    Node& node = *model.mutable_graph()->add_node();
+    node.set_op_type("And");
+    node.add_input(fmt::format("a{}", i));
+    node.add_input("kept");
+    node.add_output(fmt::format("a{}", i + 1));
+  }
+  const auto graph = Graph::Make(std::move(model), ".");
+  ASSERT_TRUE(graph.ok());
+  EXPECT_THAT(ReadMask(*graph, "bias").status().message(), testing::HasSubstr("is one of more than 64 conditions"));
 }
 
 TEST(ReadMask, AMaskFromOutsideHasNoKnownMeaning) {

@@ -142,6 +142,19 @@ TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
   EXPECT_TRUE(RewriteText(TwoLayersWith("both", "both = And(kept, near)"), To(Target::kKvshare)).report.changed);
 }
 
+// Numbers that no model means: declined like any other, without an overflow.
+TEST(SharedAttention, NumbersOutOfAllProportionAreNotKnown) {
+  const std::string heads = TwoLayersWith(
+      "out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=9223372036854775807, is_causal=1}");
+  EXPECT_EQ(RewriteText(heads, To(Target::kOrt)).DeclineOf("shared-attention"),
+            "has no q_num_heads and kv_num_heads; needs a 3-D query");
+  std::string head_size = TwoLayersWith("cos_table", "const cos_table f32[0,9223372036854775807] = 1");
+  head_size = TwoLayersWith(
+      "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, rotary_embedding_dim=-2}", head_size);
+  EXPECT_EQ(RewriteText(head_size, To(Target::kKvshare)).DeclineOf("fold-rotary"),
+            "RotaryEmbedding 'rotated' rotates -2 channels, its table serves 9223372036854775807 pairs");
+}
+
 TEST(SharedAttention, KeyAndValueMustComeFromOneLayer) {
   std::string text(kTwoLayers);
   text +=
@@ -213,7 +226,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "RotaryEmbedding 'rotated' has 2 heads, the layer 4"},
         RotaryMiss{"PartOfTheHead", "rotated",
                    "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, rotary_embedding_dim=4}",
-                   "RotaryEmbedding 'rotated' rotates 4 channels, its table serves 8"},
+                   "RotaryEmbedding 'rotated' rotates 4 channels, its table serves 4 pairs"},
         RotaryMiss{
             "SourceDoesNotRotate", "out0",
             "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "

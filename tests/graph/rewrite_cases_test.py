@@ -144,6 +144,27 @@ def test_other_cases_are_matched_by_structure_too(kvshare, tmp_path, variant, ca
     assert max(cases.differences(out, case)) <= cases.tolerance(case)
 
 
+@pytest.mark.parametrize("target", cases.TARGETS)
+def test_layers_in_the_branches_of_an_if_borrow_from_outside(kvshare, library, tmp_path, target):
+    """Each shared layer of the original lies in two branches now."""
+    case = "mixed_bias_asis"
+    model = variants.make("branched", cases.DATA / case / "model.onnx", tmp_path / "in")
+    found = cases.inspect(kvshare, model)["layers"]
+    shared = [layer for layer in found if layer["kind"] == "shared"]
+    assert len(shared) == 2 * len(cases.shared_layers(case)) and all(layer["note"] == "" for layer in shared)
+    assert {layer["place"].split(" of ")[0] for layer in shared} == {"then_branch", "else_branch"}
+    out = tmp_path / "in" / "out.onnx"
+    cases.rewrite(kvshare, model, out, "--to", target)
+    ops = cases.operators(out)
+    assert not any(ops["", op] for op in cases.MASK_OPS) and not ops["", "Transpose"], ops
+    inner = [node for holder in cases.load(out).graph.node if holder.op_type == "If"
+             for branch in holder.attribute for node in branch.g.node]
+    domain = {"ort": "com.microsoft"}.get(target, "kvshare")
+    attention = [node for node in inner if node.op_type in ("Attention", "GroupQueryAttention")]
+    assert len(attention) == len(shared) and all(node.domain == domain for node in attention)
+    assert max(cases.differences(out, case, library)) <= 1e-4
+
+
 @pytest.mark.parametrize("target,case", itertools.product(cases.TARGETS, ["mixed_bias_asis", "head_shared_gqa"]))
 def test_everything_else_stays(kvshare, tmp_path, target, case):
     source, out = cases.DATA / case / "model.onnx", tmp_path / "model.onnx"

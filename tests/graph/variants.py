@@ -1,6 +1,6 @@
 """Makes the same model look different: each variant computes what the original does, under another surface.
 
-usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: one of NAMES below
+usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: one of NAMES below, or branched
 Graph inputs and outputs keep their names, which callers use.
 """
 
@@ -103,6 +103,20 @@ def shuffled(model):
     model.graph.node.extend(nodes)
 
 
+def branched(model):
+    """Each attention layer of its own name lies in both branches of an If, and captures what it reads."""
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True]))
+    for node in graph.node:
+        if node.op_type not in ("Attention", "GroupQueryAttention") or any(node.output[1:]):
+            continue
+        inner = onnx.NodeProto()
+        inner.CopyFrom(node)
+        inner.output[:] = [f"{node.output[0]}_inner"]
+        body = helper.make_graph([inner], "body", [], [helper.make_empty_tensor_value_info(inner.output[0])])
+        node.CopyFrom(helper.make_node("If", ["always"], [node.output[0]], name=f"{node.name}_if", then_branch=body, else_branch=body))
+
+
 NAMES = ["renamed", "inlined", "constants", "initializers", "shuffled", "external", "all"]
 
 
@@ -122,9 +136,11 @@ def make(variant, path, out):
         renamed(model)
     if variant in ("shuffled", "all"):
         shuffled(model)
+    if variant == "branched":
+        branched(model)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "model.onnx"
-    if variant in ("renamed", "constants", "initializers", "shuffled"):
+    if variant in ("renamed", "constants", "initializers", "shuffled", "branched"):
         for name in {e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"}:
             (out / name).write_bytes((path.parent / name).read_bytes())
         target.write_bytes(model.SerializeToString())
@@ -134,6 +150,6 @@ def make(variant, path, out):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in NAMES:
+    if len(sys.argv) != 4 or sys.argv[1] not in [*NAMES, "branched"]:
         sys.exit(__doc__)
     print(make(*sys.argv[1:]))

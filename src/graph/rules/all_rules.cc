@@ -30,8 +30,19 @@ void Rewriting::Note(const std::string& note) {
   if (std::find(notes.begin(), notes.end(), note) == notes.end()) notes.push_back(note);
 }
 
+Graph& Rewriting::GraphOf(const Layer& layer) {
+  std::vector<Graph*> open = {&graph};
+  while (open.back() != layer.graph) {
+    Graph* next = open.back();
+    open.pop_back();
+    for (Graph* body : next->bodies()) open.push_back(body);
+  }
+  return *open.back();
+}
+
 void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&)) {
-  for (const Layer& layer : rewriting.layers) rewriting.Record(rule, *layer.node, apply(rewriting, layer));
+  for (const Layer& layer : rewriting.layers)
+    if (!layer.graph->IsFunction()) rewriting.Record(rule, *layer.node, apply(rewriting, layer));
 }
 
 }  // namespace kvshare::graph

@@ -34,41 +34,42 @@ std::string OtherReaderOf(const Graph& graph, const Node& node) {
 }  // namespace
 
 void RunDeadNodes(Rewriting& rewriting) {
-  Graph& graph = rewriting.graph;
   struct Value {
+    Graph* seen_from;
     std::string name;
     bool tell;  // worth a word if it stays: not the query that a rotary embedding handed on
   };
   std::vector<Value> open;
-  for (const std::string& value : rewriting.released) open.push_back({value, true});
-  std::vector<std::string> stayed;
+  for (const Released& released : rewriting.released) open.push_back({released.graph, released.value, true});
+  std::vector<Value> stayed;
   while (!open.empty()) {
-    const auto [value, tell] = std::move(open.back());
+    const auto [seen_from, value, tell] = std::move(open.back());
     open.pop_back();
-    if (value.empty()) continue;
-    Node* node = graph.Producer(value);
+    Graph* graph = seen_from->OwnerOf(value);
+    if (graph == nullptr) continue;
+    Node* node = graph->Producer(value);
     if (node == nullptr) {
-      if (graph.ConstantTensor(value) != nullptr && !graph.IsRead(value)) graph.RemoveInitializer(value);
+      if (graph->ConstantTensor(value) != nullptr && !graph->IsRead(value)) graph->RemoveInitializer(value);
       continue;
     }
-    if (!IsDead(graph, *node)) {
-      if (tell) stayed.push_back(value);
+    if (!IsDead(*graph, *node) || !graph->BodiesOf(*node).empty()) {
+      if (tell) stayed.push_back({graph, value, tell});
       continue;
     }
     const bool tells = tell && node->op_type() != "RotaryEmbedding";
-    for (auto& name : ReadNames(*node)) open.push_back({std::move(name), tells});
+    for (auto& name : ReadNames(*node)) open.push_back({graph, std::move(name), tells});
     rewriting.Record(kDeadNodesRule, *node, Outcome::Applied());
-    graph.Remove(node);
+    graph->Remove(node);
   }
   std::vector<const Node*> told;
-  for (const std::string& value : stayed) {
-    const Node* node = graph.Producer(value);
+  for (const auto& [graph, value, tell] : stayed) {
+    const Node* node = graph->Producer(value);
     if (node == nullptr || !IsWorthAWord(*node) || std::find(told.begin(), told.end(), node) != told.end()) continue;
     told.push_back(node);
-    if (const std::string reader = OtherReaderOf(graph, *node); !reader.empty())
+    if (const std::string reader = OtherReaderOf(*graph, *node); !reader.empty())
       rewriting.Record(kDeadNodesRule, *node, Outcome::Decline("{} is still read by {}", node->op_type(), reader));
   }
-  graph.TrimValueInfo();
+  rewriting.graph.TrimValueInfo();
 }
 
 }  // namespace kvshare::graph

@@ -52,9 +52,9 @@ Result<Match> ReadRotary(const Graph& graph, Node* node) {
 }
 
 Result<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* node) {
-  const Graph& graph = rewriting.graph;
+  const Graph& graph = *layer.graph;
   KVSHARE_ASSIGN_OR_RETURN(Match match, ReadRotary(graph, node));
-  if (layer.source < 0) return Reason(layer.trouble);
+  if (!layer.trouble.empty()) return Reason(layer.trouble);
   const Node& source = *rewriting.SourceOf(layer).node;
   if (IntAttribute(source, "do_rotary", 0) != 1)
     return Reason(fmt::format("source layer {} does not rotate its keys itself", layer.source));
@@ -73,24 +73,24 @@ Result<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* 
     return Reason(fmt::format("{} has {} heads, the layer {}", Describe(*node), heads, layer.query_heads));
   // GroupQueryAttention rotates 2 * extent 1 of the table, RotaryEmbedding what it says, or the whole head.
   const auto table = graph.Shape(match.cos);
-  const int64_t rotated = table && table->size() == 2 ? 2 * (*table)[1] : 0;
+  const int64_t pairs = table && table->size() == 2 ? (*table)[1] : 0;
   int64_t wanted = IntAttribute(*node, "rotary_embedding_dim", 0);
   if (wanted == 0) wanted = layer.head_size;
-  if (rotated <= 0 || rotated != wanted)
-    return Reason(fmt::format("{} rotates {} channels, its table serves {}", Describe(*node), wanted, rotated));
+  if (wanted <= 0 || wanted % 2 != 0 || pairs != wanted / 2)
+    return Reason(fmt::format("{} rotates {} channels, its table serves {} pairs", Describe(*node), wanted, pairs));
   return match;
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
-  Graph& graph = rewriting.graph;
+  Graph& graph = rewriting.GraphOf(layer);
   Node& node = *layer.node;
   Node* rotary = graph.Producer(Input(node, 0));
   if (rotary == nullptr || rotary->op_type() != "RotaryEmbedding" || IntAttribute(node, "do_rotary", 0) != 0)
     return Outcome::NoMatch();
   const auto match = MatchRotary(rewriting, layer, rotary);
   if (!match.ok()) return Outcome::Decline("{}", match.status().message());
-  rewriting.released.push_back(Input(node, 0));
+  rewriting.released.push_back({&graph, Input(node, 0)});
   SetInput(node, 0, Input(*match->rotary, 0));
   SetInput(node, 7, match->cos);
   SetInput(node, 8, match->sin);

@@ -27,18 +27,26 @@ struct Outcome {
   }
 };
 
+// A value that a rewritten node of `graph` no longer reads.
+struct Released {
+  Graph* graph;
+  std::string value;
+};
+
 // One run over one model. `layers` is found anew before each rule.
 struct Rewriting {
-  Graph& graph;
+  Graph& graph;  // the main one
   const RewriteOptions& options;
   bool names_presents = false;  // kOrt, for releases that crash without
   std::vector<Layer> layers = {};
-  std::vector<std::string> released = {};  // values that a rewritten node no longer reads
+  std::vector<Released> released = {};
   std::vector<RuleOutcome> outcomes = {};
   std::vector<std::string> notes = {};
 
   void Record(const char* rule, const Node& node, const Outcome& outcome);
   void Note(const std::string& note);
+  // The graph that holds the layer, to edit.
+  Graph& GraphOf(const Layer& layer);
   const Layer& SourceOf(const Layer& layer) const { return layers[static_cast<size_t>(layer.source)]; }
 };
 
@@ -48,7 +56,7 @@ struct Rule {
   void (*run)(Rewriting& rewriting);
 };
 
-// Records what `apply` says of each layer.
+// Records what `apply` says of each layer outside the model's functions.
 void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&));
 
 // In the order they run.

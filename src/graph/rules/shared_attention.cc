@@ -112,7 +112,8 @@ Result<MaskMeaning> CheckMask(const Graph& graph, const Layer& layer) {
 }
 
 // GroupQueryAttention knows the mask only by the source's lengths: they must be counted from the same one.
-Status CheckLengths(const Graph& graph, const Layer& source, const MaskMeaning& mask) {
+Status CheckLengths(const Layer& source, const MaskMeaning& mask) {
+  const Graph& graph = *source.graph;
   const std::string seqlens = SeqlensMask(graph, Input(*source.node, 5));
   const std::string total = TotalMask(graph, Input(*source.node, 6));
   if (seqlens.empty() || total.empty())
@@ -129,12 +130,11 @@ Result<Match> MatchSharedLayer(const Rewriting& rewriting, const Layer& layer) {
   const Layer& source = rewriting.SourceOf(layer);
   // A source of another form says more about the model than any detail of this node.
   if (!source.IsGqa()) return CheckSource(layer, source);
-  KVSHARE_RETURN_IF_ERROR(CheckNode(rewriting.graph, layer));
+  KVSHARE_RETURN_IF_ERROR(CheckNode(*layer.graph, layer));
   Match match;
-  KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckMask(rewriting.graph, layer));
+  KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckMask(*layer.graph, layer));
   KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
-  if (rewriting.options.target != Target::kKvshareAttention)
-    KVSHARE_RETURN_IF_ERROR(CheckLengths(rewriting.graph, source, match.mask));
+  if (rewriting.options.target != Target::kKvshareAttention) KVSHARE_RETURN_IF_ERROR(CheckLengths(source, match.mask));
   match.repairs_causality = IntAttribute(*layer.node, "is_causal", 0) == 1;
   return match;
 }
@@ -163,10 +163,11 @@ void TurnAttributes(Node& node, const Layer& layer) {
 
 // The empty key and value of `source`'s borrowers: made once, by the first of them, with its query's batch.
 std::string EmptyKey(Rewriting& rewriting, const Layer& layer) {
-  Graph& graph = rewriting.graph;
+  Graph& graph = rewriting.GraphOf(layer);
   for (const Layer& other : rewriting.layers)
     if (other.index < layer.index && other.source == layer.source && other.node->op_type() == "GroupQueryAttention" &&
-        other.node->domain() == kMicrosoft && Input(*other.node, 1) == Input(*other.node, 2) && !other.constant_empty)
+        other.node->domain() == kMicrosoft && Input(*other.node, 1) == Input(*other.node, 2) && !other.constant_empty &&
+        graph.OwnerOf(Input(*other.node, 1)) == other.graph)
       return Input(*other.node, 1);
   const std::string base = Output(*layer.node, 0) + "_empty_kv";
   const std::string batch = graph.FreshName(base + "_batch");
@@ -258,12 +259,12 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!match.ok()) return Outcome::Decline("{}", match.status().message());
   const Target target = rewriting.options.target;
   if (target == Target::kOrt)
-    if (const Status status = CheckEmptyKey(rewriting.graph, layer); !status.ok())
+    if (const Status status = CheckEmptyKey(*layer.graph, layer); !status.ok())
       return Outcome::Decline("{}", status.message());
 
-  Graph& graph = rewriting.graph;
+  Graph& graph = rewriting.GraphOf(layer);
   const Layer& source = rewriting.SourceOf(layer);
-  for (const int input : {1, 2, 3}) rewriting.released.push_back(Input(*layer.node, input));
+  for (const int input : {1, 2, 3}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
   if (target == Target::kKvshareAttention) {
     TurnIntoKvshareAttention(layer, match->mask);
   } else if (target == Target::kKvshare) {
@@ -286,6 +287,11 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
 
 }  // namespace
 
-void RunSharedAttention(Rewriting& rewriting) { ForEachLayer(rewriting, kSharedAttentionRule, Apply); }
+void RunSharedAttention(Rewriting& rewriting) {
+  ForEachLayer(rewriting, kSharedAttentionRule, Apply);
+  for (const Layer& layer : rewriting.layers)
+    if (layer.graph->IsFunction())
+      rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Decline("{}", layer.trouble));
+}
 
 }  // namespace kvshare::graph

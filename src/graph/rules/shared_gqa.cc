@@ -24,14 +24,14 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index,
                             source.kv_heads, layer.kv_heads);
   for (const int input : {1, 2, 3, 4}) {
-    rewriting.released.push_back(Input(node, input));
+    rewriting.released.push_back({&rewriting.GraphOf(layer), Input(node, input)});
     SetInput(node, input, "");
   }
   SetInput(node, kExternalKey, layer.key);
   SetInput(node, kExternalValue, layer.value);
   node.set_domain(kKvshare);
   rewriting.graph.RequireImport(kKvshare, 1);
-  rewriting.graph.Touch();
+  rewriting.GraphOf(layer).Touch();
   return Outcome::Applied();
 }
 

@@ -8,7 +8,7 @@ namespace {
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
-  Graph& graph = rewriting.graph;
+  Graph& graph = rewriting.GraphOf(layer);
   Node& node = *layer.node;
   const std::string key = Output(node, 1);
   const std::string value = Output(node, 2);
