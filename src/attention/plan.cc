@@ -11,6 +11,9 @@ constexpr int64_t kEnoughUnits = 32;    // no more splits once this many units a
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// A window past every key sees what one just past them sees; so near, no sum with it overflows.
+int64_t Reach(int64_t window) { return std::min(window, int64_t{1} << 40); }
+
 template <typename T>
 void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, bool* holes) {
   const int64_t S = call.query.tokens;
@@ -51,7 +54,7 @@ void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, 
       // pos(q) - pos(k) <= window_left: of the kept keys up to the row's own column, the last window_left + 1.
       int64_t later = 0;
       for (int64_t j = column + 1; j < end; ++j) later += mask[j] != 0 ? 1 : 0;
-      while (begin < end && (ones - later > spec.window_left + 1 || mask[begin] == 0)) {
+      while (begin < end && (ones - later > Reach(spec.window_left) + 1 || mask[begin] == 0)) {
         ones -= mask[begin] != 0 ? 1 : 0;
         ++begin;
       }
@@ -70,9 +73,11 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
   for (int64_t s = tokens; s < call.query.tokens; ++s) ranges[s] = {};
   for (int64_t s = 0; s < tokens; ++s) {
     const int64_t position = first + s;
-    int64_t begin = spec.window_left == kUnlimited ? 0 : std::clamp<int64_t>(position - spec.window_left, 0, length);
-    const int64_t end =
-        spec.window_right == kUnlimited ? length : std::clamp<int64_t>(position + spec.window_right + 1, 0, length);
+    int64_t begin =
+        spec.window_left == kUnlimited ? 0 : std::clamp<int64_t>(position - Reach(spec.window_left), 0, length);
+    const int64_t end = spec.window_right == kUnlimited
+                            ? length
+                            : std::clamp<int64_t>(position + Reach(spec.window_right) + 1, 0, length);
     begin = std::min(begin, end);
     ranges[s] = {static_cast<int32_t>(begin), static_cast<int32_t>(end)};
   }

@@ -1,6 +1,7 @@
 // The only judge of shapes. Reads extents, types, lengths and positions; never a tensor element.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -31,7 +32,7 @@ Status CheckView(const View& v, std::string_view name, std::string_view where) {
     return Bad(where, "input '{}' has shape {}; needs B and tokens >= 0, heads and D > 0", name, ShapeOf(v));
   if (v.tokens > kMaxTokens)
     return Bad(where, "input '{}' has {} tokens; needs at most {}", name, v.tokens, kMaxTokens);
-  if (v.data == nullptr && v.batch * v.tokens > 0)
+  if (v.data == nullptr && v.batch > 0 && v.tokens > 0)
     return Bad(where, "input '{}' is absent; needs {}", name, ShapeOf(v));
   return {};
 }
@@ -131,7 +132,8 @@ Status CheckPositions(const AttentionCall& call, std::string_view where) {
         (call.positions.length[b] < 0 || call.positions.length[b] > call.key.tokens))
       return Bad(where, "length[{}] is {}; needs 0 to {}, the rows of 'key'", b, call.positions.length[b],
                  call.key.tokens);
-    if (call.positions.query_position != nullptr && std::abs(call.positions.query_position[b]) > kMaxTokens)
+    if (call.positions.query_position != nullptr &&
+        (call.positions.query_position[b] < -kMaxTokens || call.positions.query_position[b] > kMaxTokens))
       return Bad(where, "position of query row 0 of batch {} is {}; needs a magnitude of at most {}", b,
                  call.positions.query_position[b], kMaxTokens);
     if (call.positions.query_length != nullptr &&
@@ -148,6 +150,10 @@ Status CheckMask(const AttentionCall& call, std::string_view where) {
   if (type != DType::kBool && !IsFloat(type) && (type != DType::kF64 || call.query.type != DType::kF64))
     return Bad(where, "mask has type {}; needs bool, f32, f16 or bf16 (f64 with f64 'query')", NameOf(type));
   if (call.mask.keys < 0) return Bad(where, "mask has {} columns; needs 0 or more", call.mask.keys);
+  for (int64_t b = 0; b < call.query.batch; ++b)
+    if (call.mask.FirstColumn(b) < 0 || call.mask.FirstColumn(b) > call.mask.keys)
+      return Bad(where, "mask of batch {} begins in column {}; needs 0 to {}", b, call.mask.FirstColumn(b),
+                 call.mask.keys);
   return {};
 }
 
@@ -158,13 +164,14 @@ Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* pos
   if (rotary.sin == nullptr) return Bad(where, "input 'sin_cache' is absent; needs the shape of 'cos_cache'");
   if (!IsFloat(rotary.type) && (rotary.type != DType::kF64 || data_type != DType::kF64))
     return Bad(where, "input 'cos_cache' has type {}; needs f32, f16 or bf16 (f64 with f64 data)", NameOf(rotary.type));
-  if (rotary.half <= 0 || 2 * rotary.half > head_size)
+  if (rotary.half <= 0 || rotary.half > head_size / 2)
     return Bad(where, "input 'cos_cache' has {} columns; needs 1 to {}, half the head size {}", rotary.half,
                head_size / 2, head_size);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t s = 0; s < tokens; ++s) {
-      const int64_t position = positions != nullptr ? positions[b * tokens + s] : (first != nullptr ? first[b] : 0) + s;
-      if (position < 0 || position >= rotary.max_positions)
+      int64_t position = positions != nullptr ? positions[b * tokens + s] : (first != nullptr ? first[b] : 0);
+      const bool overflows = positions == nullptr && __builtin_add_overflow(position, s, &position);
+      if (overflows || position < 0 || position >= rotary.max_positions)
         return Bad(where, "position of token {} of batch {} is {}; needs 0 to {}, the rows of 'cos_cache'", s, b,
                    position, rotary.max_positions - 1);
     }
@@ -201,21 +208,29 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
     if (past.type != present.type)
       return Bad(where, "input 'past' has type {}; needs {} like the present", NameOf(past.type), NameOf(present.type));
   }
+  for (const DType type : {fresh.type, present.type})
+    if (!IsFloat(type) && !IsQuantized(type) && type != DType::kF64)
+      return Status::Refused(
+          fmt::format("{}: no kernel that appends {} to {}; have f32, f16, bf16 and f64, and int8, "
+                      "int4 and float8e4m3fn for the cache",
+                      where, NameOf(fresh.type), NameOf(present.type)));
   KVSHARE_RETURN_IF_ERROR(CheckQuant(present, "present", where));
   if (past) KVSHARE_RETURN_IF_ERROR(CheckQuant(past, "past", where));
   if (IsQuantized(fresh.type) && (fresh.tokens > 0 || fresh.type != present.type))
     return Bad(where, "new rows have type {}; need f32, f16 or bf16", NameOf(fresh.type));
   for (int64_t b = 0; b < present.batch; ++b) {
-    const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
     const int64_t begin = call.past_length != nullptr ? call.past_length[b] : 0;
-    const int64_t end = skip + (call.length != nullptr ? call.length[b] : begin - skip + fresh.tokens);
-    if (skip < 0 || skip > end) return Bad(where, "rows dropped of batch {} are {}; needs 0 to {}", b, skip, end);
     if (begin < 0 || (begin > 0 && (!past || begin > past.tokens)))
       return Bad(where, "past length of batch {} is {}; needs 0 to {}, the rows of 'past'", b, begin,
                  past ? past.tokens : 0);
-    if (end < begin || end > begin + fresh.tokens || end - skip > present.tokens)
-      return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, end - skip,
-                 begin - skip, std::min(begin - skip + fresh.tokens, present.tokens), begin, fresh.tokens,
+    const int64_t most = begin + fresh.tokens;
+    const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
+    if (skip < 0 || skip > most) return Bad(where, "rows dropped of batch {} are {}; needs 0 to {}", b, skip, most);
+    // At least what is left of past, at most that and the new rows.
+    const int64_t length = call.length != nullptr ? call.length[b] : most - skip;
+    if (length < std::max<int64_t>(begin - skip, 0) || length > most - skip || length > present.tokens)
+      return Bad(where, "length of batch {} is {}; needs {} to {} (past {} + {} new, capacity {})", b, length,
+                 std::max<int64_t>(begin - skip, 0), std::min(most - skip, present.tokens), begin, fresh.tokens,
                  present.tokens);
   }
   KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, fresh.type, where));

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 
 #include "kvshare/attention.h"
 
@@ -71,6 +72,67 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': query length of batch 1 is 2; needs 0 to S = 1");
   ExpectRefusal([](Good& g) { g.call.norm = {g.data, DType::kF32, 0.0F}; }, bad,
                 "Op 'node': norm epsilon is 0; needs a finite number above 0");
+}
+
+// Numbers at the ends of int64: refused like any other, without an overflow on the way.
+TEST(CheckAttention, RefusesTheLargestAndTheSmallestNumbers) {
+  constexpr int64_t least = std::numeric_limits<int64_t>::min();
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  const auto refuses = [](const std::function<void(Good&)>& spoil) {
+    Good good;
+    spoil(good);
+    return CheckAttention(good.call, "test").code() == StatusCode::kInvalidInput;
+  };
+  EXPECT_TRUE(refuses([](Good& g) { g.position[0] = least; }));
+  EXPECT_TRUE(refuses([](Good& g) { g.position[1] = most; }));
+  EXPECT_TRUE(refuses([](Good& g) { g.call.key.batch = g.call.query.batch = most; }));
+  EXPECT_TRUE(refuses([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 64, most, false}; }));
+  static const int64_t kept[16] = {};
+  EXPECT_TRUE(refuses([](Good& g) {
+    g.call.key_mask = {kept, DType::kI64, 8};
+    g.position[0] = most;
+    g.call.query.tokens = g.call.output.tokens = 2;
+    g.call.rotary = {g.data, g.data, DType::kF32, 64, 8, false};
+  }));
+  static const int64_t columns[2] = {0, -1};
+  EXPECT_TRUE(refuses([](Good& g) {
+    g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, 8};
+    g.call.mask.first_column = columns;
+  }));
+}
+
+TEST(CheckAppend, RefusesTheLargestAndTheSmallestNumbers) {
+  constexpr int64_t numbers[] = {std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()};
+  for (const int64_t number : numbers) {
+    Good good;
+    const int64_t odd[] = {number, 4};
+    const int64_t fine[] = {4, 4};
+    AppendCall call;
+    call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+    call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
+    call.past = Const(call.present);
+    call.past_length = fine;
+    ASSERT_TRUE(CheckAppend(call, "test").ok());
+    call.past_length = odd;
+    EXPECT_FALSE(CheckAppend(call, "test").ok());
+    call.past_length = fine;
+    call.length = odd;
+    EXPECT_FALSE(CheckAppend(call, "test").ok());
+    call.length = nullptr;
+    call.skip = odd;
+    EXPECT_FALSE(CheckAppend(call, "test").ok());
+  }
+}
+
+TEST(CheckAppend, RefusesTypesThatNoKernelAppends) {
+  Good good;
+  AppendCall call;
+  call.fresh = HeadsView::Bsnh(good.data, DType::kI64, 2, 4, 2, 16);
+  call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
+  EXPECT_EQ(
+      CheckAppend(call, "test").message(),
+      "test: no kernel that appends int64 to f32; have f32, f16, bf16 and f64, and int8, int4 and float8e4m3fn for "
+      "the cache");
 }
 
 TEST(CheckAppend, RefusesALengthOverTheCapacity) {
