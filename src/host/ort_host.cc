@@ -61,6 +61,9 @@ ONNXTensorElementDataType OnnxType(DType type) {
     case DType::kBool: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     case DType::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
     case DType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+    case DType::kI8:
+    case DType::kI4:
+    case DType::kF8E4M3: break;  // codes of a cache: no tensor of the command line has them
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
