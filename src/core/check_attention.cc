@@ -41,7 +41,8 @@ Status CheckView(const View& v, std::string_view name, std::string_view where) {
 template <typename View>
 Status CheckQuant(const View& v, std::string_view name, std::string_view where) {
   if (IsQuantized(v.type) == (v.quant.scale != nullptr)) return {};
-  return Bad(where, "'{}' has type {} and {} scale; needs a scale with int8, int4 and f8e4m3, and none with others",
+  return Bad(where,
+             "'{}' has type {} and {} scale; needs a scale with int8, int4 and float8e4m3fn, and none with others",
              name, NameOf(v.type), v.quant.scale != nullptr ? "a" : "no");
 }
 
@@ -63,7 +64,7 @@ Status CheckTypes(const AttentionCall& call, std::string_view where) {
     if (!served)
       return Status::Refused(
           fmt::format("{}: no kernel for {} '{}' with {} 'query'; have f32, f16, bf16 in any mix, 'key' and 'value' "
-                      "also int8, int4, f8e4m3, or f64 alone",
+                      "also int8, int4, float8e4m3fn, or f64 alone",
                       where, NameOf(tensor.type), tensor.name, NameOf(call.query.type)));
   }
   KVSHARE_RETURN_IF_ERROR(CheckQuant(call.key, "key", where));

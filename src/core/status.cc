@@ -15,7 +15,7 @@ const char* NameOf(DType type) {
     case DType::kI64: return "int64";
     case DType::kI8: return "int8";
     case DType::kI4: return "int4";
-    case DType::kF8E4M3: return "f8e4m3";
+    case DType::kF8E4M3: return "float8e4m3fn";
   }
   return "?";
 }

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 
 namespace kvshare::ort {
 namespace {
@@ -36,13 +38,31 @@ Status CheckCache(std::string_view where, const char* key_name, const Tensor& ke
                   const Tensor& value, const GqaShape& shape, int64_t* tokens) {
   KVSHARE_RETURN_IF_ERROR(CheckRank(where, key_name, key, 4, "rank 4 [B, Hkv, T, D]"));
   KVSHARE_RETURN_IF_ERROR(CheckRank(where, value_name, value, 4, "rank 4 [B, Hkv, T, D]"));
-  if (key.dims[0] != shape.B || key.dims[1] != shape.Hkv || key.dims[3] != shape.D)
+  if (key.dims[0] != shape.B || key.dims[1] != shape.Hkv || key.dims[3] != shape.width)
     return InputError(where, key_name, HasShape(key),
-                      fmt::format("{}x{}xTx{}, [B, kv_num_heads, T, D]", shape.B, shape.Hkv, shape.D));
+                      fmt::format("{}x{}xTx{}, [B, kv_num_heads, T, {}]", shape.B, shape.Hkv, shape.width,
+                                  shape.width == shape.D ? "D" : "(D + 1) / 2"));
   if (!std::ranges::equal(key.Dims(), value.Dims()))
     return InputError(where, value_name, HasShape(value), fmt::format("{}, that of '{}'", key.ShapeText(), key_name));
   *tokens = key.dims[2];
   return {};
+}
+
+// A quantized cache goes with scales: one, or one a channel of a key-value head.
+Status CheckScale(std::string_view where, const char* name, const Tensor& scale, QuantType type,
+                  const GqaShape& shape) {
+  if (type == QuantType::kNone) return {};
+  if (!scale) return InputError(where, name, "is absent", "the scale of the quantized cache");
+  const int64_t count = type == QuantType::kPerTensor ? 1 : shape.Hkv * shape.D;
+  if (scale.Count() == count) return {};
+  return InputError(where, name, HasShape(scale),
+                    fmt::format("{} elements, {}", count,
+                                type == QuantType::kPerTensor ? "one a tensor" : "one a channel, kv_num_heads*D"));
+}
+
+Status CheckVector(std::string_view where, const char* name, const Tensor& tensor, int64_t count, const char* want) {
+  if (!tensor || (tensor.rank == 1 && tensor.dims[0] == count)) return {};
+  return InputError(where, name, HasShape(tensor), fmt::format("[{}] = [{}]", want, count));
 }
 
 Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
@@ -70,8 +90,16 @@ Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, 
           where, "attention_bias", HasShape(bias),
           fmt::format("{}x{}x{}x{}, the first two of them or 1", shape.B, shape.Hq, shape.S, shape.total));
   }
-  if (const Tensor& sink = in[kHeadSink]; sink && (sink.rank != 1 || sink.dims[0] != shape.Hq))
-    return InputError(where, "head_sink", HasShape(sink), fmt::format("[num_heads] = [{}]", shape.Hq));
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "head_sink", in[kHeadSink], shape.Hq, "num_heads"));
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "q_norm_weight", in[kQNormWeight], shape.D, "D"));
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "k_norm_weight", in[kKNormWeight], shape.D, "D"));
+  if (shape.Appends())
+    KVSHARE_RETURN_IF_ERROR(
+        CheckPair(where, "q_norm_weight", bool(in[kQNormWeight]), "k_norm_weight", bool(in[kKNormWeight])));
+  KVSHARE_RETURN_IF_ERROR(CheckScale(where, "k_scale", in[kKScale], attributes.key_quant, shape));
+  KVSHARE_RETURN_IF_ERROR(CheckScale(where, "v_scale", in[kVScale], attributes.value_quant, shape));
+  if (in[kQuerySeqlens] && !IsLengthVector(in[kQuerySeqlens], shape.B))
+    return InputError(where, "query_seqlens", HasShape(in[kQuerySeqlens]), fmt::format("[B] = [{}]", shape.B));
   return {};
 }
 
@@ -103,6 +131,18 @@ Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool z
   if (a.window == 0 && !zero_window_allowed)
     return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
   if (a.window >= 0 && !a.causal) return error("local_window_size", a.window, "causal = 1");
+  if (a.window_sized_cache && a.window < 1)
+    return error("local_window_size", a.window, "at least 1, because sliding_window_cache is 1");
+  for (const auto& [name, epsilon] : {std::pair{"q_norm_epsilon", a.query_epsilon}, {"k_norm_epsilon", a.key_epsilon}})
+    if (!std::isfinite(epsilon) || epsilon <= 0)
+      return Status::InvalidInput(
+          fmt::format("{}: attribute '{}' is {}; needs a finite number above 0", where, name, epsilon));
+  for (const auto& [name, type] : {std::pair{"k_quant_type", a.key_quant}, {"v_quant_type", a.value_quant}})
+    if (IsQuantized(a.cache) != (type != QuantType::kNone))
+      return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {} for a cache of {}", where, name,
+                                              type == QuantType::kNone ? "NONE" : "a quantization",
+                                              IsQuantized(a.cache) ? "PER_TENSOR or PER_CHANNEL" : "NONE",
+                                              NameOf(a.cache)));
   return {};
 }
 
@@ -121,14 +161,18 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
                       fmt::format("a last extent that {} heads{} divide", heads,
                                   shape.form == KvForm::kPacked ? " (packed query, key and value)" : ""));
   shape.D = query.dims[2] / heads;
+  shape.width = attributes.cache == DType::kI4 ? (shape.D + 1) / 2 : shape.D;
 
   if (in[kTotalSequenceLength].Count() != 1)
     return InputError(where, "total_sequence_length", HasShape(in[kTotalSequenceLength]), "one number");
   shape.total = *static_cast<const int32_t*>(in[kTotalSequenceLength].data);
-  if (shape.total < std::max<int64_t>(1, shape.S))
+  // With query_seqlens the chunk is padded: less than S may be new, and the total is only a bound.
+  const bool padded = bool(in[kQuerySeqlens]);
+  const int64_t least = padded ? 1 : std::max<int64_t>(1, shape.S);
+  if (shape.total < least)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
-                      fmt::format("at least {}, {}", std::max<int64_t>(1, shape.S), shape.S > 1 ? "S" : "one token"));
-  shape.first_prompt = shape.S == shape.total;
+                      fmt::format("at least {}, {}", least, least > 1 ? "S" : "one token"));
+  shape.first_prompt = !padded && shape.S == shape.total;
 
   if (in[kKey]) {
     const Tensor& key = in[kKey];
@@ -149,65 +193,149 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
   if (shape.form == KvForm::kShared && !in[kPastKey])
     return InputError(where, "key", "has length 0 and there is no past",
                       "past_key and past_value with the complete keys");
-  if (!shape.Appends() && shape.total > shape.past_tokens)
+  const bool windowed = attributes.window_sized_cache;
+  if (windowed && shape.past_tokens < attributes.window) {
+    const char* cache = in[kExternalKey] ? "external_key" : "past_key";
+    if (!in[kExternalKey] && !in[kPastKey])
+      return InputError(where, cache, "is absent", "the window-sized cache, because sliding_window_cache is 1");
+    return InputError(where, cache, fmt::format("has {} rows", shape.past_tokens),
+                      fmt::format("at least local_window_size = {}", attributes.window));
+  }
+  if (!shape.Appends() && !windowed && shape.total > shape.past_tokens)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
                       fmt::format("at most {}, the rows of '{}'", shape.past_tokens,
                                   shape.form == KvForm::kShared ? "past_key" : "external_key"));
-  shape.capacity = shape.Appends() ? std::max(shape.total, shape.past_tokens) : shape.past_tokens;
+  shape.capacity = shape.Appends() && !windowed ? std::max(shape.total, shape.past_tokens) : shape.past_tokens;
   KVSHARE_RETURN_IF_ERROR(CheckSideInputs(where, attributes, in, shape));
   return shape;
 }
 
-Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
-                       const GqaShape& shape, const GqaLengths& lengths, const int64_t** rotary_positions) {
-  const auto* seqlens = static_cast<const int32_t*>(in[kSeqlensK].data);
-  const int64_t limit = in[kAttentionBias] ? std::min(shape.total, shape.capacity) : shape.capacity;
-  for (int64_t b = 0; b < shape.B; ++b) {
-    const auto error = [&](const std::string& want) {
-      return InputError(where, "seqlens_k", fmt::format("has seqlens_k[{}] = {}", b, seqlens[b]), want);
-    };
-    const int64_t length = int64_t{seqlens[b]} + 1;
-    if (length < 1 || length > limit)
-      return error(
-          fmt::format("0 to {}, {}", limit - 1,
-                      limit < shape.capacity ? "the last column of 'attention_bias'" : "the last row of the cache"));
-    const int64_t before = shape.first_prompt ? 0 : length - shape.S;
-    if (before < 0) return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
-    if (shape.Appends() && before > shape.past_tokens)
-      return error(fmt::format("at most {}: {} past rows and S = {} new ones", shape.past_tokens + shape.S - 1,
-                               shape.past_tokens, shape.S));
-    lengths.length[b] = length;
-    lengths.query_position[b] = before;
-    lengths.past_length[b] = before;
-  }
+namespace {
 
+// Rows that a window-sized cache of capacity C holds after T tokens: T while they fit, then W to C, since it drops
+// C - W + 1 at a time.
+int64_t ResidentRows(int64_t T, int64_t C, int64_t W) {
+  if (T <= C) return T;
+  const int64_t dropped_at_once = C - W + 1;
+  return T - dropped_at_once * ((T - C + dropped_at_once - 1) / dropped_at_once);
+}
+
+// The numbers of sequence b, whose T tokens end with `fresh` new ones; they begin at position `before`.
+Status PlaceSequence(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, int64_t b,
+                     int64_t T, int64_t before, GqaLengths& lengths) {
+  const int64_t fresh = T - before;
+  lengths.skip[b] = 0;
+  lengths.first_column[b] = 0;
+  lengths.length[b] = lengths.present_length[b] = T;
+  lengths.query_position[b] = before;
+  lengths.past_length[b] = before;
+  if (!attributes.window_sized_cache) return {};
+  const int64_t held_before = ResidentRows(before, shape.past_tokens, attributes.window);
+  const int64_t held = ResidentRows(T, shape.past_tokens, attributes.window);
+  const int64_t oldest_needed = std::max<int64_t>(0, before - attributes.window + 1);
+  lengths.present_length[b] = held;
+  lengths.length[b] = held;
+  lengths.first_column[b] = T - held;
+  lengths.query_position[b] = before - (T - held);
+  if (shape.Appends()) {
+    lengths.past_length[b] = held_before;
+    lengths.skip[b] = held_before + fresh - held;
+    lengths.staged = lengths.staged || (fresh > 0 && T - held > oldest_needed);
+    return {};
+  }
+  lengths.past_length[b] = held;
+  if (fresh == 0 || T - held <= oldest_needed) return {};
+  return InputError(where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
+                    fmt::format("holds positions {} to {} of batch {}", T - held, T - 1, b),
+                    fmt::format("position {} too, which the first of the {} new tokens sees: shorter chunks, or chunks "
+                                "of at most C - W + 1 = {} that end where the cache is full",
+                                oldest_needed, fresh, shape.past_tokens - attributes.window + 1));
+}
+
+// Attends over past and new rows side by side: every position moves with the rows that the present drops.
+void Stage(const GqaShape& shape, GqaLengths& lengths) {
+  for (int64_t b = 0; b < shape.B; ++b) {
+    lengths.first_column[b] -= lengths.skip[b];
+    lengths.query_position[b] += lengths.skip[b];
+    lengths.length[b] += lengths.skip[b];
+    lengths.stage_rows = std::max(lengths.stage_rows, lengths.length[b]);
+  }
+}
+
+// The tokens of sequence b after the step, and where its new ones begin.
+Status ReadSequence(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
+                    int64_t b, int64_t* T, int64_t* before, int64_t* fresh) {
+  const int32_t seqlens_k = static_cast<const int32_t*>(in[kSeqlensK].data)[b];
+  const auto error = [&](const std::string& want) {
+    return InputError(where, "seqlens_k", fmt::format("has seqlens_k[{}] = {}", b, seqlens_k), want);
+  };
+  *T = int64_t{seqlens_k} + 1;
+  const bool bounded_by_total = in[kAttentionBias] || in[kQuerySeqlens] || attributes.window_sized_cache;
+  const int64_t limit = attributes.window_sized_cache ? shape.total
+                        : bounded_by_total            ? std::min(shape.total, shape.capacity)
+                                                      : shape.capacity;
+  if (*T < 1 || *T > limit)
+    return error(fmt::format("0 to {}, {}", limit - 1,
+                             limit == shape.capacity ? "the last row of the cache"
+                             : in[kAttentionBias]    ? "the last column of 'attention_bias'"
+                                                     : "total_sequence_length less one"));
+  *fresh = shape.S;
+  if (in[kQuerySeqlens]) {
+    *fresh = static_cast<const int32_t*>(in[kQuerySeqlens].data)[b];
+    if (*fresh < 0 || *fresh > std::min(shape.S, *T))
+      return InputError(where, "query_seqlens", fmt::format("has query_seqlens[{}] = {}", b, *fresh),
+                        fmt::format("0 to {}, the lesser of S and seqlens_k + 1", std::min(shape.S, *T)));
+  }
+  *before = shape.first_prompt ? 0 : *T - *fresh;
+  if (*before < 0) return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
+  if (shape.Appends() && !attributes.window_sized_cache && *before > shape.past_tokens)
+    return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + *fresh - 1,
+                             shape.past_tokens, *fresh));
+  return {};
+}
+
+// Fills lengths.rotary where the position of a row is not its place among the keys.
+Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
+                   const GqaLengths& lengths, const int64_t** rotary_positions) {
   *rotary_positions = nullptr;
   if (!attributes.rotary) return {};
   const int64_t rows = in[kCosCache].dims[0];
-  const auto too_far = [&](int64_t b, int64_t position) {
-    return InputError(where, "cos_cache", fmt::format("has {} rows", rows),
-                      fmt::format("a row for position {} of batch {}", position, b));
-  };
   const Tensor& ids = in[kPositionIds];
-  if (!ids) {
-    for (int64_t b = 0; b < shape.B; ++b)
-      if (lengths.query_position[b] + shape.S > rows) return too_far(b, lengths.query_position[b] + shape.S - 1);
-    return {};
-  }
-  const auto* position = static_cast<const int64_t*>(ids.data);
-  if (shape.first_prompt ? ids.Count() < 1 : (ids.rank != 2 || ids.dims[0] != shape.B || ids.dims[1] != shape.S))
+  const auto* id = ids ? static_cast<const int64_t*>(ids.data) : nullptr;
+  if (ids &&
+      (shape.first_prompt ? ids.Count() < 1 : (ids.rank != 2 || ids.dims[0] != shape.B || ids.dims[1] != shape.S)))
     return InputError(where, "position_ids", HasShape(ids), fmt::format("{}x{}, [B, S]", shape.B, shape.S));
   for (int64_t b = 0; b < shape.B; ++b)
     for (int64_t s = 0; s < shape.S; ++s) {
+      const int64_t before = lengths.query_position[b] + lengths.first_column[b];
       // ONNX Runtime's rule: on a first prompt the first number counts, for all sequences.
-      const int64_t p = shape.first_prompt ? position[0] + s : position[b * shape.S + s];
-      if (p < 0 || p >= rows)
-        return InputError(where, "position_ids", fmt::format("puts token {} of batch {} at {}", s, b, p),
+      const int64_t position = !ids ? before + s : shape.first_prompt ? id[0] + s : id[b * shape.S + s];
+      const bool token = s < lengths.query_length[b];
+      if (token && (position < 0 || position >= rows)) {
+        if (!ids)
+          return InputError(where, "cos_cache", fmt::format("has {} rows", rows),
+                            fmt::format("a row for position {} of batch {}", position, b));
+        return InputError(where, "position_ids", fmt::format("puts token {} of batch {} at {}", s, b, position),
                           fmt::format("0 to {}, the last row of 'cos_cache'", rows - 1));
-      if (shape.first_prompt) lengths.rotary[b * shape.S + s] = p;
+      }
+      lengths.rotary[b * shape.S + s] = token ? position : 0;
     }
-  *rotary_positions = shape.first_prompt ? lengths.rotary : position;
+  *rotary_positions = lengths.rotary;
   return {};
+}
+
+}  // namespace
+
+Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                       const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions) {
+  for (int64_t b = 0; b < shape.B; ++b) {
+    int64_t T = 0;
+    int64_t before = 0;
+    KVSHARE_RETURN_IF_ERROR(ReadSequence(where, attributes, in, shape, b, &T, &before, &lengths.query_length[b]));
+    KVSHARE_RETURN_IF_ERROR(PlaceSequence(where, attributes, shape, b, T, before, lengths));
+  }
+  if (lengths.staged) Stage(shape, lengths);
+  return PlaceRotary(where, attributes, in, shape, lengths, rotary_positions);
 }
 
 }  // namespace kvshare::ort

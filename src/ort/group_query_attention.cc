@@ -29,8 +29,51 @@ constexpr const char* kOrtFloats[] = {"scale", "softcap", "qk_norm_epsilon", "q_
 constexpr const char* kOrtStrings[] = {"k_quant_type", "v_quant_type"};
 constexpr size_t kOutputQk = 3;
 
-GqaAttributes ReadAttributes(const NodeInfo& node) {
+// "NONE", "PER_TENSOR" or "PER_CHANNEL", in any case as ONNX Runtime takes them; nothing for another word.
+std::optional<QuantType> ParseQuantType(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::toupper(c); });
+  if (text.empty() || text == "NONE") return QuantType::kNone;
+  if (text == "PER_TENSOR") return QuantType::kPerTensor;
+  if (text == "PER_CHANNEL") return QuantType::kPerChannel;
+  return std::nullopt;
+}
+
+// The element type of past and present. uint8 is int4 in pairs.
+Result<DType> CacheType(std::string_view where, const NodeInfo& node, const OpBinding& binding) {
+  const int64_t bits = node.Int("kv_cache_bit_width").value_or(0);
+  if (binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) {
+    if (bits == 4) return DType::kI4;
+    return Status::InvalidInput(
+        fmt::format("{}: attribute 'kv_cache_bit_width' is {}; needs 4 for a cache of uint8", where, bits));
+  }
+  const auto type = DTypeOf(binding.cache);
+  if (!type)
+    return Status::Refused(
+        fmt::format("{}: no kernel for a cache of {}; have f32, f16, bf16, int8, uint8 (two int4), "
+                    "float8e4m3fn",
+                    where, NameOf(binding.cache)));
+  const int64_t want = IsQuantized(*type) ? 8 : 0;
+  if (bits != 0 && bits != want)
+    return Status::InvalidInput(fmt::format("{}: attribute 'kv_cache_bit_width' is {}; needs {} for a cache of {}",
+                                            where, bits, want, kvshare::NameOf(*type)));
+  return *type;
+}
+
+Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& node, const OpBinding& binding) {
   GqaAttributes a;
+  KVSHARE_ASSIGN_OR_RETURN(a.cache, CacheType(where, node, binding));
+  for (const auto& [name, type] : {std::pair{"k_quant_type", &a.key_quant}, {"v_quant_type", &a.value_quant}}) {
+    const std::string text = node.String(name).value_or("");
+    const auto parsed = ParseQuantType(text);
+    if (!parsed)
+      return Status::InvalidInput(
+          fmt::format("{}: attribute '{}' is '{}'; needs NONE, PER_TENSOR or PER_CHANNEL", where, name, text));
+    *type = *parsed;
+  }
+  a.window_sized_cache = node.Int("sliding_window_cache").value_or(0) != 0;
+  const float epsilon = node.Float("qk_norm_epsilon").value_or(1e-6F);
+  a.query_epsilon = node.Float("q_norm_epsilon").value_or(epsilon);
+  a.key_epsilon = node.Float("k_norm_epsilon").value_or(epsilon);
   a.query_heads = node.Int("num_heads").value_or(0);
   a.kv_heads = node.Int("kv_num_heads").value_or(0);
   a.scale = node.Float("scale").value_or(0);
@@ -44,34 +87,14 @@ GqaAttributes ReadAttributes(const NodeInfo& node) {
 }
 
 // Why a node is ONNX Runtime's to run, and from which 1.x on it can: older kernels ignore what they do not know, and
-// would answer wrongly. The releases are those this was run on (1.24.4, 1.27.0, 1.30.0, 1.32.0).
+// would answer wrongly.
 struct DelegationReason {
   std::string text;  // empty where the kernels here serve the node
   int since_minor = 0;
 };
 
-DelegationReason WhyDelegated(const NodeInfo& node, const OpBinding& binding) {
-  constexpr int kQuantized = 27;
-  constexpr int kNormsAndWindowedCache = 30;
-  constexpr int kRaggedQueries = 32;
-  constexpr int kOutputQkMinor = 24;
-  if (!DTypeOf(binding.cache)) return {fmt::format("cache type {}", NameOf(binding.cache)), kQuantized};
-  for (const char* quant : {"k_quant_type", "v_quant_type"})
-    if (const auto type = node.String(quant); type && *type != "NONE")
-      return {fmt::format("{} = {}", quant, *type), kQuantized};
-  constexpr struct {
-    GqaInput input;
-    const char* name;
-    int since_minor;
-  } kInputs[] = {{kKScale, "k_scale", kQuantized},
-                 {kVScale, "v_scale", kQuantized},
-                 {kQNormWeight, "q_norm_weight", kNormsAndWindowedCache},
-                 {kKNormWeight, "k_norm_weight", kNormsAndWindowedCache},
-                 {kQuerySeqlens, "query_seqlens", kRaggedQueries}};
-  for (const auto& [input, name, since_minor] : kInputs)
-    if (node.HasInput(input)) return {fmt::format("input {}", name), since_minor};
-  if (node.Int("sliding_window_cache").value_or(0) != 0) return {"sliding_window_cache = 1", kNormsAndWindowedCache};
-  if (node.HasOutput(kOutputQk)) return {"output output_qk", kOutputQkMinor};
+DelegationReason WhyDelegated(const NodeInfo& node) {
+  if (node.HasOutput(kOutputQk)) return {"output output_qk", 24};
   return {};
 }
 
@@ -100,33 +123,26 @@ HeadsView Folded(const Tensor& tensor, int64_t all, int64_t first, int64_t heads
           all * D};
 }
 
-HeadsView Cache(const Tensor& tensor) {
-  return HeadsView::Bnsh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], tensor.dims[2], tensor.dims[3]);
-}
-
 class GroupQueryAttention final : public Kernel {
  public:
-  GroupQueryAttention(const OpBinding& binding, const NodeInfo& node)
-      : where_(fmt::format("{} '{}'", binding.op, node.Name())),
-        attributes_(ReadAttributes(node)),
+  GroupQueryAttention(const OpBinding& binding, const NodeInfo& node, std::string where,
+                      const GqaAttributes& attributes)
+      : where_(std::move(where)),
+        attributes_(attributes),
         inputs_(std::min<size_t>(node.InputCount(), kGqaInputCount)),
-        cache_type_(DTypeOf(binding.cache).value_or(DType::kF32)),
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
-
-  const std::string& where() const { return where_; }
-  const GqaAttributes& attributes() const { return attributes_; }
 
   Status Run(CallContext& context) override {
     KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, ReadInputs(context, inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const GqaShape shape, CheckGqaInputs(where_, attributes_, in));
-    const WorkspacePool::Lease numbers(pool_, static_cast<size_t>(shape.B * (3 + shape.S)) * sizeof(int64_t));
-    auto* const number = static_cast<int64_t*>(numbers.data());
-    const GqaLengths lengths = {number, number + shape.B, number + 2 * shape.B, number + 3 * shape.B};
+    const WorkspacePool::Lease numbers(
+        pool_, static_cast<size_t>(shape.B * (GqaLengths::kArrays + shape.S)) * sizeof(int64_t));
+    GqaLengths lengths(static_cast<int64_t*>(numbers.data()), shape.B);
     const int64_t* rotary_positions = nullptr;
     KVSHARE_RETURN_IF_ERROR(CheckGqaLengths(where_, attributes_, in, shape, lengths, &rotary_positions));
 
     const std::array<int64_t, 3> output_dims = {shape.B, shape.S, shape.Hq * shape.D};
-    const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.D};
+    const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.width};
     KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
@@ -136,41 +152,46 @@ class GroupQueryAttention final : public Kernel {
                                               present_key ? "present_key" : "present_value"));
     if (shape.B == 0) return Done();
 
-    const RotaryView rotary = Rotary(in);
     AttentionCall call = View(in, shape, lengths, output);
-    call.rotary = rotary;
     call.rotary_positions = rotary_positions;
 
-    // Without presents the appended keys still need a place to stand.
-    const bool temporary = shape.Appends() && !present_key;
-    const size_t cache_bytes =
-        static_cast<size_t>(shape.B * shape.Hkv * shape.capacity * shape.D) * SizeOf(cache_type_);
+    // The caches to fill, in order: what is staged reads the past that the present may overwrite.
+    AppendCall fills[4];
+    size_t count = 0;
     std::optional<WorkspacePool::Lease> scratch;
-    if (temporary) scratch.emplace(pool_, 2 * cache_bytes);
-    AppendCall key;
-    AppendCall value;
-    if (shape.Appends() || present_key) {
-      void* key_data = temporary ? scratch->data() : present_key.data;
-      void* value_data = temporary ? static_cast<std::byte*>(scratch->data()) + cache_bytes : present_value.data;
-      key = ViewAppend(in, shape, lengths, /*key=*/true, key_data);
-      value = ViewAppend(in, shape, lengths, /*key=*/false, value_data);
-      key.rotary = shape.Appends() ? rotary : RotaryView{};
-      key.rotary_positions = rotary_positions;
-      KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
-      KVSHARE_RETURN_IF_ERROR(CheckAppend(key, where_));
-      KVSHARE_RETURN_IF_ERROR(CheckAppend(value, where_));
+    if (shape.Appends() && (lengths.staged || !present_key)) {  // the keys still need a place to stand
+      const int64_t rows = lengths.staged ? lengths.stage_rows : shape.capacity;
+      const int64_t cache_bytes =
+          BytesOf(attributes_.cache, shape.B * shape.Hkv * rows * RowElements(attributes_.cache, shape.D));
+      scratch.emplace(pool_, static_cast<size_t>(2 * cache_bytes));
+      auto* const data = static_cast<std::byte*>(scratch->data());
+      for (const bool key : {true, false}) {
+        AppendCall& fill = fills[count++];
+        fill = ViewAppend(in, shape, lengths, key, key ? data : data + cache_bytes, rows, rotary_positions);
+        if (lengths.staged) {
+          fill.skip = nullptr;
+          fill.length = lengths.length;
+        }
+      }
     }
+    if (present_key) {
+      KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
+      for (const bool key : {true, false})
+        fills[count++] = ViewAppend(in, shape, lengths, key, (key ? present_key : present_value).data, shape.capacity,
+                                    rotary_positions);
+    }
+    for (size_t i = 0; i < count; ++i) KVSHARE_RETURN_IF_ERROR(CheckAppend(fills[i], where_));
     if (shape.Appends()) {
-      call.key = Const(key.present);
-      call.value = Const(value.present);
+      call.key = Const(fills[0].present);
+      call.value = Const(fills[1].present);
     }
     if (shape.S > 0) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
     const ParallelFor parallel = context.Parallel();
-    for (const AppendCall* append : {&key, &value})  // a borrowed cache bound onto its present is there already
-      if (append->present && (shape.Appends() || append->present.data != append->past.data)) Append(*append, parallel);
+    for (size_t i = 0; i < count; ++i)  // a borrowed cache bound onto its present is there already
+      if (shape.Appends() || fills[i].present.data != fills[i].past.data) Append(fills[i], parallel);
     if (attributes_.window == 0)  // no key is visible; ONNX Runtime gives zeros
-      std::memset(output.data, 0, static_cast<size_t>(output.Count()) * SizeOf(Core(output)));
+      std::memset(output.data, 0, static_cast<size_t>(BytesOf(Core(output), output.Count())));
     else if (shape.S > 0)
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     return Done();
@@ -188,17 +209,18 @@ class GroupQueryAttention final : public Kernel {
             in[kCosCache].dims[0], in[kCosCache].dims[1], attributes_.interleaved};
   }
 
-  // Everything but the rotary embedding, and the keys of a form that appends.
+  // Everything but the keys of a form that appends.
   AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths,
                      const Tensor& output) const {
     AttentionCall call;
     const int64_t all = shape.form == KvForm::kPacked ? shape.Hq + 2 * shape.Hkv : shape.Hq;
     call.query = Folded(in[kQuery], all, 0, shape.Hq, shape.D);
     if (!shape.Appends()) {
-      const bool external = shape.form == KvForm::kExternal;
-      call.key = Cache(in[external ? kExternalKey : kPastKey]);
-      call.value = Cache(in[external ? kExternalValue : kPastValue]);
+      call.key = Past(in, shape, /*key=*/true);
+      call.value = Past(in, shape, /*key=*/false);
     }
+    call.norm = Norm(in[kQNormWeight], attributes_.query_epsilon);
+    call.rotary = Rotary(in);
     call.output = MutableHeadsView::Bsnh(output.data, Core(output), shape.B, shape.S, shape.Hq, shape.D);
     call.spec.scale = attributes_.scale != 0 ? attributes_.scale : 1.0F / std::sqrt(static_cast<float>(shape.D));
     call.spec.softcap = attributes_.softcap;
@@ -209,35 +231,65 @@ class GroupQueryAttention final : public Kernel {
       call.spec.head_sink = in[kHeadSink].data;
       call.spec.head_sink_type = Core(in[kHeadSink]);
     }
-    call.positions = {lengths.length, lengths.query_position};
+    call.positions = {lengths.length, lengths.query_position, lengths.query_length};
     if (const Tensor& bias = in[kAttentionBias]) {
       const int64_t row = shape.S * shape.total;
-      call.mask = {
-          bias.data, Core(bias), bias.dims[0] == 1 ? 0 : bias.dims[1] * row, bias.dims[1] == 1 ? 0 : row, shape.total,
-          1,         shape.total};
+      call.mask = {bias.data,
+                   Core(bias),
+                   bias.dims[0] == 1 ? 0 : bias.dims[1] * row,
+                   bias.dims[1] == 1 ? 0 : row,
+                   shape.total,
+                   1,
+                   shape.total,
+                   lengths.first_column};
     }
     return call;
   }
 
-  // New rows into present; where nothing is new, past (or the borrowed pair) passed through.
-  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key,
-                        void* present) const {
-    AppendCall call;
+  static NormView Norm(const Tensor& weight, float epsilon) {
+    if (!weight) return {};
+    return {weight.data, Core(weight), epsilon};
+  }
+
+  Quant QuantOf(const GqaInputs& in, bool key) const {
+    const QuantType type = key ? attributes_.key_quant : attributes_.value_quant;
+    if (type == QuantType::kNone) return {};
+    return {static_cast<const float*>(in[key ? kKScale : kVScale].data), type == QuantType::kPerChannel};
+  }
+
+  // The past, or the external pair, of a complete form.
+  HeadsView Past(const GqaInputs& in, const GqaShape& shape, bool key) const {
     const Tensor& past =
         shape.form == KvForm::kExternal ? in[key ? kExternalKey : kExternalValue] : in[key ? kPastKey : kPastValue];
-    if (past && past.dims[2] > 0) call.past = Cache(past);
-    call.present = MutableHeadsView::Bnsh(present, cache_type_, shape.B, shape.Hkv, shape.capacity, shape.D);
+    if (!past || past.dims[2] == 0) return {};
+    HeadsView view = HeadsView::Bnsh(past.data, attributes_.cache, shape.B, shape.Hkv, past.dims[2], shape.D);
+    view.quant = QuantOf(in, key);
+    return view;
+  }
+
+  // New rows into a cache of `rows` rows; where nothing is new, past (or the borrowed pair) passed through.
+  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key, void* present,
+                        int64_t rows, const int64_t* rotary_positions) const {
+    AppendCall call;
+    call.past = Past(in, shape, key);
+    call.present = MutableHeadsView::Bnsh(present, attributes_.cache, shape.B, shape.Hkv, rows, shape.D);
+    call.present.quant = QuantOf(in, key);
     call.past_length = lengths.past_length;
-    call.length = lengths.length;
-    if (shape.form == KvForm::kPacked) {
-      call.fresh = Folded(in[kQuery], shape.Hq + 2 * shape.Hkv, shape.Hq + (key ? 0 : shape.Hkv), shape.Hkv, shape.D);
-    } else if (shape.form == KvForm::kOwn) {
-      call.fresh = Folded(in[key ? kKey : kValue], shape.Hkv, 0, shape.Hkv, shape.D);
-    } else {
+    call.length = lengths.present_length;
+    call.skip = lengths.skip;
+    if (!shape.Appends()) {
       call.fresh = call.past;
       call.fresh.tokens = 0;
-      call.past_length = lengths.length;
+      call.past_length = call.length;
+      return call;
     }
+    call.fresh = shape.form == KvForm::kPacked ? Folded(in[kQuery], shape.Hq + 2 * shape.Hkv,
+                                                        shape.Hq + (key ? 0 : shape.Hkv), shape.Hkv, shape.D)
+                                               : Folded(in[key ? kKey : kValue], shape.Hkv, 0, shape.Hkv, shape.D);
+    if (!key) return call;
+    call.norm = Norm(in[kKNormWeight], attributes_.key_epsilon);
+    call.rotary = Rotary(in);
+    call.rotary_positions = rotary_positions;
     return call;
   }
 
@@ -254,7 +306,6 @@ class GroupQueryAttention final : public Kernel {
   std::string where_;
   GqaAttributes attributes_;
   size_t inputs_;
-  DType cache_type_;
   NodeStats& stats_;
   WorkspacePool pool_;
 };
@@ -263,7 +314,8 @@ class GroupQueryAttention final : public Kernel {
 class DelegatedGqa final : public Kernel {
  public:
   static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
-                                                const std::string& where, std::string reason) {
+                                                const std::string& where, const GqaAttributes& attributes,
+                                                std::string reason) {
     size_t inputs = 0;
     for (size_t i = 0; i < kGqaInputCount; ++i)
       if (node.HasInput(i)) inputs = i + 1;
@@ -280,7 +332,7 @@ class DelegatedGqa final : public Kernel {
     if (!made.ok())
       return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", where, reason,
                                          made.status().message()));
-    return std::unique_ptr<Kernel>(new DelegatedGqa(binding, node, std::move(reason), *std::move(made)));
+    return std::unique_ptr<Kernel>(new DelegatedGqa(binding, node, attributes, std::move(reason), *std::move(made)));
   }
 
   Status Run(CallContext& context) override {
@@ -319,10 +371,11 @@ class DelegatedGqa final : public Kernel {
   }
 
  private:
-  DelegatedGqa(const OpBinding& binding, const NodeInfo& node, std::string reason, std::unique_ptr<Delegate> delegate)
+  DelegatedGqa(const OpBinding& binding, const NodeInfo& node, const GqaAttributes& attributes, std::string reason,
+               std::unique_ptr<Delegate> delegate)
       : where_(fmt::format("{} '{}'", binding.op, node.Name())),
         reason_(std::move(reason)),
-        attributes_(ReadAttributes(node)),
+        attributes_(attributes),
         cache_type_(binding.cache),
         windowed_(node.Int("sliding_window_cache").value_or(0) != 0),
         four_bit_(node.Int("kv_cache_bit_width").value_or(0) == 4),
@@ -344,20 +397,21 @@ class DelegatedGqa final : public Kernel {
 }  // namespace
 
 Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeInfo& node) {
-  auto kernel = std::make_unique<GroupQueryAttention>(binding, node);
+  const std::string where = fmt::format("{} '{}'", binding.op, node.Name());
+  KVSHARE_ASSIGN_OR_RETURN(const GqaAttributes attributes, ReadAttributes(where, node, binding));
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
-  KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(kernel->where(), kernel->attributes(), /*zero_window_allowed=*/drop_in));
-  auto [reason, since_minor] = WhyDelegated(node, binding);
-  if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
+  KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(where, attributes, /*zero_window_allowed=*/drop_in));
+  auto [reason, since_minor] = WhyDelegated(node);
+  if (reason.empty())
+    return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>(binding, node, where, attributes));
   if (!binding.config.delegate)
-    return Status::Refused(
-        fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
-                    kernel->where(), reason));
+    return Status::Refused(fmt::format(
+        "{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel", where, reason));
   if (!binding.config.host.AtLeast(1, since_minor))
     return Status::Refused(
-        fmt::format("{}: {} is not served here, and ONNX Runtime {}.{} does not know it; needs 1.{} or later",
-                    kernel->where(), reason, binding.config.host.major, binding.config.host.minor, since_minor));
-  return DelegatedGqa::Create(binding, node, kernel->where(), std::move(reason));
+        fmt::format("{}: {} is not served here, and ONNX Runtime {}.{} does not know it; needs 1.{} or later", where,
+                    reason, binding.config.host.major, binding.config.host.minor, since_minor));
+  return DelegatedGqa::Create(binding, node, where, attributes, std::move(reason));
 }
 
 Status InferGqa(const InferContext& context) {

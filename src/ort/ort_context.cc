@@ -34,6 +34,8 @@ std::optional<DType> DTypeOf(ONNXTensorElementDataType type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return DType::kBool;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return DType::kI32;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return DType::kI64;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return DType::kI8;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN: return DType::kF8E4M3;
     default: return std::nullopt;
   }
 }
@@ -41,9 +43,7 @@ std::optional<DType> DTypeOf(ONNXTensorElementDataType type) {
 const char* NameOf(ONNXTensorElementDataType type) {
   if (const auto known = DTypeOf(type)) return kvshare::NameOf(*known);
   switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return "int8";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN: return "float8e4m3fn";
     default: return "an unsupported type";
   }
 }

@@ -59,14 +59,16 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': input 'cos_cache' has 9 columns; needs 1 to 8, half the head size 16");
   ExpectRefusal([](Good& g) { g.call.key.type = DType::kF64; }, StatusCode::kRefused,
                 "Op 'node': no kernel for f64 'key' with f32 'query'; have f32, f16, bf16 in any mix, "
-                "'key' and 'value' also int8, int4, f8e4m3, or f64 alone");
-  ExpectRefusal([](Good& g) { g.call.key.type = DType::kI8; }, bad,
-                "Op 'node': 'key' has type int8 and no scale; needs a scale with int8, int4 and f8e4m3, and none with "
-                "others");
+                "'key' and 'value' also int8, int4, float8e4m3fn, or f64 alone");
+  ExpectRefusal(
+      [](Good& g) { g.call.key.type = DType::kI8; }, bad,
+      "Op 'node': 'key' has type int8 and no scale; needs a scale with int8, int4 and float8e4m3fn, and none with "
+      "others");
   const float scale = 1;
-  ExpectRefusal([&](Good& g) { g.call.value.quant.scale = &scale; }, bad,
-                "Op 'node': 'value' has type f32 and a scale; needs a scale with int8, int4 and f8e4m3, and none with "
-                "others");
+  ExpectRefusal(
+      [&](Good& g) { g.call.value.quant.scale = &scale; }, bad,
+      "Op 'node': 'value' has type f32 and a scale; needs a scale with int8, int4 and float8e4m3fn, and none with "
+      "others");
   const int64_t rows[] = {1, 2};
   ExpectRefusal([&](Good& g) { g.call.positions.query_length = rows; }, bad,
                 "Op 'node': query length of batch 1 is 2; needs 0 to S = 1");

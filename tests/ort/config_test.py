@@ -17,6 +17,12 @@ from harness import DROPIN_LIB, ORT_LIB, Counters, attention, gqa
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
+@pytest.fixture(autouse=True)
+def new_sessions():
+    """The environment is read when a session is made."""
+    harness.kept_session.cache_clear()
+
+
 def ran(op, domain, call, lib):
     counters = Counters(lib)
     counters.reset()

@@ -319,3 +319,70 @@ def test_nothing_of_these_is_delegated():
     assert stats["ran"] == 1 and stats["delegated"] == 0
     node = next(n for n in stats["nodes"] if n["ran"])
     assert node["op"] == "GroupQueryAttention" and node["domain"] == "com.microsoft" and node["kernel"] == stats["simd"]
+
+
+def rms(x, weight, epsilon):
+    x = x.astype(np.float64)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight.astype(np.float64)
+
+
+@pytest.mark.parametrize("epsilons", [{}, {"qk_norm_epsilon": 0.1}, {"qk_norm_epsilon": 0.1, "k_norm_epsilon": 0.5},
+                                      {"q_norm_epsilon": 0.3}], ids=["default", "both", "k", "q"])
+@pytest.mark.parametrize("kind", ["own", "packed", "shared"])
+@pytest.mark.parametrize("step", ["decode", "first_prompt_ragged"])
+def test_per_head_norms_come_before_the_rotation(step, kind, epsilons):
+    # ORT's CPU kernel refuses them.
+    steps = SHARED_STEPS if kind == "shared" else STEPS
+    p = Problem(19, kind=kind, **steps[step], do_rotary=1, **epsilons)
+    for name in ("q_norm_weight", "k_norm_weight"):
+        p.inputs[name] = p.rng.standard_normal(p.D).astype(np.float32)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa")
+    both = epsilons.get("qk_norm_epsilon", 1e-6)
+    p.q = rms(p.q, p.inputs["q_norm_weight"], epsilons.get("q_norm_epsilon", both))
+    p.k = rms(p.k, p.inputs["k_norm_weight"], epsilons.get("k_norm_epsilon", both))
+    check_against_truth(p, got)
+
+
+def test_norm_weights_come_as_a_pair_and_in_shape():
+    p = Problem(20, **STEPS["decode"])
+    p.inputs["q_norm_weight"] = np.ones(p.D, np.float32)
+    with pytest.raises(Exception, match="input 'k_norm_weight' is absent while 'q_norm_weight' is given"):
+        gqa(p.inputs, p.attributes, drop_in="gqa")
+    p.inputs["k_norm_weight"] = np.ones(p.D + 1, np.float32)
+    with pytest.raises(Exception, match=rf"input 'k_norm_weight' has shape {p.D + 1}; needs \[D\] = \[{p.D}\]"):
+        gqa(p.inputs, p.attributes, drop_in="gqa")
+    p.attributes["q_norm_epsilon"] = -1.0
+    with pytest.raises(Exception, match="attribute 'q_norm_epsilon' is -1; needs a finite number above 0"):
+        gqa(p.inputs, p.attributes, drop_in="gqa")
+
+
+@pytest.mark.parametrize("rotary", [0, 1])
+@pytest.mark.parametrize("counts", [[3, 1], [0, 2], [3, 3]])
+def test_query_seqlens_pad_a_chunk_on_the_right(counts, rotary):
+    counts = np.array(counts)
+    p = Problem(21, S=3, lens=list(8 + counts), past=12, total=12, do_rotary=rotary)
+    p.inputs["query_seqlens"] = counts.astype(np.int32)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa")
+    want = gqa(p.inputs, p.attributes, lib=None) if VERSION >= (1, 32) else None
+    for b, n in enumerate(counts):
+        alone = Problem(21, S=int(n), lens=[8 + int(n)], past=12, total=12)
+        alone.attributes, alone.inputs = dict(p.attributes), {**p.inputs}
+        alone.q, alone.k, alone.v = p.q[b:b + 1, :, :n], p.k[b:b + 1, :, :n], p.v[b:b + 1, :, :n]
+        alone.past_k, alone.past_v = p.past_k[b:b + 1], p.past_v[b:b + 1]
+        output, keys, _ = alone.truth()
+        assert_close(got["output"][b, :n], output[0], np.float32)
+        assert (got["output"][b, n:] == 0).all()
+        assert_close(got["present_key"][b, :, :8 + n], keys[0, :, :8 + n], np.float32)
+        if want is not None:
+            assert_close(got["output"][b, :n], want["output"][b, :n], np.float32)
+            assert_close(got["present_key"][b, :, :8 + n], want["present_key"][b, :, :8 + n], np.float32)
+
+
+@pytest.mark.parametrize("count", [-1, 4])
+def test_query_seqlens_out_of_range(count):
+    p = Problem(22, S=3, lens=[9], past=8)
+    p.inputs["query_seqlens"] = np.array([count], np.int32)
+    with pytest.raises(Exception) as error:
+        gqa(p.inputs, p.attributes, drop_in="gqa")
+    assert (f"input 'query_seqlens' has query_seqlens[0] = {count}; needs 0 to 3, the lesser of S and seqlens_k + 1"
+            in str(error.value))

@@ -1,5 +1,6 @@
 """What the tests of src/ort share: sessions with and without the library, one-node models, the counters, a reference."""
 import ctypes
+import functools
 import json
 import os
 
@@ -25,7 +26,7 @@ ONNX_TYPE = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): Tens
              np.dtype(np.float64): TensorProto.DOUBLE, np.dtype(ml_dtypes.bfloat16): TensorProto.BFLOAT16,
              np.dtype(np.int8): TensorProto.INT8, np.dtype(np.uint8): TensorProto.UINT8,
              np.dtype(np.int32): TensorProto.INT32, np.dtype(np.int64): TensorProto.INT64,
-             np.dtype(bool): TensorProto.BOOL}
+             np.dtype(bool): TensorProto.BOOL, np.dtype(ml_dtypes.float8_e4m3fn): TensorProto.FLOAT8E4M3FN}
 
 
 def model(op, domain, names, output_names, inputs, outputs, attributes, opset=23, output_types=None):
@@ -64,44 +65,55 @@ def session(bytes_or_path, lib=ORT_LIB, **entries):
     return ort.InferenceSession(bytes_or_path, options, providers=["CPUExecutionProvider"])
 
 
+@functools.lru_cache(maxsize=32)
+def kept_session(model_bytes, lib, entries):
+    """session() of the steps of one sequence: the same node again and again."""
+    return session(model_bytes, lib, **dict(entries))
+
+
+# Types that numpy lacks go in and out as OrtValues over an integer of their size.
+BY_VALUE = {np.dtype(ml_dtypes.bfloat16): np.uint16, np.dtype(ml_dtypes.float8_e4m3fn): np.uint8}
+BY_VALUE_NAMES = {"tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16), "tensor(float8e4m3fn)": np.dtype(ml_dtypes.float8_e4m3fn)}
+
+
 def run(sess, inputs):
-    """Outputs by name. bfloat16 goes in and out as ml_dtypes' by OrtValue."""
-    if not any(a.dtype == ml_dtypes.bfloat16 for a in inputs.values()):
+    """Outputs by name. bfloat16 and float8 go in and out as ml_dtypes'."""
+    if not any(a.dtype in BY_VALUE for a in inputs.values()):
         return dict(zip([o.name for o in sess.get_outputs()], sess.run(None, inputs)))
-    values = {}
-    for name, array in inputs.items():
-        if array.dtype == ml_dtypes.bfloat16:
-            values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16),
-                                                                           TensorProto.BFLOAT16)
-        else:
-            values[name] = ort.OrtValue.ortvalue_from_numpy(array)
     binding = sess.io_binding()
-    for name, value in values.items():
-        binding.bind_ortvalue_input(name, value)
-    result = {}
+    values = []  # outlive the run
+    for name, array in inputs.items():
+        if array.dtype in BY_VALUE:
+            bits = np.ascontiguousarray(array).view(BY_VALUE[array.dtype])
+            values.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ONNX_TYPE[array.dtype]))
+        else:
+            values.append(ort.OrtValue.ortvalue_from_numpy(array))
+        binding.bind_ortvalue_input(name, values[-1])
     for out in sess.get_outputs():
         binding.bind_output(out.name, "cpu")
     sess.run_with_iobinding(binding)
+    result = {}
     for out, value in zip(sess.get_outputs(), binding.get_outputs()):
-        if out.type == "tensor(bfloat16)":
-            pointer = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
-            count = int(np.prod(value.shape()))
-            result[out.name] = np.ctypeslib.as_array(pointer, (count,)).copy().view(ml_dtypes.bfloat16).reshape(value.shape())
-        else:
+        dtype = BY_VALUE_NAMES.get(out.type)
+        if dtype is None:
             result[out.name] = value.numpy()
+            continue
+        bits = ctypes.c_uint16 if dtype.itemsize == 2 else ctypes.c_uint8
+        flat = np.ctypeslib.as_array(ctypes.cast(value.data_ptr(), ctypes.POINTER(bits)), (int(np.prod(value.shape())),))
+        result[out.name] = flat.copy().view(dtype).reshape(value.shape())
     return result
 
 
 def gqa(inputs, attributes, outputs=("output", "present_key", "present_value"), domain="com.microsoft", lib=ORT_LIB,
         output_types=None, **entries):
     m = model("GroupQueryAttention", domain, GQA_INPUTS, GQA_OUTPUTS, inputs, outputs, attributes, output_types=output_types)
-    return run(session(m, lib, **entries), inputs)
+    return run(kept_session(m, lib, tuple(sorted(entries.items()))), inputs)
 
 
 def attention(inputs, attributes, outputs=("Y",), domain="", lib=ORT_LIB, opset=24, **entries):
     names = ATTENTION_INPUTS if domain else ATTENTION_INPUTS[:7]
     m = model("Attention", domain, names, ATTENTION_OUTPUTS, inputs, outputs, attributes, opset=opset)
-    return run(session(m, lib, **entries), inputs)
+    return run(kept_session(m, lib, tuple(sorted(entries.items()))), inputs)
 
 
 class Counters:
