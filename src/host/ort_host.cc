@@ -48,6 +48,8 @@ std::optional<DType> TypeOf(ONNXTensorElementDataType type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return DType::kBool;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return DType::kI32;
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return DType::kI64;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return DType::kI8;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN: return DType::kF8E4M3;
     default: return std::nullopt;
   }
 }
@@ -61,9 +63,9 @@ ONNXTensorElementDataType OnnxType(DType type) {
     case DType::kBool: return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     case DType::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
     case DType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    case DType::kI8:
-    case DType::kI4:
-    case DType::kF8E4M3: break;  // codes of a cache: no tensor of the command line has them
+    case DType::kI8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+    case DType::kF8E4M3: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN;
+    case DType::kI4: break;  // two to a uint8: no tensor's own type
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 }
@@ -75,8 +77,9 @@ Status Describe(const OrtApi& api, const OrtTensorTypeAndShapeInfo* shape, Value
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.GetTensorElementType(shape, &type), what));
   const auto known = TypeOf(type);
   if (!known) {
-    return Status::Refused(fmt::format("{} has ONNX element type {}; needs f32, f16, bf16, f64, int32, int64 or bool",
-                                       what, static_cast<int>(type)));
+    return Status::Refused(
+        fmt::format("{} has ONNX element type {}; needs f32, f16, bf16, f64, int32, int64, int8, float8e4m3fn or bool",
+                    what, static_cast<int>(type)));
   }
   info.type = *known;
   size_t rank = 0;
