@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench lint format docs install clean
+.PHONY: build test demo bench matrix lint format docs install clean
 PREFIX ?= /usr/local
 
 build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
@@ -18,6 +18,10 @@ bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under
 	scripts/setup.sh bench
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
+
+matrix: build  ## every public case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
+	scripts/setup.sh matrix
+	.venv/bin/python scripts/matrix.py
 
 lint: build  ## clang-format and clang-tidy 19
 	scripts/setup.sh lint

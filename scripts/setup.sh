@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
+# setup.sh [build] [test] [lint] [bench] [matrix]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
 # run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
+#   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
+MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
 BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev
   libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
@@ -125,9 +127,9 @@ make_venv() {
   cp scripts/requirements.txt .venv/requirements.stamp
 }
 
-fetch_ort_releases() {
+fetch_ort_releases() {  # fetch_ort_releases VERSION...
   local version folder
-  for version in "${TEST_ORT_VERSIONS[@]}"; do
+  for version in "$@"; do
     folder=$DEPS/ort-releases/$version
     [[ -d $folder/onnxruntime ]] && continue
     echo "setup: onnxruntime $version"
@@ -174,8 +176,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -188,7 +190,8 @@ flock 9  # one at a time
 for stage in "$@"; do
   case $stage in
     build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers; fetch_highway ;;
-    test) make_venv; fetch_ort_releases ;;
+    test) make_venv; fetch_ort_releases "${TEST_ORT_VERSIONS[@]}" ;;
+    matrix) make_venv; fetch_ort_releases "${MATRIX_ORT_VERSIONS[@]}" ;;
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;
   esac

@@ -100,6 +100,8 @@ def check_against_truth(p, got):
 
 
 def check_against_ort(p, got):
+    if VERSION < (1, 24):  # a window of W sees W + 1 keys there
+        return
     want = gqa(p.inputs, p.attributes, lib=None)
     real = p.real()
     assert_close(got["output"][real], want["output"][real], p.dtype, "output")

@@ -14,6 +14,7 @@ ORT_LIB = os.environ["KVSHARE_ORT_LIB"]
 DROPIN_LIB = os.environ["KVSHARE_DROPIN_LIB"]
 DATA = os.environ["KVSHARE_TEST_DATA"]
 VERSION = tuple(int(x) for x in ort.__version__.split(".")[:2])
+OPSET = 23 if VERSION >= (1, 24) else 21  # the newest that every release knows, for ops of other domains
 
 GQA_INPUTS = ("query key value past_key past_value seqlens_k total_sequence_length cos_cache sin_cache position_ids "
               "attention_bias head_sink k_scale v_scale q_norm_weight k_norm_weight query_seqlens external_key "
@@ -29,7 +30,7 @@ ONNX_TYPE = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): Tens
              np.dtype(bool): TensorProto.BOOL, np.dtype(ml_dtypes.float8_e4m3fn): TensorProto.FLOAT8E4M3FN}
 
 
-def model(op, domain, names, output_names, inputs, outputs, attributes, opset=23, output_types=None):
+def model(op, domain, names, output_names, inputs, outputs, attributes, opset=OPSET, output_types=None):
     """A one-node model whose node is called 'node'; `inputs` maps input names to arrays (absent ones are "")."""
     used = [n if n in inputs else "" for n in names]
     while used and not used[-1]:
@@ -110,7 +111,8 @@ def gqa(inputs, attributes, outputs=("output", "present_key", "present_value"), 
     return run(kept_session(m, lib, tuple(sorted(entries.items()))), inputs)
 
 
-def attention(inputs, attributes, outputs=("Y",), domain="", lib=ORT_LIB, opset=24, **entries):
+def attention(inputs, attributes, outputs=("Y",), domain="", lib=ORT_LIB, opset=None, **entries):
+    opset = opset or (OPSET if domain else 24)
     names = ATTENTION_INPUTS if domain else ATTENTION_INPUTS[:7]
     m = model("Attention", domain, names, ATTENTION_OUTPUTS, inputs, outputs, attributes, opset=opset)
     return run(kept_session(m, lib, tuple(sorted(entries.items()))), inputs)
