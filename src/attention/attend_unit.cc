@@ -10,10 +10,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "attention/columns-inl.h"
 #include "attention/load-inl.h"
 #include "attention/rotary-inl.h"
 #include "attention/softmax-inl.h"
 #include "attention/tile-inl.h"
+#include "attention/wide-inl.h"
 #include "core/half.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,18 +23,23 @@ namespace kvshare::HWY_NAMESPACE {
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int64_t KeyStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
-int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kLanes); }
+int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
+inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
+
+constexpr int64_t kQueryRows = 4;  // packed at a time
 
 // A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
 struct Scratch {
-  float* query;    // [blocks][KeyStride / kLanes][R][kLanes], scaled and rotated
-  float* out;      // [blocks][R][ValueStride]
+  float* query;    // [blocks], each as the score kernel wants it; scaled and rotated
+  float* out;      // [blocks][R][ValueStride], of wide kernels in strips
   float* scores;   // [key_tile + kLanes][R]
   float* max;      // [blocks][state lanes]
   float* sum;      // the same
   int32_t* begin;  // the same: each row's range of keys
   int32_t* end;
-  float* row;  // one row, KeyStride
+  float* rows;  // kQueryRows rows of KeyStride, or one of ValueStride
+  float* keys;  // a packed tile of K and of V, if the kernels are wide
+  float* values;
   size_t bytes;
 
   Scratch(const Job& job, void* memory) {
@@ -52,7 +59,10 @@ struct Scratch {
     sum = take(state);
     begin = reinterpret_cast<int32_t*>(take(state));
     end = reinterpret_cast<int32_t*>(take(state));
-    row = take(KeyStride(job));
+    rows = take(std::max(kQueryRows * KeyStride(job), ValueStride(job)));
+    const int64_t packed = IsWide(job) ? PackedKeys(job.plan.key_tile) : 0;
+    keys = take(packed * KeyStride(job));
+    values = take(packed * ValueStride(job));
     bytes = offset;
   }
 };
@@ -78,45 +88,73 @@ struct Place {
   int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
 };
 
-// Loads, rotates, scales and interleaves the unit's queries; fills the rows' ranges.
-void PackQueries(const Job& job, const Place& place, const Scratch& scratch) {
+// One query row, rotated and scaled; zeros for an idle one.
+void LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
   const AttentionCall& call = *job.call;
-  const int64_t R = job.plan.block_rows;
-  const int64_t stride = KeyStride(job);
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  const int64_t S = call.query.tokens;
   const F32 df;
+  const int64_t stride = KeyStride(job);
+  if (row >= place.rows) {
+    std::fill_n(to, stride, 0.0F);
+    return;
+  }
+  const int64_t s = place.PositionOf(job, row);
+  const int64_t position =
+      call.rotary_positions != nullptr
+          ? call.rotary_positions[place.b * call.query.tokens + s]
+          : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
+  LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
   // The scales of quantized keys are folded into the query, so that the kernels see codes only.
   const Quant& quant = call.key.quant;
   const int64_t D = call.key.head_size;
   const bool one_scale = quant.scale != nullptr && !quant.per_channel;
   const Vec scale = hn::Set(df, call.spec.scale * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
-  for (int64_t row = 0; row < job.rows(); ++row) {
-    const int64_t block = row / R;
-    const int64_t r = row % R;
+  for (int64_t d = 0; d < stride; d += kLanes) {
+    Vec q = hn::Mul(hn::Load(df, to + d), scale);
+    if (channel_scale != nullptr) q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
+    hn::Store(q, df, to + d);
+  }
+}
+
+// Block `block` of the unit's queries as ScoreTile reads them.
+void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
+  const F32 df;
+  const int64_t R = job.plan.block_rows;
+  const int64_t stride = KeyStride(job);
+  for (int64_t r = 0; r < R; ++r) {
+    LoadQuery(job, place, block * R + r, scratch.rows);
     float* packed = scratch.query + block * R * stride + r * kLanes;
-    KeyRange range;
-    if (row < place.rows) {
-      const int64_t s = place.PositionOf(job, row);
-      const int64_t position =
-          call.rotary_positions != nullptr
-              ? call.rotary_positions[place.b * S + s]
-              : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
-      LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, scratch.row);
-      for (int64_t d = 0; d < stride; d += kLanes) {
-        Vec q = hn::Mul(hn::Load(df, scratch.row + d), scale);
-        if (channel_scale != nullptr)
-          q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
-        hn::Store(q, df, packed + d * R);
-      }
-      range = job.ranges[place.b * S + s];
-    } else {
-      for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Zero(df), df, packed + d * R);
-    }
-    for (int64_t lane = r; lane < state_lanes; lane += R) {
-      scratch.begin[block * state_lanes + lane] = range.begin;
-      scratch.end[block * state_lanes + lane] = range.end;
+    for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Load(df, scratch.rows + d), df, packed + d * R);
+  }
+}
+
+// The same as ScoreWide reads them.
+void PackQueriesWide(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
+  const F32 df;
+  const int64_t R = job.plan.block_rows;
+  const int64_t stride = KeyStride(job);
+  for (int64_t r = 0; r < R; r += kQueryRows) {
+    for (int64_t i = 0; i < kQueryRows; ++i) LoadQuery(job, place, block * R + r + i, scratch.rows + i * stride);
+    float* packed = scratch.query + block * R * stride + r / kPassRows * kPassRows * stride + r % kPassRows;
+    const float* rows = scratch.rows;
+    for (int64_t d = 0; d < stride; d += kLanes, rows += kLanes)
+      ForEachColumn(hn::Load(df, rows), hn::Load(df, rows + stride), hn::Load(df, rows + 2 * stride),
+                    hn::Load(df, rows + 3 * stride), [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR {
+                      hn::Store(column, Quad(), packed + (d + lane) * kPassRows);
+                    });
+  }
+}
+
+// Which keys each row may see; idle rows none.
+void FillRanges(const Job& job, const Place& place, const Scratch& scratch) {
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  for (int64_t row = 0; row < job.rows(); ++row) {
+    const KeyRange range =
+        row < place.rows ? job.ranges[place.b * job.call->query.tokens + place.PositionOf(job, row)] : KeyRange();
+    for (int64_t lane = row % R; lane < state_lanes; lane += R) {
+      scratch.begin[row / R * state_lanes + lane] = range.begin;
+      scratch.end[row / R * state_lanes + lane] = range.end;
     }
   }
 }
@@ -141,32 +179,75 @@ void StartState(const Job& job, const Place& place, const Scratch& scratch) {
   std::memset(scratch.out, 0, job.rows() * ValueStride(job) * sizeof(float));
 }
 
-// Adds the bias, or hides keys, row by row: a mask's rows lie along the keys, the scores' along the rows.
+// What [index, index + n) of a mask adds to scores; of a bool mask -inf where it hides.
+HWY_INLINE Vec LoadMask(const MaskView& mask, int64_t index, size_t n) {
+  if (mask.type != DType::kBool) {
+    const Vec bias = LoadAny(mask.data, mask.type, index, n);
+    if (mask.type != DType::kF16) return bias;
+    // Where f16 is promoted without an instruction for it, -inf comes out as a number below all finite ones of f16.
+    return hn::IfThenElse(hn::Lt(bias, hn::Set(F32(), -65504.0F)), hn::Set(F32(), kHidden), bias);
+  }
+  const hn::Rebind<uint8_t, F32> d8;
+  const hn::RebindToSigned<F32> di;
+  const auto keep = hn::PromoteTo(di, hn::LoadN(d8, static_cast<const uint8_t*>(mask.data) + index, n));
+  return hn::IfThenElseZero(hn::RebindMask(F32(), hn::Eq(keep, hn::Zero(di))), hn::Set(F32(), kHidden));
+}
+
+// Adds `bias` to the scores at `at`; a bool mask hides whatever the score is, NaN too.
+template <typename D>
+HWY_INLINE void AddMask(D d, hn::Vec<D> bias, bool keep_or_hide, float* at) {
+  const auto score = hn::LoadU(d, at);
+  const auto hidden = hn::Set(d, kHidden);
+  hn::StoreU(keep_or_hide ? hn::IfThenElse(hn::Eq(bias, hidden), hidden, score) : hn::Add(score, bias), d, at);
+}
+
+// Adds the bias, or hides keys: a mask's rows lie along the keys, the scores' along the rows. Keys past `count`, up to
+// a full vector, may get any score.
+template <int R>
 void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t rows, int64_t first_key, int64_t count,
                float* scores) {
-  const AttentionCall& call = *job.call;
-  const MaskView& mask = call.mask;
-  const int64_t R = job.plan.block_rows;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t row = first_row + r;
-    const int64_t offset = place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
-                           place.PositionOf(job, row) * mask.query_stride;
-    const int64_t first_column = mask.FirstColumn(place.b) + first_key;
-    const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
-    if (mask.type == DType::kF32 && mask.key_stride == 1) {
-      const float* bias = static_cast<const float*>(mask.data) + offset + first_column;
-      for (int64_t j = 0; j < covered; ++j) scores[j * R + r] += bias[j];
-    } else if (mask.type == DType::kBool) {
-      const uint8_t* keep = static_cast<const uint8_t*>(mask.data) + offset + first_column * mask.key_stride;
+  const MaskView& mask = job.call->mask;
+  const F32 df;
+  const bool keep_or_hide = mask.type == DType::kBool;
+  const int64_t first_column = mask.FirstColumn(place.b) + first_key;
+  const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
+  // Where the mask of row r begins; idle rows take the last one's.
+  const auto offset = [&](int64_t r) HWY_ATTR {
+    const int64_t row = first_row + std::min(r, rows - 1);
+    return place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
+           place.PositionOf(job, row) * mask.query_stride + first_column * mask.key_stride;
+  };
+  if (mask.key_stride != 1) {
+    for (int64_t r = 0; r < R; ++r)
       for (int64_t j = 0; j < covered; ++j)
-        if (keep[j * mask.key_stride] == 0) scores[j * R + r] = kHidden;
-    } else {
-      for (int64_t j = 0; j < covered; ++j)
-        scores[j * R + r] +=
-            static_cast<float>(LoadElement(mask.data, mask.type, offset + (first_column + j) * mask.key_stride));
+        AddMask(hn::FixedTag<float, 1>(),
+                hn::Set(hn::FixedTag<float, 1>(), hn::GetLane(LoadMask(mask, offset(r) + j * mask.key_stride, 1))),
+                keep_or_hide, scores + j * R + r);
+  } else if constexpr (R < 4) {
+    for (int64_t j = 0; j < covered; j += kLanes) {
+      const size_t n = std::min<int64_t>(kLanes, covered - j);
+      const Vec a = LoadMask(mask, offset(0) + j, n);
+      if constexpr (R == 1) {
+        AddMask(df, a, keep_or_hide, scores + j);
+      } else {
+        const Vec b = LoadMask(mask, offset(1) + j, n);
+        AddMask(df, hn::InterleaveWholeLower(df, a, b), keep_or_hide, scores + j * R);
+        AddMask(df, hn::InterleaveWholeUpper(df, a, b), keep_or_hide, scores + j * R + kLanes);
+      }
     }
-    for (int64_t j = covered; j < count; ++j) scores[j * R + r] = kHidden;
+  } else {
+    for (int64_t r = 0; r < R; r += 4) {
+      const int64_t a = offset(r), b = offset(r + 1), c = offset(r + 2), d = offset(r + 3);
+      for (int64_t j = 0; j < covered; j += kLanes) {
+        const size_t n = std::min<int64_t>(kLanes, covered - j);
+        float* to = scores + j * R + r;
+        ForEachColumn(
+            LoadMask(mask, a + j, n), LoadMask(mask, b + j, n), LoadMask(mask, c + j, n), LoadMask(mask, d + j, n),
+            [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR { AddMask(Quad(), column, keep_or_hide, to + lane * R); });
+      }
+    }
   }
+  std::fill_n(scores + covered * R, (count - covered) * R, kHidden);
 }
 
 // Hides the holes of a key mask inside the rows' ranges.
@@ -219,32 +300,52 @@ BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, i
 
 const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKernels().data()]; }
 
-// Rows [first, end) of the unit's K or V head.
+// The unit's K or V head, from row `first` on.
+const void* RowsOf(const HeadsView& view, const Place& place, int64_t first) {
+  return At(view.data, view.type, view.Offset(place.b, place.kv_head, first));
+}
 Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t end) {
   if (first >= end) return {};
-  return {static_cast<const char*>(At(view.data, view.type, view.Offset(place.b, place.kv_head, first))),
-          BytesOf(view.type, view.token_stride), end - first};
+  return {static_cast<const char*>(RowsOf(view, place, first)), BytesOf(view.type, view.token_stride), end - first};
+}
+
+// What lies between the two kernels: the scores of `count` keys from `begin` on become weights; `rescale` is what the
+// block's earlier sums must be multiplied by. Returns whether any of it differs from 1.
+template <int R>
+bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
+                     int64_t begin, int64_t count, float* rescale) {
+  const AttentionCall& call = *job.call;
+  constexpr int64_t kState = kStateLanes<R>;
+  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+  const int64_t lanes = RoundUp(count * R, kLanes);
+  float* scores = scratch.scores;
+  if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
+  if (call.mask) ApplyMask<R>(job, place, block * R, rows, begin, count, scores);
+  if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
+  if (begin < seen.all_lo || begin + count > seen.all_hi)
+    HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
+                   scratch.end + block * kState);
+  for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
+  const RowState state{scratch.max + block * kState, scratch.sum + block * kState};
+  return UpdateSoftmax<R>(scores, lanes, state, rescale);
 }
 
 // All tiles of one unit.
 template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
-  const int64_t key_stride = KeyStride(job);
   const int64_t value_stride = ValueStride(job);
-  constexpr int64_t kState = kStateLanes<R>;
   const auto score_tile = CodeOf(job.plan.key_kernel).score;
   const auto weight_tile = CodeOf(job.plan.value_kernel).weight;
   const KeyRange range = KeysOf(job, place, scratch);
-  HWY_ALIGN float rescale[kState];
-  const F32 df;
+  HWY_ALIGN float rescale[kStateLanes<R>];
 
+  for (int64_t block = 0; block < job.plan.blocks(); ++block) PackQueries(job, place, scratch, block);
   for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
     const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
     bool first_block = true;
     for (int64_t block = 0; block < job.plan.blocks(); ++block) {
-      const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
-      const BlockRange seen = RangeOf(scratch, kState, block, rows);
+      const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, std::min<int64_t>(R, place.rows - block * R));
       const int64_t begin = std::max<int64_t>(tile, seen.lo);
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
@@ -254,29 +355,70 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const Fetch fetch_values = first_block ? FetchOf(call.value, place, v_next, range.end) : Fetch{};
       const Fetch fetch_keys = first_block ? FetchOf(call.key, place, k_next, range.end) : Fetch{};
       first_block = false;
-      const int64_t lanes = RoundUp(count * R, kLanes);
-      float* scores = scratch.scores;
-      score_tile(scratch.query + block * R * key_stride,
-                 At(call.key.data, call.key.type, call.key.Offset(place.b, place.kv_head, begin)),
-                 call.key.token_stride, count, call.key.head_size, fetch_values, scores);
-      if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
-      if (call.mask) ApplyMask(job, place, block * R, rows, begin, count, scores);
-      if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
-      if (begin < seen.all_lo || begin + count > seen.all_hi)
-        HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
-                       scratch.end + block * kState);
-      for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
-      const RowState state{scratch.max + block * kState, scratch.sum + block * kState};
-      float* out = scratch.out + block * R * value_stride;
-      if (UpdateSoftmax<R>(scores, lanes, state, rescale)) {
-        for (int r = 0; r < R; ++r) {
-          const Vec factor = hn::Set(df, rescale[r]);
-          for (int64_t d = 0; d < value_stride; d += kLanes)
-            hn::Store(hn::Mul(hn::Load(df, out + r * value_stride + d), factor), df, out + r * value_stride + d);
-        }
-      }
-      weight_tile(scores, At(call.value.data, call.value.type, call.value.Offset(place.b, place.kv_head, begin)),
-                  call.value.token_stride, count, call.value.head_size, fetch_keys, out, value_stride);
+      score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
+                 count, call.key.head_size, fetch_values, scratch.scores);
+      const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
+      weight_tile(scratch.scores, RowsOf(call.value, place, begin), call.value.token_stride, count,
+                  call.value.head_size, fetch_keys, moved ? rescale : nullptr, scratch.out + block * R * value_stride,
+                  value_stride);
+    }
+  }
+  if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
+}
+
+// Rows of tokens [first, first + tokens) and of `heads` heads from `head` on.
+template <typename View>
+void AddRows(const View& view, int64_t b, int64_t head, int64_t heads, int64_t first, int64_t tokens, Lines& lines) {
+  if (tokens > 0)
+    lines.Add(At(view.data, view.type, view.Offset(b, head, first)), BytesOf(view.type, view.head_size), heads,
+              BytesOf(view.type, view.head_stride), tokens, BytesOf(view.type, view.token_stride));
+}
+
+// All tiles of one unit whose kernels are wide. What is wanted next, of K, V, queries and output, is brought into L2
+// while scores are computed: the memory then works all the time, not in bursts that the multipliers wait for.
+template <int R>
+void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionCall& call = *job.call;
+  const int64_t capacity = PackedKeys(job.plan.key_tile);
+  const int64_t blocks = job.plan.blocks();
+  const int64_t group = job.plan.group;
+  const KeyRange range = KeysOf(job, place, scratch);
+  HWY_ALIGN float rescale[kStateLanes<R>];
+
+  for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
+    const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
+    const int64_t next_keys = std::min<int64_t>(job.plan.key_tile, range.end - tile_end);
+    CodeOf(job.plan.key_kernel)
+        .pack_keys(RowsOf(call.key, place, tile), call.key.token_stride, tile_end - tile, call.key.head_size, capacity,
+                   scratch.keys);
+    CodeOf(job.plan.value_kernel)
+        .pack_values(RowsOf(call.value, place, tile), call.value.token_stride, tile_end - tile, call.value.head_size,
+                     capacity, scratch.values);
+    for (int64_t block = 0; block < blocks; ++block) {
+      if (tile == range.begin) PackQueriesWide(job, place, scratch, block);
+      const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+      const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, rows);
+      const int64_t begin = std::max<int64_t>(tile, seen.lo);
+      const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
+      if (count <= 0) continue;
+      Lines lines;
+      const int64_t share = tile_end + next_keys * block / blocks;
+      const int64_t share_end = tile_end + next_keys * (block + 1) / blocks;
+      AddRows(call.key, place.b, place.kv_head, 1, share, share_end - share, lines);
+      AddRows(call.value, place.b, place.kv_head, 1, share, share_end - share, lines);
+      // Rows of this block and of the next begin and end in these positions.
+      const int64_t here = place.PositionOf(job, block * R);
+      const int64_t next = place.PositionOf(job, (block + 1) * R);
+      const int64_t next_end = std::min(place.PositionOf(job, (block + 2) * R), place.PositionOf(job, place.rows));
+      if (tile == range.begin) AddRows(call.query, place.b, place.kv_head * group, group, next, next_end - next, lines);
+      if (next_keys == 0 && job.plan.splits == 1)
+        AddRows(call.output, place.b, place.kv_head * group, group, here,
+                std::min(next, place.PositionOf(job, place.rows)) - here, lines);
+      ScoreWide<R>(scratch.query + block * R * KeyStride(job), scratch.keys + (begin - tile) * kLanes, capacity, count,
+                   call.key.head_size, lines, scratch.scores);
+      const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
+      WeightWide<R>(scratch.scores, scratch.values + (begin - tile) * kStrip, capacity, count, call.value.head_size,
+                    rows, moved ? rescale : nullptr, scratch.out + block * R * ValueStride(job));
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
@@ -306,14 +448,15 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
     case 1: return RunTiles<1>(job, place, scratch);
     case 2: return RunTiles<2>(job, place, scratch);
     case 4: return RunTiles<4>(job, place, scratch);
-    default: return RunTiles<8>(job, place, scratch);
+    case 8: return RunTiles<8>(job, place, scratch);
+    default: return RunWideTiles<48>(job, place, scratch);
   }
 }
 
 void RunUnit(const Job& job, int64_t unit, void* memory) {
   const Place place(job, unit);
   const Scratch scratch(job, memory);
-  PackQueries(job, place, scratch);
+  FillRanges(job, place, scratch);
   StartState(job, place, scratch);
   RunTiles(job, place, scratch);
   const int64_t R = job.plan.block_rows;
@@ -321,15 +464,21 @@ void RunUnit(const Job& job, int64_t unit, void* memory) {
   const int64_t value_stride = ValueStride(job);
   for (int64_t row = 0; row < place.rows; ++row) {
     const int64_t state = row / R * state_lanes + row % R;
+    const int64_t slot = unit * job.rows() + row;
     const float* out = scratch.out + row * value_stride;
+    if (IsWide(job)) {
+      float* gathered = job.plan.splits == 1 ? scratch.rows : job.partial_out + slot * value_stride;
+      GatherRow(scratch.out + row / R * R * value_stride, R, row % R, job.call->value.head_size, gathered);
+      out = gathered;
+    } else if (job.plan.splits > 1) {
+      std::memcpy(job.partial_out + slot * value_stride, out, value_stride * sizeof(float));
+    }
     if (job.plan.splits == 1) {
       StoreRow(job, place, row, out, scratch.sum[state]);
-      continue;
+    } else {
+      job.partial_max[slot] = scratch.max[state];
+      job.partial_sum[slot] = scratch.sum[state];
     }
-    const int64_t slot = unit * job.rows() + row;
-    job.partial_max[slot] = scratch.max[state];
-    job.partial_sum[slot] = scratch.sum[state];
-    std::memcpy(job.partial_out + slot * value_stride, out, value_stride * sizeof(float));
   }
 }
 
@@ -416,8 +565,10 @@ HWY_EXPORT(TargetName);
 }  // namespace
 
 UnitCode GetUnitCode() {
+  // First, since it makes the choice: a pointer taken earlier would choose again in every call.
+  const char* target = HWY_DYNAMIC_DISPATCH(TargetName)();
   return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride), HWY_DYNAMIC_POINTER(RunUnit),
-          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  HWY_DYNAMIC_DISPATCH(TargetName)()};
+          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  target};
 }
 }  // namespace kvshare
 #endif

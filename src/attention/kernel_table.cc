@@ -36,6 +36,7 @@ Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows) {
       if (std::string_view(forced) == row.name) return &row;
       continue;
     }
+    if (row.rows > kNarrowRows && rows < kWideFrom) continue;
     chosen = &row;
     if (row.rows >= rows) break;
   }

@@ -14,6 +14,11 @@ struct TileKernelRow {
   int rows;    // R
 };
 
+// Rows of the table with more query rows than this are wide: their units pack tiles of K and V (wide-inl.h).
+inline constexpr int kNarrowRows = 8;
+// From here on packing pays, measured at D 256 and 512: 48 rows are about even, 96 are a fifth faster.
+inline constexpr int64_t kWideFrom = 80;
+
 // All rows, in the table's order.
 std::span<const TileKernelRow> TileKernels();
 

@@ -1,13 +1,25 @@
 #include "attention/plan.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace kvshare {
 namespace {
 
-constexpr int64_t kRowsPerUnit = 256;   // query rows a prefill unit keeps in L2 with their sums
-constexpr int64_t kKeysPerSplit = 256;  // a split pays for its merge from here on
-constexpr int64_t kEnoughUnits = 32;    // no more splits once this many units are there to share out
+constexpr int64_t kEnoughUnits = 32;  // no more splits once this many units are there to share out
+
+// A unit of few rows: sums of at most 256 of them; a split pays for its merge from 256 keys on.
+constexpr int64_t kRowsPerUnit = 256;
+constexpr int64_t kKeysPerSplit = 256;
+
+// A unit of wide blocks keeps its queries and sums in L2, beside a packed tile: the more blocks, the less packing. But
+// there shall be kWideUnits units, if that leaves kWideBlocks blocks to each.
+constexpr int64_t kWideUnitBytes = 640 << 10;
+constexpr int64_t kWideUnits = 8;
+constexpr int64_t kWideBlocks = 3;
+constexpr int64_t kWideKeysPerSplit = 1024;
+// Whole steps of both tile kernels on every target, and in a 32 KB L1 with their weights.
+constexpr int64_t kWideKeyTile = 72;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -117,23 +129,32 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
   }
   plan.block_rows = plan.key_kernel->rows;
 
-  // Equal shares of S, so that the last unit is no crumb.
-  const int64_t most = std::max<int64_t>(1, kRowsPerUnit / plan.group);
-  plan.position_tiles = CeilDiv(S, most);
-  plan.positions = CeilDiv(S, plan.position_tiles);
+  const bool wide = plan.block_rows > kNarrowRows;
+  int64_t most_rows = kRowsPerUnit;
+  if (wide) {
+    const int64_t row_bytes = (call.key.head_size + call.value.head_size) * static_cast<int64_t>(sizeof(float));
+    const int64_t rows = call.query.batch * call.query.heads * S;
+    const int64_t most_blocks = std::min(kWideUnitBytes / (row_bytes * plan.block_rows),
+                                         std::max(CeilDiv(rows, kWideUnits * plan.block_rows), kWideBlocks));
+    most_rows = std::max<int64_t>(most_blocks, 1) * plan.block_rows;
+  }
+  // Equal shares of S, so that the last unit is no crumb, but of whole blocks.
+  const int64_t step = std::min(S, plan.block_rows / std::gcd(plan.block_rows, plan.group));
+  plan.position_tiles = CeilDiv(S, std::max<int64_t>(1, most_rows / plan.group));
+  plan.positions = CeilDiv(CeilDiv(S, plan.position_tiles), step) * step;
   plan.position_tiles = CeilDiv(S, plan.positions);
 
   // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
   const bool decode = plan.positions * plan.group <= plan.block_rows;
-  plan.key_tile = !decode ? 64 : call.key.head_size <= 128 ? 16 : 32;
-  plan.prefetch_keys = decode && call.key.head_size <= 128 ? plan.key_tile : 0;
+  plan.key_tile = wide ? kWideKeyTile : !decode ? 64 : call.key.head_size <= 128 ? 16 : 32;
+  plan.prefetch_keys = decode && !wide && call.key.head_size <= 128 ? plan.key_tile : 0;
 
   int64_t most_visible = 0;
   for (int64_t i = 0; i < call.query.batch * S; ++i)
     most_visible = std::max<int64_t>(most_visible, ranges[i].end - ranges[i].begin);
   const int64_t items = call.query.batch * call.key.heads * plan.position_tiles;
-  plan.splits =
-      std::clamp(kEnoughUnits / items, int64_t{1}, std::max<int64_t>(1, CeilDiv(most_visible, kKeysPerSplit)));
+  plan.splits = std::clamp(kEnoughUnits / items, int64_t{1},
+                           std::max<int64_t>(1, CeilDiv(most_visible, wide ? kWideKeysPerSplit : kKeysPerSplit)));
   return plan;
 }
 

@@ -20,10 +20,11 @@ inline constexpr float kHidden = -std::numeric_limits<float>::infinity();
 // e^x for x <= 0 (NaN stays NaN): 2^n * p(r), relative error <= 2e-7 * (1 + |x|/8); 0 below 2^-126.
 HWY_INLINE Vec Exp(Vec x) {
   const F32 df;
-  const hn::RebindToSigned<F32> di;
-  const Vec t = hn::Mul(x, hn::Set(df, 1.44269504F));
-  const Vec n = hn::Round(hn::Max(hn::Set(df, -127.0F), t));
-  const Vec r = hn::Sub(hn::Max(hn::Set(df, -127.0F), t), n);
+  const Vec t = hn::Max(hn::Set(df, -127.0F), hn::Mul(x, hn::Set(df, 1.44269504F)));
+  // Adding 1.5 * 2^23 rounds to an integer n and leaves n + 127, the exponent's bits, lowest.
+  const Vec magic = hn::Set(df, 12582912.0F + 127.0F);
+  const Vec shifted = hn::Add(t, magic);
+  const Vec r = hn::Sub(t, hn::Sub(shifted, magic));
   // Minimax of degree 6 on [-1/2, 1/2], relative error 2e-9.
   Vec p = hn::Set(df, 0.00015345810970757157F);
   p = hn::MulAdd(p, r, hn::Set(df, 0.0013399930903688073F));
@@ -32,9 +33,9 @@ HWY_INLINE Vec Exp(Vec x) {
   p = hn::MulAdd(p, r, hn::Set(df, 0.24022646248340607F));
   p = hn::MulAdd(p, r, hn::Set(df, 0.6931471824645996F));
   p = hn::MulAdd(p, r, hn::Set(df, 1.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127)));
-  const Vec scaled = hn::Mul(p, hn::BitCast(df, exponent));
-  return hn::IfThenElseZero(hn::Not(hn::Lt(t, hn::Set(df, -126.0F))), scaled);
+  // n = -127 has exponent bits 0: the value zero.
+  const hn::RebindToUnsigned<F32> du;
+  return hn::Mul(p, hn::BitCast(df, hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
 }
 
 // tanh(x): odd polynomial near 0, where 1 - 2/(1 + e^2x) would cancel. Relative error <= 4e-7.
@@ -125,25 +126,34 @@ template <int R>
 inline bool UpdateSoftmax(float* scores, int64_t lanes, const RowState& state, float* rescale) {
   const F32 df;
   constexpr int kVectors = kRowVectors<R>;
+  Vec max[kVectors];
+  Vec shift[kVectors];
+  Vec sum[kVectors];
+  for (int v = 0; v < kVectors; ++v) max[v] = hn::Load(df, state.max + v * kLanes);
+  for (int64_t i = 0; i < lanes; i += kVectors * kLanes)
+    for (int v = 0; v < kVectors; ++v) max[v] = hn::Max(max[v], hn::Load(df, scores + i + v * kLanes));
+  for (int v = 0; v < kVectors; ++v) {
+    max[v] = AcrossKeys<R>(max[v], MaxOp());
+    // A row that has seen only hidden keys keeps max = -inf; subtracting 0 then gives weights exp(-inf) = 0.
+    shift[v] = hn::IfThenZeroElse(hn::Eq(max[v], hn::Set(df, kHidden)), max[v]);
+    sum[v] = hn::Zero(df);
+  }
+  for (int64_t i = 0; i < lanes; i += kVectors * kLanes)
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec weight = Exp(hn::Sub(hn::Load(df, scores + i + v * kLanes), shift[v]));
+      sum[v] = hn::Add(sum[v], weight);
+      hn::Store(weight, df, scores + i + v * kLanes);
+    }
   bool moved = false;
   for (int v = 0; v < kVectors; ++v) {
+    // Nothing has been summed where the old maximum is -inf, so there is nothing to rescale.
     const Vec old_max = hn::Load(df, state.max + v * kLanes);
-    Vec max = old_max;
-    for (int64_t i = v * kLanes; i < lanes; i += kVectors * kLanes) max = hn::Max(max, hn::Load(df, scores + i));
-    max = AcrossKeys<R>(max, MaxOp());
-    // A row that has seen only hidden keys keeps max = -inf; subtracting 0 then gives weights exp(-inf) = 0.
-    const Vec shift = hn::IfThenZeroElse(hn::Eq(max, hn::Set(df, kHidden)), max);
-    Vec sum = hn::Zero(df);
-    for (int64_t i = v * kLanes; i < lanes; i += kVectors * kLanes) {
-      const Vec weight = Exp(hn::Sub(hn::Load(df, scores + i), shift));
-      sum = hn::Add(sum, weight);
-      hn::Store(weight, df, scores + i);
-    }
-    sum = AcrossKeys<R>(sum, AddOp());
-    const Vec factor = Exp(hn::Sub(old_max, shift));
+    const Vec factor =
+        hn::IfThenElse(hn::Eq(old_max, hn::Set(df, kHidden)), hn::Set(df, 1.0F), Exp(hn::Sub(old_max, shift[v])));
     hn::Store(factor, df, rescale + v * kLanes);
-    hn::Store(hn::MulAdd(hn::Load(df, state.sum + v * kLanes), factor, sum), df, state.sum + v * kLanes);
-    hn::Store(max, df, state.max + v * kLanes);
+    const Vec total = hn::MulAdd(hn::Load(df, state.sum + v * kLanes), factor, AcrossKeys<R>(sum[v], AddOp()));
+    hn::Store(total, df, state.sum + v * kLanes);
+    hn::Store(max[v], df, state.max + v * kLanes);
     moved = moved || !hn::AllTrue(df, hn::Eq(factor, hn::Set(df, 1.0F)));
   }
   return moved;

@@ -75,8 +75,8 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
   }
 }
 
-// Stops the compiler from folding one load into several instructions: with kKeys > 1 each query vector would be loaded
-// kKeys times and the load ports, not the multipliers, would set the pace.
+// Stops the compiler from folding one load into several instructions: the load ports, not the multipliers, would set
+// the pace.
 HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 
 // query   [D / kLanes rounded up][R][kLanes] f32, zero beyond D
@@ -145,14 +145,22 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
 // One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
 template <typename T, int R, int kColumns, bool kPartial, bool kFetch>
 HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
-                            int64_t count, const Fetch& fetch, size_t lanes, float* HWY_RESTRICT out,
-                            int64_t out_stride) {
+                            int64_t count, const Fetch& fetch, size_t lanes, const float* rescale,
+                            float* HWY_RESTRICT out, int64_t out_stride) {
   const F32 df;
   Vec sums[R * kColumns];
   HWY_UNROLL(16)
   for (int r = 0; r < R; ++r) {
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = hn::Load(df, out + r * out_stride + c * kLanes);
+  }
+  if (rescale != nullptr) {
+    HWY_UNROLL(16)
+    for (int r = 0; r < R; ++r) {
+      HWY_UNROLL(16)
+      for (int c = 0; c < kColumns; ++c)
+        sums[r * kColumns + c] = hn::Mul(sums[r * kColumns + c], hn::Set(df, rescale[r]));
+    }
   }
   for (int64_t j = 0; j < count; ++j) {
     const auto value = values + j * stride;
@@ -180,8 +188,8 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename Element<
 
 template <typename T, int R, bool kFetch>
 HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
-                           int64_t count, int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out,
-                           int64_t out_stride) {
+                           int64_t count, int64_t head_size, const Fetch& fetch, const float* rescale,
+                           float* HWY_RESTRICT out, int64_t out_stride) {
   // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
   constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
@@ -190,63 +198,29 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename Element<T
                          HWY_ATTR { return Fetch{fetch.rows + Element<T>::Bytes(d), fetch.stride_bytes, fetch.count}; };
   int64_t d = 0;
   for (; d + static_cast<int64_t>(kColumns * kLanes) <= head_size; d += kColumns * kLanes)
-    WeightStrip<T, R, kColumns, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
+    WeightStrip<T, R, kColumns, false, kFetch>(weights, values + d, stride, count, strip(d), 0, rescale, out + d,
+                                               out_stride);
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
-    WeightStrip<T, R, 1, false, kFetch>(weights, values + d, stride, count, strip(d), 0, out + d, out_stride);
+    WeightStrip<T, R, 1, false, kFetch>(weights, values + d, stride, count, strip(d), 0, rescale, out + d, out_stride);
   if (d < head_size)
-    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, out + d,
+    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, rescale, out + d,
                                        out_stride);
 }
 
-// weights [count][R]; values rows of Dv at `stride` elements; out [R][out_stride], zero beyond Dv.
+// weights  [count][R]
+// values   rows of Dv at `stride` elements
+// rescale  [R] factors of the sums in out, or null
+// out      [R][out_stride], zero beyond Dv
 template <typename T, int R>
 void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
-                int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT out, int64_t out_stride) {
+                int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
+                int64_t out_stride) {
   const auto values = Element<T>::From(value_rows);
   if (fetch.count > 0)
-    WeightRows<T, R, true>(weights, values, stride, count, head_size, fetch, out, out_stride);
+    WeightRows<T, R, true>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
   else
-    WeightRows<T, R, false>(weights, values, stride, count, head_size, fetch, out, out_stride);
+    WeightRows<T, R, false>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
 }
-
-template <DType>
-struct ElementOf;
-template <>
-struct ElementOf<DType::kF32> {
-  using Type = float;
-};
-template <>
-struct ElementOf<DType::kF16> {
-  using Type = hwy::float16_t;
-};
-template <>
-struct ElementOf<DType::kBF16> {
-  using Type = hwy::bfloat16_t;
-};
-template <>
-struct ElementOf<DType::kI8> {
-  using Type = int8_t;
-};
-template <>
-struct ElementOf<DType::kI4> {
-  using Type = I4;
-};
-template <>
-struct ElementOf<DType::kF8E4M3> {
-  using Type = F8E4M3;
-};
-
-// The table's rows as code, in the table's order.
-struct TileCode {
-  decltype(&ScoreTile<float, 1>) score;
-  decltype(&WeightTile<float, 1>) weight;
-};
-inline constexpr TileCode kTileCode[] = {
-#define KVSHARE_TILE_KERNEL(name, type, rows) \
-  {&ScoreTile<ElementOf<DType::type>::Type, rows>, &WeightTile<ElementOf<DType::type>::Type, rows>},
-#include "attention/attention_kernels.inc"
-#undef KVSHARE_TILE_KERNEL
-};
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -11,6 +11,7 @@ namespace kvshare {
 namespace {
 
 using testing::Array;
+using testing::ExpectClose;
 using testing::ExpectMatchesOracle;
 using testing::Problem;
 
@@ -129,6 +130,55 @@ TEST_P(EveryTarget, AnF8NanIsNan) {
   }
 }
 
+// Whole and broken blocks of rows, vectors of channels, strips of V and tiles of keys.
+TEST_P(EveryTarget, WideBlocksMatchTheOracleForAnyTail) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const int64_t D : {8, 20, 64, 80, 272})
+      for (const auto& [group, S] : {std::pair<int64_t, int64_t>{1, 83}, {3, 32}, {7, 12}, {8, 37}})
+        for (const int64_t window : {0, 40}) {
+          Problem p;
+          p.Hkv = 2;
+          p.Hq = 2 * group;
+          p.D = D;
+          p.Dv = D == 80 ? 72 : D;
+          p.S = S;
+          p.T = 171;
+          p.window = window;
+          p.type = p.kv_type = type;
+          p.scale = 0.5F / std::sqrt(static_cast<float>(D));
+          p.Fill();
+          SCOPED_TRACE(::testing::Message()
+                       << NameOf(type) << " D " << D << " group " << group << " S " << S << " window " << window);
+          ExpectMatchesOracle(p, ToleranceOf(type));
+        }
+}
+
+TEST_P(EveryTarget, MasksOfAnyKeyStrideMatchTheOracle) {
+  for (const DType type : {DType::kBool, DType::kF32, DType::kF16})
+    for (const int64_t stride : {0, 2})
+      for (const int64_t S : {1, 3, 40}) {
+        Problem p;
+        p.S = S;
+        p.T = 77;
+        p.D = 16;
+        p.Fill();
+        p.AddBias(type, false);
+        Array truth, got;
+        AttentionCall want_call = p.Call(truth);
+        AttentionCall got_call = p.Call(got);
+        for (AttentionCall* call : {&want_call, &got_call}) {
+          call->mask.query_stride = 1;
+          call->mask.key_stride = stride;
+          call->mask.keys = stride == 0 ? p.T : (S * p.T - S) / stride;
+        }
+        AttendOracle(want_call);
+        WorkspacePool pool;
+        ASSERT_TRUE(Attend(got_call, ParallelFor::Serial(), pool).ok());
+        SCOPED_TRACE(::testing::Message() << NameOf(type) << " stride " << stride << " S " << S);
+        ExpectClose(truth, got, kF32);
+      }
+}
+
 TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
   std::mt19937 random(20261124);
   const auto pick = [&](std::initializer_list<int64_t> of) { return of.begin()[random() % of.size()]; };
@@ -138,7 +188,7 @@ TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
     p.B = pick({1, 2, 3});
     p.Hkv = pick({1, 2});
     p.Hq = p.Hkv * pick({1, 3, 4, 8});
-    p.S = pick({1, 1, 2, 9, 33});
+    p.S = pick({1, 1, 2, 9, 33, 97});
     p.T = p.S + pick({0, 1, 31, 64, 300, 700});
     p.D = pick({16, 24, 64});
     p.Dv = pick({0, 16, 40});
@@ -263,8 +313,8 @@ TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
   AttentionCall call = p.Call(out);
   WorkspacePool pool;
   ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
-  // 64 positions in two units of 32: each reads its window, 127 earlier keys and its own 32.
-  EXPECT_EQ(p.key_rows_read, 2 * (127 + 32));
+  // 64 positions in units of 18 (three blocks of 48 rows) and the rest: each reads 127 earlier keys and its own.
+  EXPECT_EQ(p.key_rows_read, 4 * 127 + 64);
 }
 
 TEST(Rows, ThatSeeNoKeyGiveZeros) {
@@ -374,9 +424,9 @@ TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
   const Status status = Attend(call, ParallelFor::Serial(), pool);
   unsetenv("KVSHARE_FORCE_KERNEL");
   EXPECT_EQ(status.code(), StatusCode::kRefused);
-  EXPECT_EQ(
-      status.message(),
-      "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, F32Rows8");
+  EXPECT_EQ(status.message(),
+            "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, "
+            "F32Rows8, F32Rows48");
 }
 
 TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {

@@ -158,7 +158,16 @@ struct Problem {
   }
 };
 
-// Runs the kernels and the oracle; the largest difference must stay under `tolerance` times the largest magnitude.
+// The largest difference must stay under `tolerance` times the largest magnitude.
+inline void ExpectClose(const Array& truth, const Array& got, double tolerance) {
+  double largest = 1e-3;
+  for (int64_t i = 0; i < truth.size(); ++i) largest = std::max(largest, std::fabs(truth.Get(i)));
+  for (int64_t i = 0; i < truth.size(); ++i)
+    ASSERT_LE(std::fabs(truth.Get(i) - got.Get(i)), tolerance * largest)
+        << "element " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
+}
+
+// Runs the kernels and the oracle.
 inline void ExpectMatchesOracle(Problem& p, double tolerance) {
   Array truth, got;
   AttentionCall want_call = p.Call(truth);
@@ -168,11 +177,7 @@ inline void ExpectMatchesOracle(Problem& p, double tolerance) {
   WorkspacePool pool;
   const Status status = Attend(got_call, ParallelFor::Serial(), pool);
   ASSERT_TRUE(status.ok()) << status.message();
-  double largest = 1e-3;
-  for (int64_t i = 0; i < truth.size(); ++i) largest = std::max(largest, std::fabs(truth.Get(i)));
-  for (int64_t i = 0; i < truth.size(); ++i)
-    ASSERT_LE(std::fabs(truth.Get(i) - got.Get(i)), tolerance * largest)
-        << "element " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
+  ExpectClose(truth, got, tolerance);
 }
 
 }  // namespace kvshare::testing
