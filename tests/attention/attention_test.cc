@@ -5,12 +5,14 @@
 #include <random>
 
 #include "attention/kernel_table.h"
+#include "tests/support/every_target.h"
 #include "tests/support/problem.h"
 
 namespace kvshare {
 namespace {
 
 using testing::Array;
+using testing::EveryTarget;
 using testing::ExpectClose;
 using testing::ExpectMatchesOracle;
 using testing::Problem;
@@ -33,21 +35,7 @@ void Poison(Problem& p, int64_t begin, int64_t end) {
         }
 }
 
-// Every SIMD target that this CPU has, in turn.
-class EveryTarget : public ::testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
-// The targets that attend_unit.cc is built for and this CPU has.
-std::vector<int64_t> TargetsHere() {
-  std::vector<int64_t> here;
-  for (const int64_t target : {HWY_SSE2, HWY_AVX2, HWY_AVX3, HWY_AVX3_ZEN4})
-    if ((hwy::SupportedTargets() & target) != 0) here.push_back(target);
-  return here;
-}
-std::string TargetName(const ::testing::TestParamInfo<int64_t>& target) { return hwy::TargetName(target.param); }
-INSTANTIATE_TEST_SUITE_P(Simd, EveryTarget, ::testing::ValuesIn(TargetsHere()), TargetName);
+KVSHARE_ON_EVERY_TARGET();
 
 TEST_P(EveryTarget, IsTheOneThatRuns) { EXPECT_STREQ(SimdTarget(), hwy::TargetName(GetParam())); }
 

@@ -1,0 +1,35 @@
+// TEST_P(EveryTarget, ...) runs on every SIMD target that the kernels are built for and this CPU has, each forced in
+// turn.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <string>
+#include <vector>
+
+namespace kvshare::testing {
+
+class EveryTarget : public ::testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+};
+
+inline std::vector<int64_t> TargetsHere() {
+  std::vector<int64_t> here;
+  for (const int64_t target : {HWY_SSE2, HWY_AVX2, HWY_AVX3, HWY_AVX3_ZEN4})
+    if ((hwy::SupportedTargets() & target) != 0) here.push_back(target);
+  return here;
+}
+
+inline std::string NameOfTarget(const ::testing::TestParamInfo<int64_t>& target) {
+  return hwy::TargetName(target.param);
+}
+
+}  // namespace kvshare::testing
+
+// Once a test file.
+#define KVSHARE_ON_EVERY_TARGET()                                                                     \
+  INSTANTIATE_TEST_SUITE_P(Simd, EveryTarget, ::testing::ValuesIn(::kvshare::testing::TargetsHere()), \
+                           ::kvshare::testing::NameOfTarget)
