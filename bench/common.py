@@ -4,14 +4,15 @@ A task is a package here (attention, step) with
 
     ROWS            every row it can run
     inputs(row)     the numbers, the same in every process: one seed
-    wanted(row, inputs) -> positions, values   float64 truth of stretch 0 at a few query positions
+    wanted(row, inputs) -> positions, values   float64 truth of stretch 0 at a few rows of the output; a dict of such by
+                                               side, where the sides compute different things
     floor(row) -> bytes, flops                 what any implementation must read and compute
 
 and one module a competitor, which holds a note on what it runs and
 
     version() -> str
     sides(row, inputs) -> {name: make}         make() returns (call, output): call(i) computes on stretch i of the cache,
-                                               output() is the last result, float [S, Hq * D]; Skip says why it cannot run
+                                               output() is the last result, float [B * S, Hq * D]; Skip says why it cannot run
 """
 import dataclasses
 import math
@@ -38,7 +39,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table. S new tokens, T past and new tokens, batch 1."""
+    """One line of the table. S new tokens, T past and new tokens; a ragged batch's sequences have T, 3/4 T, 1/2 T, ..."""
     task: str
     phase: str
     shape: Shape
@@ -46,21 +47,33 @@ class Row:
     S: int
     T: int
     threads: int
+    batch: int = 1
+    ragged: bool = False
 
     @property
     def name(self):
-        return f"{self.phase} {self.shape.name} {self.dtype} S{self.S} T{self.T} {self.threads}t"
+        batch = f" B{self.batch}{' ragged' if self.ragged else ''}" if self.batch > 1 else ""
+        return f"{self.phase} {self.shape.name} {self.dtype} S{self.S} T{self.T} {self.threads}t{batch}"
+
+    @property
+    def lengths(self):
+        """Past and new tokens of each sequence."""
+        return [self.T * (self.batch - b) // self.batch if self.ragged else self.T for b in range(self.batch)]
 
     @property
     def visible(self):
-        """Rows of K and V that some query of this row sees."""
-        return min(self.T, self.shape.window + self.S - 1) if self.shape.window else self.T
+        """Rows of K and V that some query of this row sees, of all sequences."""
+        return sum(min(n, self.shape.window + self.S - 1) if self.shape.window else n for n in self.lengths)
 
     @property
     def pairs(self):
         """(query, key) pairs of one head that the causal triangle and the window leave."""
-        reach = range(self.T - self.S + 1, self.T + 1)
+        reach = (seen for n in self.lengths for seen in range(n - self.S + 1, n + 1))
         return sum(min(seen, self.shape.window) if self.shape.window else seen for seen in reach)
+
+    @property
+    def query_dtype(self):
+        return "fp32" if self.dtype == "int8" else self.dtype
 
     @property
     def item_bytes(self):
@@ -75,8 +88,9 @@ class Skip(Exception):
     """This side cannot run this row; the message says why."""
 
 
-ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-TOLERANCE = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2}  # of values near 1; sums of thousands of keys
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+TOLERANCE = {"fp32": 2e-5, "fp16": 2e-3, "bf16": 2e-2, "int8": 1e-4}  # of values near 1; sums of thousands of keys
+INT8_SCALE = np.float32(1 / 254)  # of numbers in [-0.5, 0.5)
 
 
 def llc_bytes():
@@ -98,6 +112,8 @@ def stored(values, dtype):
     if dtype == "bf16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    if dtype == "int8":
+        return np.rint(values / INT8_SCALE).astype(np.int8)
     return values.astype({"fp32": np.float32, "fp16": np.float16}[dtype], copy=False)
 
 
@@ -105,6 +121,8 @@ def as_float(array):
     """The inverse of stored, as float32."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
+    if array.dtype == np.int8:
+        return array.astype(np.float32) * INT8_SCALE
     return array.astype(np.float32)
 
 
@@ -157,7 +175,7 @@ class Field:
         """Builds every side and checks its result. {name: {"error": e} or {"skipped": reason}}; a side whose second call
         takes longer than `limit` seconds is skipped."""
         inputs = self.task.inputs(row)
-        positions, values = self.task.wanted(row, inputs)
+        wanted = self.task.wanted(row, inputs)
         self.count, self.stride = inputs.count, stride(inputs.count)
         report = {}
         for competitor in self.competitors:
@@ -170,6 +188,7 @@ class Field:
                 try:
                     call, output = make()
                     call(0)
+                    positions, values = wanted[name] if isinstance(wanted, dict) else wanted
                     error = float(np.abs(output()[positions] - values).max())
                     start = time.perf_counter()
                     call(0)

@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from bench import common
 
-ONNX_TYPE = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+ONNX_TYPE = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16,
+             "int8": TensorProto.INT8}
 OPSETS = (("", 24), ("com.microsoft", 1), ("kvshare", 1))
 
 
@@ -25,7 +26,7 @@ def session(nodes, inputs, outputs, threads, initializers=(), kvshare=False):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is in the table
     if kvshare:
         options.register_custom_ops_library(library())
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

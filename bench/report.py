@@ -1,4 +1,4 @@
-"""The text table and the plot: time against T for decode, one panel a shape, by hand."""
+"""The text table and the plots: time against T, S and the group, one panel a shape, by hand."""
 import math
 
 COLOURS = ("#d33f49", "#2a6f97", "#61a5c2", "#7f5539", "#6a994e", "#f2a65a", "#8338ec", "#6c757d", "#012a4a", "#b56576")
@@ -23,17 +23,38 @@ def table(result):
     return "\n".join(lines)
 
 
-def _series(results):
-    """{shape: {side: [(T, ms)]}} of fp32 decode on one thread, with the floor among the sides."""
+def _panel_of_decode(row):
+    return row["shape"]["name"], row["T"]
+
+
+def _panel_of_prefill(row):
+    return row["shape"]["name"], row["S"]
+
+
+def _panel_of_group(row):
+    return "8 KV heads, D 128, T 4096", row["shape"]["Hq"] // row["shape"]["Hkv"]
+
+
+# name of the file: (phase, whether the shape is one of the group rows, panel and x of a row, what x is)
+PLOTS = {"decode": ("decode", False, _panel_of_decode, "tokens in the cache, T"),
+         "prefill": ("prefill", False, _panel_of_prefill, "tokens of the prompt, S"),
+         "group": ("decode", True, _panel_of_group, "query heads that share a KV head")}
+
+
+def _series(results, phase, grouped, place):
+    """{panel: {side: [(x, ms)]}} of fp32 on one thread, with the floor among the sides."""
     found = {}
     for result in results:
         row = result["row"]
-        if row["phase"] == "decode" and row["dtype"] == "fp32" and row["threads"] == 1:
-            shape = found.setdefault(row["shape"]["name"], {})
-            timed = {name: side["ms"] for name, side in result["sides"].items() if "ms" in side}
-            for name, ms in {**timed, "floor": result["floor"]["ms"]}.items():
-                shape.setdefault(name, []).append((row["T"], ms))
-    return {shape: sides for shape, sides in found.items() if len(sides["floor"]) > 1}
+        if (row["phase"], row["dtype"], row["threads"], row["batch"]) != (phase, "fp32", 1, 1):
+            continue
+        if row["shape"]["name"].startswith("group") != grouped:
+            continue
+        panel, x = place(row)
+        timed = {name: side["ms"] for name, side in result["sides"].items() if "ms" in side}
+        for name, ms in {**timed, "floor": result["floor"]["ms"]}.items():
+            found.setdefault(panel, {}).setdefault(name, []).append((x, ms))
+    return {panel: sides for panel, sides in found.items() if len(sides["floor"]) > 1}
 
 
 def _panel(title, sides, colour, left):
@@ -62,23 +83,28 @@ def _panel(title, sides, colour, left):
     return out
 
 
-def plot(results, title):
-    """SVG, or None where no shape has two T."""
-    series = _series(results)
+def plots(results, title):
+    """{name: SVG}; a plot whose panels have one point each is left out."""
+    drawn = {name: _plot(_series(results, phase, grouped, place), f"{phase}, fp32, 1 thread", x, title)
+             for name, (phase, grouped, place, x) in PLOTS.items()}
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def _plot(series, subject, x_name, title):
     if not series:
         return None
     names = [n for n in dict.fromkeys(name for sides in series.values() for name in sides) if n != "floor"]
     colour = {**{n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}, "floor": "#000"}
-    columns = max(1, len(series) * PANEL[0] // 165)
+    columns = max(2, len(series) * PANEL[0] // 165)
     rows = math.ceil(len(colour) / columns)
     width, height = max(len(series), 2) * PANEL[0], PANEL[1] + 60 + rows * LEGEND
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
            'font-size="11">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
-    for i, (shape, sides) in enumerate(series.items()):
-        out += _panel(f"{shape}: decode, fp32, 1 thread", sides, colour, i * PANEL[0])
+    for i, (panel, sides) in enumerate(series.items()):
+        out += _panel(f"{panel}: {subject}", sides, colour, i * PANEL[0])
     for i, name in enumerate(colour):
         x, y = 20 + i % columns * 165, PANEL[1] + 20 + i // columns * LEGEND
         out.append(f'<path d="M{x} {y}h18" stroke="{colour[name]}" stroke-width="3"/>'
                    f'<text x="{x + 24}" y="{y + 4}">{name}</text>')
-    out.append(f'<text x="20" y="{height - 10}" fill="#666">{title}; time of one call against T</text></svg>')
+    out.append(f'<text x="20" y="{height - 10}" fill="#666">{title}; time of one call against {x_name}</text></svg>')
     return "\n".join(out) + "\n"

@@ -1,7 +1,7 @@
 """python -m bench.run [--quick] [--only REGEX]: every competitor beside kvshare, in rounds with the machine's roof.
 
 ONNX Runtime and kvshare run in this process, the other peers in one process each (bench/worker.py), driven over pipes; at
-any time only one side works. Writes build/bench/results.{txt,json} and decode.svg.
+any time only one side works. Writes build/bench/results.{txt,json} and decode.svg, prefill.svg, group.svg.
 """
 import argparse
 import dataclasses
@@ -11,16 +11,18 @@ import re
 import subprocess
 import time
 
-from bench import attention, common, machine, ort_session, report, step
+from bench import attention, common, cost, machine, ort_session, report, step
 from bench.attention import kvshare, ort
+from bench.cost import kvshare as cost_kvshare
 from bench.step import kvshare as step_kvshare, ort as step_ort
 
 ROOT = pathlib.Path(__file__).parents[1]
-HERE = {"attention": (attention, [kvshare, ort]), "step": (step, [step_kvshare, step_ort])}
+HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare]), "step": (step, [step_kvshare, step_ort])}
+PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.05}  # by threads, between two sides: the spinning workers of the one before go to sleep
 QUICK = re.compile(r"(decode (e2b_\w+|llama) fp32 \S+ \S+ 1t|decode e2b_full fp32 S1 T4096 2t"
-                   r"|decode e2b_\w+ (fp16|bf16) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
+                   r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 
 
 class Peer:
@@ -64,7 +66,7 @@ def measure(row, peers, roof, args):
     """One row: open everywhere, then rounds of all sides in rotating order, the roof once in each."""
     task, competitors = HERE[row.task]
     here = common.Field(task, competitors)
-    peers = peers if row.task == "attention" and row.dtype != "bf16" else []
+    peers = peers if row.task == "attention" and row.dtype in PEERS_TYPES and row.batch == 1 else []
     live = [peer for peer in peers if not peer.skipped]
     for peer in live:
         peer.ask(do="open", row=dataclasses.asdict(row), limit=args.limit)
@@ -117,7 +119,7 @@ def arguments():
 
 def main():
     args = arguments()
-    rows = [row for row in attention.ROWS + step.ROWS
+    rows = [row for row in attention.ROWS + cost.ROWS + step.ROWS
             if (not args.quick or QUICK.match(row.name)) and (not args.only or re.search(args.only, row.name))]
     if args.list:
         print("\n".join(row.name for row in rows))
@@ -149,8 +151,8 @@ def main():
                     "rounds": args.rounds, "cold_bytes": common.cold_bytes(), "started": started,
                     "seconds": time.time() - started, "results": results}
         (args.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-        if svg := report.plot(results, machine.describe()):
-            (args.out / "decode.svg").write_text(svg)
+        for name, svg in report.plots(results, machine.describe()).items():
+            (args.out / f"{name}.svg").write_text(svg)
         say(f"\n{len(results)} rows in {document['seconds']:.0f} s; load {load_before:.2f} before, {load_after:.2f} after")
         if load_before > machine.BUSY:
             say("the machine was busy when this began: not for publication")

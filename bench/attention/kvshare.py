@@ -4,10 +4,11 @@ import ctypes
 import numpy as np
 from onnx import TensorProto, helper
 
-from bench import ort_session
+from bench import common, ort_session
 from bench.ort_session import Bound, ONNX_TYPE
 
-INPUTS = 19  # external_key and external_value are the last
+SLOTS = ("query key value past_key past_value seqlens_k total cos sin position_ids bias sink k_scale v_scale q_norm k_norm "
+         "query_seqlens external_key external_value").split()
 
 
 def version():
@@ -16,55 +17,69 @@ def version():
     return library.kvshare_version().decode()
 
 
-def _node(inputs, outputs, shape):
-    return helper.make_node("GroupQueryAttention", inputs, outputs, domain="kvshare", num_heads=shape.Hq,
-                            kv_num_heads=shape.Hkv, do_rotary=0, local_window_size=shape.window or -1)
+def node(domain, row, given, outputs, **attributes):
+    """A GroupQueryAttention that is given these inputs."""
+    slots = [name if name in given else "" for name in SLOTS]
+    while not slots[-1]:
+        slots.pop()
+    if row.dtype == "int8":
+        attributes.update(k_quant_type="PER_TENSOR", v_quant_type="PER_TENSOR", kv_cache_bit_width=8)
+    return helper.make_node("GroupQueryAttention", slots, outputs, domain=domain, num_heads=row.shape.Hq,
+                            kv_num_heads=row.shape.Hkv, do_rotary=0, local_window_size=row.shape.window or -1, **attributes)
 
 
-def _lengths(row):
-    return {"seqlens_k": np.array([row.T - 1], np.int32), "total": np.array(row.T, np.int32)}
+def lengths(row):
+    """The inputs that tell lengths and scales."""
+    scales = {"k_scale": np.array([common.INT8_SCALE]), "v_scale": np.array([common.INT8_SCALE])}
+    return {"seqlens_k": np.array(row.lengths, np.int32) - 1, "total": np.array(row.T, np.int32),
+            **(scales if row.dtype == "int8" else {})}
 
 
-def _borrowed(row, data):
-    shape, kind = row.shape, ONNX_TYPE[row.dtype]
-    width, cache = shape.Hq * shape.D, [1, shape.Hkv, row.T, shape.D]
-    slots = ["query", "", "", "", "", "seqlens_k", "total"] + [""] * (INPUTS - 9) + ["key", "value"]
-    made = ort_session.session(
-        [_node(slots, ["output"], shape)],
-        [("query", kind, [1, row.S, width]), ("key", kind, cache), ("value", kind, cache),
-         ("seqlens_k", TensorProto.INT32, [1]), ("total", TensorProto.INT32, [])],
-        [("output", kind, [1, row.S, width])], row.threads, kvshare=True)
-    query = data.query.reshape(1, row.S, width)
+def values(named):
+    """(name, ONNX type, shape) of each array."""
+    kinds = {np.dtype(np.int32): TensorProto.INT32, np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int8): TensorProto.INT8,
+             np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.uint16): TensorProto.BFLOAT16}
+    return [(name, kinds[array.dtype], list(array.shape)) for name, array in named.items()]
+
+
+def borrowed(row, data, extra=None, **attributes):
+    """K/V through external_key and external_value; `extra` inputs by slot name."""
+    query = data.query.reshape(row.batch, row.S, -1)
+    fixed = {"query": query, **lengths(row), **(extra or {})}
+    pair = dict(zip(("external_key", "external_value"), data.pairs()[0]))
+    made = ort_session.session([node("kvshare", row, {**fixed, **pair}, ["output"], **attributes)], values({**fixed, **pair}),
+                               [("output", ONNX_TYPE[row.query_dtype], list(query.shape))], row.threads, kvshare=True)
     result = np.empty_like(query)
-    bound = Bound(made, row.S)
+    bound = Bound(made, row.batch * row.S)
     for key, value in data.pairs():
-        bound.add({"query": query, "key": key, "value": value, **_lengths(row)}, {"output": result})
+        bound.add({**fixed, "external_key": key, "external_value": value}, {"output": result})
     return bound.side([result])
 
 
-def own_cache(row, data, node, kvshare):
+def own_cache(row, data, domain):
     """GroupQueryAttention that appends S rows to its cache in place, as onnxruntime-genai binds it."""
-    shape, kind = row.shape, ONNX_TYPE[row.dtype]
-    width, cache = shape.Hq * shape.D, [1, shape.Hkv, row.T, shape.D]
-    new = [1, row.S, shape.Hkv * shape.D]
-    made = ort_session.session(
-        [node(["query", "key", "value", "past_key", "past_value", "seqlens_k", "total"],
-              ["output", "present_key", "present_value"], shape)],
-        [("query", kind, [1, row.S, width]), ("key", kind, new), ("value", kind, new), ("past_key", kind, cache),
-         ("past_value", kind, cache), ("seqlens_k", TensorProto.INT32, [1]), ("total", TensorProto.INT32, [])],
-        [("output", kind, [1, row.S, width]), ("present_key", kind, cache), ("present_value", kind, cache)], row.threads,
-        kvshare=kvshare)
-    query = data.query.reshape(1, row.S, width)
+    query = data.query.reshape(row.batch, row.S, -1)
+    kind, cache = ONNX_TYPE[row.query_dtype], ONNX_TYPE[row.dtype]
+    fixed = {"query": query, **lengths(row)}
+
+    def tail(pair):
+        """The rows of the new tokens, as key or value input."""
+        rows = [common.as_float(pair[b, :, n - row.S:n]).transpose(1, 0, 2) for b, n in enumerate(row.lengths)]
+        return common.stored(np.ascontiguousarray(rows), row.query_dtype).reshape(row.batch, row.S, -1)
+
+    key, value = data.pairs()[0]
+    named = {**fixed, "key": tail(key), "value": tail(value), "past_key": key, "past_value": value}
+    made = ort_session.session([node(domain, row, named, ["output", "present_key", "present_value"])], values(named),
+                               [("output", kind, list(query.shape)), ("present_key", cache, list(key.shape)),
+                                ("present_value", cache, list(value.shape))], row.threads, kvshare=domain == "kvshare")
     result = np.empty_like(query)
-    bound = Bound(made, row.S)
+    bound = Bound(made, row.batch * row.S)
     for key, value in data.pairs():
         past_key, past_value = ort_session.on(key), ort_session.on(value)
-        tails = [np.ascontiguousarray(x[0, :, row.T - row.S:].transpose(1, 0, 2)).reshape(new) for x in (key, value)]
-        bound.add({"query": query, "key": tails[0], "value": tails[1], "past_key": past_key, "past_value": past_value,
-                   **_lengths(row)}, {"output": result, "present_key": past_key, "present_value": past_value})
+        bound.add({**fixed, "key": tail(key), "value": tail(value), "past_key": past_key, "past_value": past_value},
+                  {"output": result, "present_key": past_key, "present_value": past_value})
     return bound.side([result])
 
 
 def sides(row, data):
-    return {"kvshare": lambda: _borrowed(row, data),
-            "kvshare, own cache": lambda: own_cache(row, data, _node, kvshare=True)}
+    return {"kvshare": lambda: borrowed(row, data), "kvshare, own cache": lambda: own_cache(row, data, "kvshare")}

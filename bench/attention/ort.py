@@ -5,7 +5,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from bench import ort_session
-from bench.attention.kvshare import own_cache
+from bench.attention.kvshare import lengths, node, own_cache, values
 from bench.common import Skip
 from bench.ort_session import Bound, ONNX_TYPE
 
@@ -14,26 +14,18 @@ def version():
     return onnxruntime.__version__
 
 
-def _node(inputs, outputs, shape):
-    return helper.make_node("GroupQueryAttention", inputs, outputs, domain="com.microsoft", num_heads=shape.Hq,
-                            kv_num_heads=shape.Hkv, do_rotary=0, local_window_size=shape.window or -1)
-
-
 def _shared(row, data, named_presents):
-    shape, kind = row.shape, ONNX_TYPE[row.dtype]
-    width, cache, nothing = shape.Hq * shape.D, [1, shape.Hkv, row.T, shape.D], [1, 0, shape.Hkv * shape.D]
-    made = ort_session.session(
-        [_node(["query", "nothing", "nothing", "key", "value", "seqlens_k", "total"],
-               ["output"] + (["unused_key", "unused_value"] if named_presents else []), shape)],
-        [("query", kind, [1, row.S, width]), ("nothing", kind, nothing), ("key", kind, cache), ("value", kind, cache),
-         ("seqlens_k", TensorProto.INT32, [1]), ("total", TensorProto.INT32, [])],
-        [("output", kind, [1, row.S, width])], row.threads)
-    query = data.query.reshape(1, row.S, width)
+    query = data.query.reshape(row.batch, row.S, -1)
+    nothing = np.empty((row.batch, 0, row.shape.Hkv * row.shape.D), query.dtype)
+    fixed = {"query": query, "key": nothing, "value": nothing, **lengths(row)}
+    pair = dict(zip(("past_key", "past_value"), data.pairs()[0]))
+    outputs = ["output"] + (["unused_key", "unused_value"] if named_presents else [])
+    made = ort_session.session([node("com.microsoft", row, {**fixed, **pair}, outputs)], values({**fixed, **pair}),
+                               [("output", ONNX_TYPE[row.query_dtype], list(query.shape))], row.threads)
     result = np.empty_like(query)
-    bound = Bound(made, row.S)
+    bound = Bound(made, row.batch * row.S)
     for key, value in data.pairs():
-        bound.add({"query": query, "nothing": np.empty(nothing, query.dtype), "key": key, "value": value,
-                   "seqlens_k": np.array([row.T - 1], np.int32), "total": np.array(row.T, np.int32)}, {"output": result})
+        bound.add({**fixed, "past_key": key, "past_value": value}, {"output": result})
     return bound.side([result])
 
 
@@ -79,6 +71,8 @@ def _attention(row, data):
 def sides(row, data):
     if row.dtype == "bf16":
         raise Skip("has no bf16 attention on CPU")
-    return {"ort shared": lambda: _shared(row, data, False), "ort shared, presents": lambda: _shared(row, data, True),
-            "ort own cache": lambda: own_cache(row, data, _node, kvshare=False),
-            "ort Attention + mask": lambda: _attention(row, data)}
+    found = {"ort shared": lambda: _shared(row, data, False), "ort shared, presents": lambda: _shared(row, data, True),
+             "ort own cache": lambda: own_cache(row, data, "com.microsoft")}
+    if row.dtype != "int8" and row.batch == 1:
+        found["ort Attention + mask"] = lambda: _attention(row, data)
+    return found

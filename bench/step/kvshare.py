@@ -3,7 +3,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from bench import ort_session, step
-from bench.attention.kvshare import INPUTS, version  # noqa: F401  version is part of the protocol
+from bench.attention.kvshare import SLOTS, version  # noqa: F401  version is part of the protocol
 
 
 def graph(row, data, domain, borrow, kvshare):
@@ -47,7 +47,7 @@ def graph(row, data, domain, borrow, kvshare):
 
 def _borrow(query, key, value, head_size):
     del head_size
-    return [query, "", "", "", "", "seqlens_k", "total"] + [""] * (INPUTS - 9) + [key, value]
+    return [query, "", "", "", "", "seqlens_k", "total"] + [""] * (len(SLOTS) - 9) + [key, value]
 
 
 def sides(row, data):
