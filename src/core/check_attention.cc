@@ -209,12 +209,16 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
     if (past.type != present.type)
       return Bad(where, "input 'past' has type {}; needs {} like the present", NameOf(past.type), NameOf(present.type));
   }
-  for (const DType type : {fresh.type, present.type})
-    if (!IsFloat(type) && !IsQuantized(type) && type != DType::kF64)
-      return Status::Refused(
-          fmt::format("{}: no kernel that appends {} to {}; have f32, f16, bf16 and f64, and int8, "
-                      "int4 and float8e4m3fn for the cache",
-                      where, NameOf(fresh.type), NameOf(present.type)));
+  // f64 is appended by the oracle, to f64; the rest mixes.
+  const bool served =
+      fresh.type == DType::kF64 || present.type == DType::kF64
+          ? fresh.type == present.type
+          : (IsFloat(fresh.type) || IsQuantized(fresh.type)) && (IsFloat(present.type) || IsQuantized(present.type));
+  if (!served)
+    return Status::Refused(fmt::format(
+        "{}: no kernel that appends {} to {}; have f32, f16 and bf16 to those, int8, int4 and float8e4m3fn, and "
+        "f64 to f64",
+        where, NameOf(fresh.type), NameOf(present.type)));
   KVSHARE_RETURN_IF_ERROR(CheckQuant(present, "present", where));
   if (past) KVSHARE_RETURN_IF_ERROR(CheckQuant(past, "past", where));
   if (IsQuantized(fresh.type) && (fresh.tokens > 0 || fresh.type != present.type))

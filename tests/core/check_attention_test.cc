@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <limits>
+#include <string>
 
 #include "kvshare/attention.h"
 
@@ -76,6 +77,63 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': norm epsilon is 0; needs a finite number above 0");
 }
 
+TEST(CheckAttention, NamesWhatNoCallCanMean) {
+  const auto bad = StatusCode::kInvalidInput;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  ExpectRefusal([](Good& g) { g.call.query.heads = 0; }, bad,
+                "Op 'node': input 'query' has shape [B 2, heads 0, tokens 1, D 16]; needs B and tokens >= 0, heads and "
+                "D > 0");
+  ExpectRefusal([](Good& g) { g.call.key.tokens = int64_t{1} << 31; }, bad,
+                "Op 'node': input 'key' has 2147483648 tokens; needs at most 2147483583");
+  ExpectRefusal([](Good& g) { g.call.value.batch = 1; }, bad,
+                "Op 'node': input 'value' has B = 1 (shape [B 1, heads 2, tokens 8, D 16]); needs B = 2 like 'query'");
+  ExpectRefusal([](Good& g) { g.call.value.heads = 1; }, bad,
+                "Op 'node': input 'value' has 1 heads; needs 2 like 'key'");
+  ExpectRefusal([](Good& g) { g.call.output.tokens = 2; }, bad,
+                "Op 'node': output has shape [B 2, heads 4, tokens 2, D 16]; needs [B 2, heads 4, tokens 1, D 16]");
+  ExpectRefusal([](Good& g) { g.call.spec.scale = kInfinity; }, bad,
+                "Op 'node': attribute 'scale' is inf; needs a finite number");
+  ExpectRefusal([](Good& g) { g.call.spec.window_left = -2; }, bad,
+                "Op 'node': window is (-2, -1); needs -1 (unlimited) or more on each side");
+  ExpectRefusal(
+      [](Good& g) {
+        g.call.spec.head_sink = g.data;
+        g.call.spec.head_sink_type = DType::kI64;
+      },
+      bad, "Op 'node': input 'head_sink' has type int64; needs f32, f16 or bf16");
+  ExpectRefusal([](Good& g) { g.position[0] = int64_t{1} << 31; }, bad,
+                "Op 'node': position of query row 0 of batch 0 is 2147483648; needs a magnitude of at most 2147483583");
+  ExpectRefusal([](Good& g) { g.call.norm = {g.data, DType::kBool, 1e-6F}; }, bad,
+                "Op 'node': norm weight has type bool; needs f32, f16 or bf16 (f64 with f64 data)");
+}
+
+TEST(CheckAttention, NamesMasksAndTablesThatItCannotRead) {
+  const auto bad = StatusCode::kInvalidInput;
+  ExpectRefusal(
+      [](Good& g) {
+        g.call.query.tokens = g.call.output.tokens = 9;
+        g.call.key_mask = {g.data, DType::kBool, 8};
+      },
+      bad, "Op 'node': input 'key_mask' has T = 8 columns; needs at least the S = 9 new tokens");
+  ExpectRefusal([](Good& g) { g.call.mask = {g.data, DType::kI32, 0, 0, 0, 1, 8}; }, bad,
+                "Op 'node': mask has type int32; needs bool, f32, f16 or bf16 (f64 with f64 'query')");
+  ExpectRefusal([](Good& g) { g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, -1}; }, bad,
+                "Op 'node': mask has -1 columns; needs 0 or more");
+  ExpectRefusal(
+      [](Good& g) {
+        g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, 8};
+        g.call.mask.first_column = g.length;
+        g.length[1] = 8;
+        g.length[0] = 8;
+        g.call.mask.keys = 7;
+      },
+      bad, "Op 'node': mask of batch 0 begins in column 8; needs 0 to 7");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, nullptr, DType::kF32, 64, 8, false}; }, bad,
+                "Op 'node': input 'sin_cache' is absent; needs the shape of 'cos_cache'");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF64, 64, 8, false}; }, bad,
+                "Op 'node': input 'cos_cache' has type f64; needs f32, f16 or bf16 (f64 with f64 data)");
+}
+
 // Numbers at the ends of int64: refused like any other, without an overflow on the way.
 TEST(CheckAttention, RefusesTheLargestAndTheSmallestNumbers) {
   constexpr int64_t least = std::numeric_limits<int64_t>::min();
@@ -126,15 +184,48 @@ TEST(CheckAppend, RefusesTheLargestAndTheSmallestNumbers) {
   }
 }
 
+TEST(CheckAppend, NamesWhatNoCallCanMean) {
+  Good good;
+  const int64_t past_length[] = {4, 9};
+  const int64_t dropped[] = {0, 13};
+  const auto message = [&](const std::function<void(AppendCall&)>& spoil) {
+    AppendCall call;
+    call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+    call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
+    call.past = Const(call.present);
+    spoil(call);
+    return CheckAppend(call, "Op 'node'").message();
+  };
+  EXPECT_EQ(message([](AppendCall& c) { c.fresh.heads = 3; }),
+            "Op 'node': new rows have shape [B 2, heads 3, tokens 4, D 16]; need B, heads and D of the present [B 2, "
+            "heads 2, tokens 8, D 16]");
+  EXPECT_EQ(
+      message([](AppendCall& c) { c.past.head_size = 8; }),
+      "Op 'node': input 'past' has shape [B 2, heads 2, tokens 8, D 8]; needs B, heads and D of the present [B 2, "
+      "heads 2, tokens 8, D 16]");
+  EXPECT_EQ(message([](AppendCall& c) { c.past.type = DType::kF16; }),
+            "Op 'node': input 'past' has type f16; needs f32 like the present");
+  EXPECT_EQ(message([](AppendCall& c) { c.fresh.type = DType::kI8; }),
+            "Op 'node': new rows have type int8; need f32, f16 or bf16");
+  EXPECT_EQ(message([&](AppendCall& c) { c.past_length = past_length; }),
+            "Op 'node': past length of batch 1 is 9; needs 0 to 8, the rows of 'past'");
+  EXPECT_EQ(message([&](AppendCall& c) {
+              c.length = past_length;
+              c.skip = dropped;
+            }),
+            "Op 'node': rows dropped of batch 1 are 13; needs 0 to 4");
+}
+
 TEST(CheckAppend, RefusesTypesThatNoKernelAppends) {
   Good good;
   AppendCall call;
-  call.fresh = HeadsView::Bsnh(good.data, DType::kI64, 2, 4, 2, 16);
   call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
-  EXPECT_EQ(
-      CheckAppend(call, "test").message(),
-      "test: no kernel that appends int64 to f32; have f32, f16, bf16 and f64, and int8, int4 and float8e4m3fn for "
-      "the cache");
+  for (const DType type : {DType::kI64, DType::kBool, DType::kF64}) {
+    call.fresh = HeadsView::Bsnh(good.data, type, 2, 4, 2, 16);
+    EXPECT_EQ(CheckAppend(call, "test").message(),
+              std::string("test: no kernel that appends ") + NameOf(type) +
+                  " to f32; have f32, f16 and bf16 to those, int8, int4 and float8e4m3fn, and f64 to f64");
+  }
 }
 
 TEST(CheckAppend, RefusesALengthOverTheCapacity) {
