@@ -62,8 +62,9 @@ def nested(depth):
 
 
 MALFORMED = {
-    "empty": (b"", "no graph with nodes"),
-    "text": (b"this is not a model\n" * 40, "not an ONNX model"),
+    "empty": (b"", "not an ONNX model (no graph with nodes in it)"),
+    "no opset": (onnx.ModelProto(graph=tiny([node("Neg", ["x"], ["y"])]).graph), "not an ONNX model (it imports no operator set)"),
+    "text": (b"this is not a model\n" * 40, "not an ONNX model (malformed, cut short or nested too deep)"),
     "zeros": (bytes(4096), "not an ONNX model"),
     "cut": (ORIGINAL.read_bytes()[:100_000], "not an ONNX model"),
     "no nodes": (tiny([], outputs=[]).SerializeToString(), "no graph with nodes"),
@@ -94,6 +95,18 @@ def test_missing_models_and_folders_are_named(kvshare, tmp_path):
     assert (result.returncode, "not a regular file" in result.stderr) == (2, True)
     result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", tmp_path / "no" / "model.onnx", "--to", "ort")
     assert (result.returncode, "folder does not exist" in result.stderr) == (2, True)
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", tmp_path, "--to", "ort")
+    assert (result.returncode, f"'{tmp_path}': is a folder" in result.stderr) == (2, True)
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", "/proc/out.onnx", "--to", "ort")  # nobody may
+    assert (result.returncode, "cannot create a file for '/proc/" in result.stderr) == (5, True)
+
+
+def test_a_file_shorter_than_it_says_is_not_read(kvshare):
+    file = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not file.exists():
+        pytest.skip("no such file here")
+    result = cases.run(kvshare, "inspect", file)
+    assert (result.returncode, f"'{file}': cannot be read" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -121,12 +134,12 @@ def with_weight(location, offset="0", length="16"):
 
 
 EXTERNAL = {
-    "absolute": (with_weight("/etc/hostname", length=None), "is an absolute path"),
-    "parent": (with_weight("../secret.bin"), "has '..'"),
+    "absolute": (with_weight("/etc/hostname", length=None), "external data '/etc/hostname' is an absolute path; needs one inside the model's folder"),
+    "parent": (with_weight("../secret.bin"), "external data '../secret.bin' has '..'; needs a path inside the model's folder"),
     "inner parent": (with_weight("sub/../../secret.bin"), "has '..'"),
     "link": (with_weight("link.bin"), "is a link that leaves the model's folder"),
     "linked folder": (with_weight("linked/secret.bin"), "is a link that leaves the model's folder"),
-    "missing": (with_weight("absent.bin"), "cannot be opened"),
+    "missing": (with_weight("absent.bin"), "external data 'absent.bin' cannot be opened: No such file"),
     "folder": (with_weight("sub"), "is not a regular file"),
     "no location": (with_weight(None), "has no usable location"),
     "past the end": (with_weight("w.bin", offset="8"), "takes 16 bytes from 8 of 'w.bin', which has 16"),
@@ -299,7 +312,7 @@ def test_a_full_disk_leaves_every_file_as_it_was(kvshare, tmp_path, out):
     (tmp_path / "in" / "out.onnx").write_bytes(b"old")
     before = contents(tmp_path / "in")
     result = limited(kvshare, tmp_path / "in" / "model.onnx", tmp_path / "in" / out, 50_000, survives=True)
-    assert result.returncode == 5 and "cannot write" in result.stderr
+    assert result.returncode == 5 and f"cannot write '{tmp_path / 'in' / out}': File too large" in result.stderr
     assert contents(tmp_path / "in") == before
 
 

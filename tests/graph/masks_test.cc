@@ -54,6 +54,44 @@ TEST(ReadMask, AMaskThroughACastToHalfIsRead) {
   EXPECT_TRUE(ReadMask(GraphOf(text), "bias").ok());
 }
 
+struct OddMask {
+  const char* name;
+  const char* output;  // of the line that differs
+  const char* line;
+  const char* reason;
+};
+
+class ReadOddMask : public testing::TestWithParam<OddMask> {};
+
+TEST_P(ReadOddMask, SaysWhatIsNotUnderstood) {
+  const OddMask& odd = GetParam();
+  EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith(odd.output, odd.line)), "bias").status().message(), odd.reason);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Forms, ReadOddMask,
+    testing::Values(
+        OddMask{"ComputedPadding", "wide", "other = Neg(attention_mask)\nwide = Unsqueeze(other, one)",
+                "mask: Neg 'other' makes the padding; needs a graph input there"},
+        OddMask{"ConstantPadding", "wide", "const ones2 i64[1,4] = 1\nwide = Unsqueeze(ones2, one)",
+                "mask: 'ones2' is a constant; needs a graph input there"},
+        OddMask{"PositionsOfAnInput", "count", "const count i64[1,4] = 1",
+                "mask: positions come from 'count'; need CumSum of a mask"},
+        OddMask{"PositionsOfAnotherNode", "count", "count = Neg(attention_mask)",
+                "mask: Neg 'count' gives the positions; needs CumSum of a mask"},
+        OddMask{"OtherAxis", "count", "const nought i64[1] = 0\ncount = CumSum(attention_mask, nought)",
+                "mask: CumSum 'count' does not run along axis 1"},
+        OddMask{"NotUnsqueezed", "causal", "causal = GreaterOrEqual(new, kv)",
+                "mask: GreaterOrEqual 'causal' does not compare positions of queries with positions of keys"},
+        OddMask{"TwoLengths", "near",
+                "S2 = Shape(position_ids) {start=1, end=2}\nbegin2 = Sub(T, S2)\nnew2 = Slice(count, begin2, T, one)\n"
+                "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
+                "mask: And 'visible' joins query lengths of 'input_ids' and of 'position_ids'"},
+        OddMask{"TwoWindows", "visible", "visible = And(near, near)", "mask: And 'visible' joins two windows"},
+        OddMask{"NoDifference", "near", "near = Less(q, window)",
+                "mask: Less 'near' does not compare a difference of positions"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
 TEST(ReadMask, AShapeOfNothingIsNotRead) {
   EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith("S", "S = Shape() {start=1, end=2}")), "bias").status().message(),
             "mask: Slice 'new' does not take the last S columns of the positions");

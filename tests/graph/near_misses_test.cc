@@ -122,6 +122,31 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"OwnPast", "out1",
                  "out1 = Attention(rotated, k1, v1, bias, past_k, past_v) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
                  "has a past of its own beside the borrowed key"},
+        NearMiss{"WindowAttribute", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, left_window_size=3}",
+                 "has left_window_size; needs its window in the mask"},
+        NearMiss{"LengthOfItsOwn", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias, _, _, ones) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
+                 "has nonpad_kv_seqlen, which is not converted"},
+        NearMiss{"PresentIsRead", "out1",
+                 "out1, own_k = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=1}\n"
+                 "spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)",
+                 "its output 1 'own_k' is read"},
+        NearMiss{"UnevenHeads", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=3, is_causal=1}",
+                 "has 4 query heads for 3 key-value heads"},
+        NearMiss{"HalfPrecisionSoftmax", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, softmax_precision=10, "
+                 "is_causal=1}",
+                 "has softmax_precision 10; needs 1 (float)"},
+        NearMiss{"QueriesOfAForeignInput", "S", "input other i64[B,S]\nS = Shape(other) {start=1, end=2}",
+                 "its mask takes the number of queries from 'other', which the query does not depend on"},
+        NearMiss{"ComputedLengths", "seqlens", "seqlens = Identity(last)",
+                 "the seqlens_k of source layer 0 is not known to count a mask"},
+        NearMiss{"SourceSeesTheFuture", "out0",
+                 "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
+                 "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, causal=0}",
+                 "source layer 0 is not causal"},
         NearMiss{"QuantizedSource", "out0",
                  "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
                  "total, cos_table, sin_table, _, _, _, zero, zero) {num_heads=4, kv_num_heads=1, local_window_size=4}",
@@ -218,6 +243,15 @@ INSTANTIATE_TEST_SUITE_P(
                    "later = Add(position_ids, one)\nrotated = RotaryEmbedding(out0, cos_table, sin_table, later) "
                    "{num_heads=4}",
                    "positions 'later' are computed; needs a graph input that counts the kept tokens"},
+        RotaryMiss{"NotGathered", "cos", "cos = Identity(cos_table)", "rotary table 'cos' is not gathered by position"},
+        RotaryMiss{"OfAnotherDomain", "rotated",
+                   "rotated = com.microsoft.RotaryEmbedding(out0, cos, sin) {num_heads=4}",
+                   "RotaryEmbedding 'rotated' is com.microsoft's; needs ai.onnx's"},
+        RotaryMiss{"SourceTakesPositions", "out0",
+                   "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, "
+                   "seqlens, total, cos_table, sin_table, position_ids) {num_heads=4, kv_num_heads=1, do_rotary=1, "
+                   "local_window_size=4}",
+                   "source layer 0 takes positions from an input"},
         RotaryMiss{"OtherTable", "cos", "cos = Gather(sin_table, position_ids)",
                    "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'sin_table' and 'sin_table'"},
         RotaryMiss{"Interleaved", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, interleaved=1}",
@@ -262,6 +296,96 @@ TEST(DeadNodes, ATransposedKeyThatIsReadElsewhereStays) {
 TEST(DeadNodes, NodesThatNobodyReadBeforeStay) {
   const std::string text = std::string(kTwoLayers) + "unread = Identity(q0)\n";
   EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("unread = Identity(q0)"));
+}
+
+// Upstream's shared form, with presents that are named and unused.
+std::string UpstreamsForm(std::string_view more = "") {
+  return TwoLayersWith(
+      "out1",
+      "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
+      "empty = ConstantOfShape(extent)\nseqlens2 = Identity(seqlens)\n"
+      "out1, own_k, own_v = com.microsoft.GroupQueryAttention(rotated, empty, empty, present_k, present_v, seqlens2, "
+      "total) {num_heads=4, kv_num_heads=1, local_window_size=4}\n" +
+          std::string(more));
+}
+
+TEST(FoldRotary, NeedsTheLengthsOfTheSource) {
+  EXPECT_EQ(RewriteText(UpstreamsForm(), To(Target::kKvshare)).DeclineOf("fold-rotary"),
+            "counts other lengths than source layer 0");
+}
+
+TEST(UnnamePresents, SaysWhyTheyStay) {
+  RewriteOptions skipping = To(Target::kKvshare);
+  skipping.skip = {"shared-gqa"};
+  EXPECT_EQ(RewriteText(UpstreamsForm(), skipping).DeclineOf("unname-presents"),
+            "is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents");
+  RewriteOptions old = To(Target::kOrt);
+  old.min_ort = "1.27";
+  EXPECT_EQ(RewriteText(UpstreamsForm(), old).DeclineOf("unname-presents"),
+            "presents stay named (and copied) for --min-ort 1.27: ONNX Runtime 1.27 to 1.30 crash without");
+  const std::string read = UpstreamsForm("spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)");
+  EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
+}
+
+TEST(OwnLayers, SayWhyTheyStay) {
+  const std::string unshared = TwoLayersWith("near", "near = LessOrEqual(distance, window)");
+  EXPECT_EQ(RewriteText(unshared, To(Target::kKvshare)).DeclineOf("own-layers"),
+            "no shared layer of this model could be converted, so its own layers stay as they are");
+  const std::string alone = TwoLayersWith("out1", "out1 = Identity(out0)");
+  EXPECT_EQ(RewriteText(TwoLayersWith("out0",
+                                      "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, "
+                                      "past_k, past_v, seqlens, total) {num_heads=4, kv_num_heads=1, "
+                                      "local_window_size=0}",
+                                      alone),
+                        To(Target::kKvshare))
+                .DeclineOf("own-layers"),
+            "has local_window_size 0; needs -1 or at least 1");
+  EXPECT_EQ(RewriteText(TwoLayersWith("out0",
+                                      "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, "
+                                      "past_k, past_v, seqlens, total, _, _, _, _, _, _, _, _, _, _, q0) {num_heads=4, "
+                                      "kv_num_heads=1}",
+                                      alone),
+                        To(Target::kKvshare))
+                .DeclineOf("own-layers"),
+            "has 18 inputs; kvshare knows 17");
+}
+
+// kTwoLayers with one piece of text for another.
+std::string Replaced(std::string_view from, std::string_view to) {
+  std::string text(kTwoLayers);
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+  return text;
+}
+
+TEST(SharedAttention, NeedsTypeAndHeadSizeForAnEmptyKey) {
+  EXPECT_EQ(RewriteText(Replaced("f32[B,1,T,8]", "i32[B,1,T,8]"), To(Target::kOrt)).DeclineOf("shared-attention"),
+            "the element type of 'present_k' is 6; needs float, float16 or bfloat16 to make an empty key");
+  std::string text = Replaced(",8]", ",D]");
+  EXPECT_EQ(RewriteText(text, To(Target::kOrt)).DeclineOf("shared-attention"),
+            "the head size of 'present_k' is not known, which an empty key needs");
+}
+
+TEST(SharedAttention, ALayerOfAnotherTargetIsNotTurnedOn) {
+  Graph ours = GraphOf(kTwoLayers);
+  ASSERT_TRUE(RewriteGraph(ours, To(Target::kKvshare)).ok());
+  EXPECT_EQ(RewriteGraph(ours, To(Target::kOrt))->outcomes.front().reason,
+            "is kvshare's already; --to ort does not turn it back");
+  Graph attention = GraphOf(kTwoLayers);
+  ASSERT_TRUE(RewriteGraph(attention, To(Target::kKvshareAttention)).ok());
+  EXPECT_EQ(RewriteGraph(attention, To(Target::kKvshare))->outcomes.front().reason,
+            "is kvshare::Attention already; --to kvshare does not turn it further");
+}
+
+TEST(Rewrite, OptionsThatContradictAreNamed) {
+  Graph graph = GraphOf(kTwoLayers);
+  RewriteOptions options = To(Target::kKvshareAttention);
+  options.rope = Rope::kFold;
+  EXPECT_EQ(RewriteGraph(graph, options).status().message(),
+            "--rope fold: kvshare::Attention takes a rotated query; needs --rope keep");
+  options = To(Target::kOrt);
+  options.min_ort = "new";
+  EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");
 }
 
 TEST(UnnamePresents, APresentThatIsReadStays) {

@@ -28,6 +28,7 @@ TEST(ParseStats, ReadsNodesAndReasons) {
 
 TEST(ParseStats, GarbageIsAnError) {
   for (const char* text : {"", "{", "[1]", "{\"nodes\": }"}) EXPECT_FALSE(ParseStats(text).ok()) << text;
+  EXPECT_THAT(ParseStats("[1]").status().message(), HasSubstr("kvshare's counters are no JSON: "));
 }
 
 TEST(Doctor, AddsUpNodesByOp) {
@@ -52,7 +53,8 @@ TEST(Doctor, AddsUpDelegationsByReason) {
 TEST(KvshareLibrary, AnotherLibraryIsNoKvshareLibrary) {
   const auto library = KvshareLibrary::Open("libc.so.6");
   ASSERT_FALSE(library.ok());
-  EXPECT_THAT(library.status().message(), HasSubstr("exports no counters"));
+  EXPECT_THAT(library.status().message(), HasSubstr("'libc.so.6' is no kvshare library: it exports no counters"));
+  EXPECT_THAT(KvshareLibrary::Open("no/such.so").status().message(), HasSubstr("cannot load the library: no/such.so"));
 }
 
 }  // namespace

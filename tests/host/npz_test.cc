@@ -101,7 +101,23 @@ TEST(Npz, AFlippedByteIsAnErrorOrGivesTheSameShapes) {
 TEST(Npz, MissingFileIsNamed) {
   const auto golden = ReadNpz("no/such/golden.npz");
   ASSERT_FALSE(golden.ok());
-  EXPECT_THAT(golden.status().message(), HasSubstr("no/such/golden.npz"));
+  EXPECT_THAT(golden.status().message(), HasSubstr("cannot read 'no/such/golden.npz': "));
+}
+
+// The central directory's size of the first entry, which is all that is believed before the data are read.
+std::string WithClaimedSize(std::string archive, uint32_t size) {
+  const size_t entry = archive.find("PK\1\2");
+  for (size_t i = 0; i < 4; ++i) archive[entry + 24 + i] = static_cast<char>(size >> (8 * i));
+  return archive;
+}
+
+TEST(Npz, ASizeThatIsALieIsAnError) {
+  const std::string whole = FileContent(kGolden);
+  const TemporaryFile huge(WithClaimedSize(whole, 0x80000001U));
+  EXPECT_THAT(ReadNpz(huge.path()).status().message(), HasSubstr("claims 2147483649 bytes; the most is 2147483648"));
+  const TemporaryFile longer(WithClaimedSize(whole, 1 << 20));
+  EXPECT_THAT(ReadNpz(longer.path()).status().message(),
+              HasSubstr(".npy' in '" + longer.path() + "' is truncated or damaged"));
 }
 
 TEST(Npy, ReadsEveryType) {
@@ -126,9 +142,11 @@ TEST(Npy, ReadsScalarsVectorsAndEmptyArrays) {
 }
 
 TEST(Npy, RefusesWhatItCannotRepresent) {
-  ExpectRefused(Npy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", 4), "type '>f4'");
+  ExpectRefused(Npy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", 4),
+                "'a.npy' has type '>f4'; needs <f4, <f2, <i8, <i4 or |b1");
   ExpectRefused(Npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", 8), "type '|O'");
-  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }", 4), "Fortran order");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }", 4),
+                "'a.npy' is in Fortran order; needs C order");
 }
 
 TEST(Npy, RefusesGarbledHeaders) {
@@ -136,19 +154,28 @@ TEST(Npy, RefusesGarbledHeaders) {
   ExpectRefused(Bytes("\x93NUMPY\x09"), "not a .npy array");
   ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, }", 4), "no readable");
   ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", 4), "no readable");
-  ExpectRefused(Npy("{'descr': '<f4", 4), "no readable");
+  ExpectRefused(Npy("{'descr': '<f4", 4), "'a.npy' has no readable 'descr' and 'shape'");
   ExpectRefused(Npy("{'descr':", 0), "no readable");
   ExpectRefused(Npy("", 0), "no readable");
   std::vector<std::byte> long_header = Npy("{}", 0);
   long_header[9] = std::byte{0x7F};
-  ExpectRefused(long_header, "header of");
+  ExpectRefused(long_header, "'a.npy' has a header of 32514 bytes; 2 are there");
+  std::vector<std::byte> version = Npy("{}", 0);
+  version[6] = std::byte{4};
+  ExpectRefused(version, "'a.npy' has .npy version 4; needs 1, 2 or 3");
+  version[6] = std::byte{2};
+  version.resize(10);
+  ExpectRefused(version, "'a.npy' is truncated");
 }
 
 TEST(Npy, RefusesDataOfAnotherSizeThanTheShape) {
-  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 11), "needs 12");
+  ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 11),
+                "'a.npy' has 11 bytes of data; shape [3] needs 12");
   ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }", 13), "needs 12");
   ExpectRefused(Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4), }", 4),
-                "more elements");
+                "shape [4611686018427387904, 4] has more elements than memory can hold");
+  const auto negative = BytesOf(DType::kF32, {2, -1});
+  EXPECT_EQ(negative.status().message(), "shape [2, -1] has a negative extent");
 }
 
 }  // namespace

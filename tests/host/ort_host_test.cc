@@ -74,6 +74,10 @@ TEST(FindOrt, AFolderWithoutTheLibraryIsAnError) {
   EXPECT_THAT(found.status().message(), HasSubstr("holds no libonnxruntime.so"));
 }
 
+TEST(OrtHost, AFileThatDoesNotLoadIsNamed) {
+  EXPECT_THAT(OrtHost::Open("no/such.so").status().message(), HasSubstr("cannot load ONNX Runtime: no/such.so"));
+}
+
 TEST(OrtHost, AnotherSharedLibraryIsNotOnnxRuntime) {
   const auto opened = OrtHost::Open("libc.so.6");
   ASSERT_FALSE(opened.ok());

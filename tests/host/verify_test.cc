@@ -68,7 +68,7 @@ TEST(VerifyGolden, NamesAMissingArray) {
   const auto verification = VerifyGolden(decoder, golden);
   ASSERT_FALSE(verification.ok());
   EXPECT_EQ(verification.status().code(), StatusCode::kInvalidInput);
-  EXPECT_THAT(verification.status().message(), HasSubstr("'decode_attention_mask_3'"));
+  EXPECT_THAT(verification.status().message(), HasSubstr("golden.npz has no array 'decode_attention_mask_3'"));
 }
 
 TEST(VerifyGolden, RefusesArraysThatDoNotFitTogether) {
@@ -78,6 +78,46 @@ TEST(VerifyGolden, RefusesArraysThatDoNotFitTogether) {
   const auto verification = VerifyGolden(decoder, golden);
   ASSERT_FALSE(verification.ok());
   EXPECT_THAT(verification.status().message(), HasSubstr("'position_ids' has shape [1, 5]; needs [1, 29]"));
+}
+
+struct OddArray {
+  const char* name;
+  std::vector<int64_t> shape;
+  const char* message;
+};
+
+class VerifyOddArray : public ::testing::TestWithParam<OddArray> {};
+
+TEST_P(VerifyOddArray, NamesItItsShapeAndTheWant) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  golden[GetParam().name] = Tensor::Zeros(DType::kF32, GetParam().shape);
+  const auto verification = VerifyGolden(decoder, golden);
+  ASSERT_FALSE(verification.ok());
+  EXPECT_EQ(verification.status().message(), GetParam().message);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Arrays, VerifyOddArray,
+    ::testing::Values(
+        OddArray{"lens", {1, 1}, "golden.npz: 'lens' has shape [1, 1]; needs rank 1"},
+        OddArray{"attention_mask", {1, 3}, "golden.npz: 'attention_mask' has shape [1, 3]; needs [1, 29]"},
+        OddArray{"lens", {2}, "golden.npz: 'lens' has shape [2]; needs [1]"},
+        OddArray{
+            "prefill_logits", {1, 5, 160}, "golden.npz: 'prefill_logits' has shape [1, 5, 160]; needs [1, 29, 160]"},
+        OddArray{
+            "prefill_logits", {1, 29, 161}, "golden.npz: 'decode_logits' has shape [6, 1, 160]; needs [6, 1, 161]"},
+        OddArray{"decode_input_ids", {6, 2}, "golden.npz: 'decode_input_ids' has shape [6, 2]; needs [6, 1]"},
+        OddArray{"decode_position_ids", {8, 2}, "golden.npz: 'decode_position_ids' has shape [8, 2]; needs [6, 1]"}),
+    [](const auto& test) { return std::string(test.param.name) + std::to_string(test.index); });
+
+TEST(VerifyGolden, NamesLogitsOfAnotherShape) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  golden["prefill_logits"] = Tensor::Zeros(DType::kF32, {1, 29, 161});
+  golden["decode_logits"] = Tensor::Zeros(DType::kF32, {6, 1, 161});
+  EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+            "output 'logits' has shape [1, 29, 160]; expected [1, 29, 161]");
 }
 
 TEST(VerifyAgainst, TheSameNetworkInTwoFormsIsEqual) {

@@ -61,6 +61,7 @@ OWN = {
     "total_vector": (changed("total_sequence_length", lambda a: i32(12, 12)), "input 'total_sequence_length' has shape 2; needs one number"),
     "bias_columns": (lambda i: {**i, "attention_bias": np.zeros((1, 1, 1, 11), np.float32)}, "input 'attention_bias' has shape 1x1x1x11; needs 2x4x1x12"),
     "bias_rank": (lambda i: {**i, "attention_bias": np.zeros((1, 12), np.float32)}, "input 'attention_bias' has rank 2 (shape 1x12); needs rank 4"),
+    "query_seqlens": (lambda i: {**i, "query_seqlens": np.zeros(3, np.int32)}, "input 'query_seqlens' has shape 3; needs [B] = [2]"),
     "sink": (lambda i: {**i, "head_sink": np.zeros(3, np.float32)}, "input 'head_sink' has shape 3; needs [num_heads] = [4]"),
 }
 
@@ -75,6 +76,7 @@ def test_own_layer(case, domain):
 
 
 ROTARY = {
+    "tables_differ": (lambda i: {**i, "sin_cache": np.zeros((64, 15), np.float32)}, "input 'sin_cache' has shape 64x15; needs 64x16, that of 'cos_cache'"),
     "no_tables": (lambda i: without(i, "cos_cache", "sin_cache"), "input 'cos_cache' is absent; needs both tables, because do_rotary is 1"),
     "one_table": (lambda i: without(i, "sin_cache"), "input 'sin_cache' is absent while 'cos_cache' is given"),
     "too_wide": (lambda i: {**i, "cos_cache": np.zeros((64, 17), np.float32), "sin_cache": np.zeros((64, 17), np.float32)}, "input 'cos_cache' has shape 64x17; needs 1 to 16 columns"),
@@ -202,3 +204,15 @@ def test_attention(case, domain):
 def test_key_mask(mask, text):
     inputs, attributes = small_attention()
     assert text in refusal(lambda: attention({**inputs, "key_mask": mask}, attributes, domain="kvshare"))
+
+
+def test_borrowed_keys_are_not_handed_on():
+    p, inputs = external()
+    message = refusal(lambda: gqa(inputs, {**p.attributes, "qk_output": 1}, ("output", "output_qk"), drop_in="gqa"))
+    assert "GroupQueryAttention 'node': input 'external_key' goes with output output_qk; needs a float cache without it" in message
+
+
+def test_a_tensor_of_rank_9():
+    p = decode()
+    inputs = {**p.inputs, "attention_bias": np.zeros([1] * 9, np.float32)}
+    assert "a tensor of rank 9; needs at most 8" in refusal(lambda: gqa(inputs, p.attributes, drop_in="gqa"))

@@ -1,0 +1,91 @@
+"""Models and files that verify and doctor cannot run: each message, with its exit code."""
+import os
+import shutil
+import subprocess
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from conftest import BAD_INPUT, NO_ORT, REFUSED
+
+F32, I64 = TensorProto.FLOAT, TensorProto.INT64
+IDS = [("input_ids", I64, ["B", "S"]), ("attention_mask", I64, ["B", "T"])]
+LOGITS = ("logits", F32, ["B", "S", 8])
+PAST, PRESENT = "past_key_values.0.key", "present.0.key"
+
+
+def model(path, inputs, outputs, nodes=None):
+    """Outputs are Constant nodes unless `nodes` makes them."""
+    made = nodes or [helper.make_node("Constant", [], [name], value=helper.make_tensor("", kind, [0], []))
+                     for name, kind, _ in outputs]
+    infos = [[helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in values] for values in (inputs, outputs)]
+    onnx.save(helper.make_model(helper.make_graph(made, "g", *infos), opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+DECODERS = {
+    "no_ids": ([IDS[1]], [LOGITS], "the model has no input 'input_ids': not a decoder with a cache"),
+    "no_logits": (IDS, [("y", F32, [8])], "the model has no output 'logits': not a decoder with a cache"),
+    "other_input": ([*IDS, ("image", F32, [8])], [LOGITS],
+                    "input 'image' is none of input_ids, attention_mask, position_ids and past_key_values.*"),
+    "symbolic_past": ([*IDS, (PAST, F32, ["B", "H", "P", 8])], [LOGITS],
+                      "input 'past_key_values.0.key' has shape [-1, -1, -1, 8]; needs [batch, heads, past, head size] with "
+                      "fixed heads and head size"),
+    "no_present": ([*IDS, (PAST, F32, ["B", 2, "P", 8])], [LOGITS], "input 'past_key_values.0.key' has no output 'present.0.key'"),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_verify_names_what_is_no_decoder(kvshare, case, tmp_path, name):
+    inputs, outputs, message = DECODERS[name]
+    done = kvshare("verify", model(tmp_path / "m.onnx", inputs, outputs), "--golden", case.folder("head_shared_gqa"))
+    assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+
+
+TYPES = {
+    "strings": ([("x", TensorProto.STRING, [1])], [("y", F32, [8])], None,
+                "'x' has ONNX element type 8; needs f32, f16, bf16, f64, int32, int64, int8, float8e4m3fn or bool"),
+    "numbers_that_do_not_suit": (
+        [("x", F32, [2]), ("rows", I64, [1])], [("y", F32, None)],
+        [helper.make_node("Constant", [], ["far"], value=helper.make_tensor("", I64, [1], [9])),
+         helper.make_node("Add", ["rows", "far"], ["row"]), helper.make_node("Gather", ["x", "row"], ["y"])],
+        "the inputs doctor invents do not suit this model ("),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_doctor_names_what_it_cannot_feed(kvshare, tmp_path, name):
+    inputs, outputs, nodes, message = TYPES[name]
+    done = kvshare("doctor", model(tmp_path / "m.onnx", inputs, outputs, nodes))
+    assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+    if nodes:
+        assert ("); run your own program with KVSHARE_STATS=1 in its environment: the library prints the same counters when "
+                "it ends") in done.stderr
+
+
+def test_doctor_names_an_input_that_is_no_tensor(kvshare, tmp_path):
+    graph = helper.make_graph([helper.make_node("SequenceLength", ["x"], ["y"])], "g",
+                              [helper.make_tensor_sequence_value_info("x", F32, None)], [helper.make_tensor_value_info("y", I64, [])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    done = kvshare("doctor", tmp_path / "m.onnx")
+    assert (done.returncode, "'x' is not a tensor" in done.stderr) == (REFUSED, True), done.stderr
+
+
+def test_files_that_are_not_there_are_named(kvshare, case, tmp_path):
+    done = kvshare("doctor", tmp_path / "absent.onnx")
+    assert (done.returncode, f"cannot open '{tmp_path / 'absent.onnx'}'" in done.stderr) == (BAD_INPUT, True), done.stderr
+    done = kvshare("doctor", case.model("head_shared_gqa"), "--lib", tmp_path / "absent.so")
+    assert f"no library at '{tmp_path / 'absent.so'}'; name libkvshare_ort.so with --lib" in done.stderr
+    assert done.returncode == REFUSED
+
+
+def test_without_onnx_runtime_the_ways_to_name_one_are_told(case, tmp_path):
+    """A program that lies alone, run where no .venv is."""
+    alone = shutil.copy(os.environ["KVSHARE_BIN"], tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k != "KVSHARE_ORT"}
+    done = subprocess.run([alone, "verify", case.model("head_shared_gqa"), "--golden", case.folder("head_shared_gqa")], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == NO_ORT
+    assert ("no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with --ort or KVSHARE_ORT, or install the wheel "
+            "into .venv") in done.stderr
