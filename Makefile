@@ -1,5 +1,6 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench matrix lint format docs install clean
+.PHONY: build test demo bench matrix lint format docs install sanitize fuzz ci-full clean
+FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
 build:    ## build/bin/kvshare, build/lib/libkvshare_ort.so, build/lib/libkvshare_dropin.so
@@ -34,6 +35,23 @@ format:   ## rewrite the sources with clang-format 19
 install: build  ## under PREFIX, with the CMake package
 	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph
 	cmake --install build --prefix "$(PREFIX)"
+
+sanitize: ## all tests with AddressSanitizer and UBSan, those that run several threads with ThreadSanitizer
+	scripts/setup.sh build test
+	cmake --workflow --preset asan
+	cmake --workflow --preset tsan
+
+fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
+	scripts/setup.sh build fuzz
+	cmake --preset fuzz
+	cmake --build --preset fuzz
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+ci-full:  ## .ci/run, and what takes too long for it
+	.ci/run
+	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.sessions'
+	$(MAKE) sanitize
+	$(MAKE) fuzz
 
 docs:     ## docs/errors.md from the source
 	python3 scripts/errors_doc.py

@@ -42,6 +42,9 @@ add_custom_command(
 add_library(kvshare_onnx_proto STATIC "${KVSHARE_PROTO_DIR}/onnx/onnx-ml.pb.cc")
 target_include_directories(kvshare_onnx_proto SYSTEM PUBLIC "${KVSHARE_PROTO_DIR}" ${Protobuf_INCLUDE_DIRS})
 target_link_libraries(kvshare_onnx_proto PUBLIC protobuf::libprotobuf)
+if(KVSHARE_SANITIZE)  # generated code: long to compile, and not ours
+  target_compile_options(kvshare_onnx_proto PRIVATE -fno-sanitize=all)
+endif()
 
 if(KVSHARE_BUILD_TESTS)
   find_package(GTest REQUIRED)

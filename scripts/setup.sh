@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
 # run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
+#   fuzz   clang 14 with libFuzzer
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +14,7 @@ TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
 BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev
   libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
+FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
 BENCH_PEERS=("$TORCH" "--no-deps executorch==1.4.1" openvino==2026.4.1 libggml-python==0.20.2.post1)
@@ -176,8 +178,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -194,5 +196,6 @@ for stage in "$@"; do
     matrix) make_venv; fetch_ort_releases "${MATRIX_ORT_VERSIONS[@]}" ;;
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;
+    fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
   esac
 done

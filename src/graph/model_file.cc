@@ -39,6 +39,10 @@ Result<std::string> ReadFile(const fs::path& path) {
 
 Result<ModelFile> LoadModel(const fs::path& path) {
   KVSHARE_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
+  return ParseModel(bytes, path);
+}
+
+Result<ModelFile> ParseModel(std::string_view bytes, const fs::path& path) {
   ModelFile file;
   google::protobuf::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
                                                 static_cast<int>(bytes.size()));

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "kvshare/status.h"
 #include "onnx/onnx-ml.pb.h"
@@ -18,6 +19,9 @@ struct ModelFile {
 
 // kInvalidInput, in one line, for anything that is not a sound ONNX model with sound external data.
 Result<ModelFile> LoadModel(const std::filesystem::path& path);
+
+// The same for bytes as `path` would hold them.
+Result<ModelFile> ParseModel(std::string_view bytes, const std::filesystem::path& path);
 
 // Writes `model`, whose external data are `file`'s, to `out`; atomically, the weights first.
 Status SaveModel(const onnx::ModelProto& model, const ModelFile& file, const std::filesystem::path& out);

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "ort/tsan.h"
+
 namespace kvshare::ort {
 
 Status FromOrt(const OrtApi& api, OrtStatus* status) {
@@ -179,12 +181,16 @@ ParallelFor CallContext::Parallel() {
             } job = {body, arg};
             const auto run = [](void* data, size_t i) {
               const auto* j = static_cast<const Job*>(data);
+              TsanObserve(data);
               j->body(j->arg, static_cast<int64_t>(i));
+              TsanPublish(data);
             };
+            TsanPublish(&job);
             const auto* context = static_cast<const CallContext*>(self);
             OrtStatus* status = n <= 1 ? nullptr
                                        : context->api_.KernelContext_ParallelFor(context->context_, run,
                                                                                  static_cast<size_t>(n), 0, &job);
+            TsanObserve(&job);
             if (n > 1 && status == nullptr) return;
             // ORT reports a failure before it starts any part of the loop.
             if (status != nullptr) context->api_.ReleaseStatus(status);

@@ -170,7 +170,7 @@ TEST_P(EveryTarget, MasksOfAnyKeyStrideMatchTheOracle) {
 TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
   std::mt19937 random(20261124);
   const auto pick = [&](std::initializer_list<int64_t> of) { return of.begin()[random() % of.size()]; };
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < testing::Rounds(300); ++round) {
     Problem p;
     p.seed = random();
     p.B = pick({1, 2, 3});
@@ -215,7 +215,7 @@ TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
 
 TEST_P(EveryTarget, KeyMasksOfAnyPatternMatchTheOracle) {
   std::mt19937 random(7);
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < testing::Rounds(200); ++round) {
     Problem p;
     p.seed = random();
     p.B = 2;

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <ostream>
@@ -15,6 +17,12 @@
 #include "kvshare/attention.h"
 
 namespace kvshare::testing {
+
+// How many random problems a test draws: `usual`, or KVSHARE_TEST_ROUNDS times as many (`make ci-full`).
+inline int Rounds(int usual) {
+  const char* times = std::getenv("KVSHARE_TEST_ROUNDS");
+  return times == nullptr ? usual : usual * std::max(1, std::atoi(times));
+}
 
 // A typed array; every element exactly representable in its type.
 struct Array {

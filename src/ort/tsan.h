@@ -1,0 +1,24 @@
+// ONNX Runtime's thread pool is not instrumented: ThreadSanitizer does not see that it hands work over and waits for
+// it. These two say so; without ThreadSanitizer they are nothing.
+#pragma once
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace kvshare::ort {
+
+// What this thread did before is seen by whoever observes `token` afterwards.
+inline void TsanPublish([[maybe_unused]] void* token) {
+#ifdef __SANITIZE_THREAD__
+  __tsan_release(token);
+#endif
+}
+
+inline void TsanObserve([[maybe_unused]] void* token) {
+#ifdef __SANITIZE_THREAD__
+  __tsan_acquire(token);
+#endif
+}
+
+}  // namespace kvshare::ort

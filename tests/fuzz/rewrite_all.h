@@ -1,0 +1,57 @@
+// What the fuzz targets of src/graph share.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "graph/graph.h"
+#include "graph/inspection.h"
+#include "graph/model_file.h"
+#include "graph/rewrite_graph.h"
+#include "graph/validate.h"
+
+namespace kvshare::fuzz {
+
+// The folder of every fuzzed model, with a file for its external data.
+inline const std::filesystem::path& Folder() {
+  static const std::filesystem::path folder = [] {
+    std::string name = (std::filesystem::temp_directory_path() / "kvshare-fuzz-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) std::abort();
+    std::ofstream(name + "/model.onnx.data") << std::string(4096, '\1');
+    std::atexit([] { std::filesystem::remove_all(Folder()); });
+    return std::filesystem::path(name);
+  }();
+  return folder;
+}
+
+inline void Require(const Status& status, const char* what) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s: %s\n", what, status.message().c_str());
+  std::abort();
+}
+
+inline void RewriteAll(const onnx::ModelProto& model, const std::filesystem::path& folder) {
+  const auto sound = [&](onnx::ModelProto proto) -> Result<graph::Graph> {
+    KVSHARE_ASSIGN_OR_RETURN(graph::Graph made, graph::Graph::Make(std::move(proto), folder));
+    KVSHARE_RETURN_IF_ERROR(graph::Validate(made));
+    return made;
+  };
+  if (!sound(model).ok()) return;
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt})
+    for (const char* min_ort : {"1.27", "1.31"}) {
+      if (target != Target::kOrt && min_ort != std::string("1.31")) continue;
+      RewriteOptions options;
+      options.target = target;
+      options.rope = target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold;
+      options.min_ort = min_ort;
+      options.prune_inputs = true;
+      auto made = sound(model);
+      Require(RewriteGraph(*made, options).status(), "rewrite");
+      Require(sound((*std::move(made)).Release()).status(), "the rewritten model");
+    }
+}
+
+}  // namespace kvshare::fuzz

@@ -1,0 +1,80 @@
+// The op library in stock ONNX Runtime, one session run from many threads: each gets the answer that one alone gets.
+// In C++, because ThreadSanitizer wants an instrumented program around the library.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "host/find_ort.h"
+#include "host/npz.h"
+#include "host/ort_host.h"
+
+namespace kvshare::host {
+namespace {
+
+constexpr int kThreads = 8;
+constexpr int kRounds = 3;
+const std::string kCase = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa";
+
+std::shared_ptr<const OrtHost> Ort() {
+  const auto file = FindOrt("");
+  EXPECT_TRUE(file.ok()) << file.status().message();
+  const auto ort = OrtHost::Open(*file);
+  EXPECT_TRUE(ort.ok()) << ort.status().message();
+  return *ort;
+}
+
+Session DropInSession(const std::shared_ptr<const OrtHost>& ort) {
+  auto session = Session::Create(
+      ort, kCase + "/model.onnx",
+      {.entries = {{"kvshare.drop_in", "1"}, {"kvshare.delegate", "0"}}, .library = KVSHARE_ORT_LIBRARY});
+  EXPECT_TRUE(session.ok()) << session.status().message();
+  return *std::move(session);
+}
+
+// The prompt of the case, with an empty past.
+NamedTensors Feeds(const Session& session) {
+  NamedTensors feeds = *ReadNpz(kCase + "/golden.npz");
+  for (const ValueInfo& input : session.inputs())
+    if (!feeds.contains(input.name))
+      feeds[input.name] = Tensor::Zeros(input.type, {1, input.shape[1], 0, input.shape[3]});
+  return feeds;
+}
+
+template <typename Body>
+void OnThreads(const Body& body) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) threads.emplace_back(body);
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(OrtThreads, ThatRunOneSessionGetTheBitsOfARunAlone) {
+  const auto ort = Ort();
+  const Session session = DropInSession(ort);
+  const NamedTensors feeds = Feeds(session);
+  const auto alone = session.Run(feeds);
+  ASSERT_TRUE(alone.ok()) << alone.status().message();
+  OnThreads([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      const auto outputs = session.Run(feeds);
+      ASSERT_TRUE(outputs.ok()) << outputs.status().message();
+      for (const auto& [name, tensor] : *alone) EXPECT_EQ(tensor.data, outputs->at(name).data) << name;
+    }
+  });
+}
+
+TEST(OrtThreads, MayMakeAndEndSessionsOfTheirOwn) {
+  const auto ort = Ort();
+  const Session first = DropInSession(ort);
+  const NamedTensors feeds = Feeds(first);
+  const auto alone = first.Run(feeds);
+  ASSERT_TRUE(alone.ok()) << alone.status().message();
+  OnThreads([&] {
+    const Session session = DropInSession(ort);
+    const auto outputs = session.Run(feeds);
+    ASSERT_TRUE(outputs.ok()) << outputs.status().message();
+    EXPECT_EQ(alone->at("logits").data, outputs->at("logits").data);
+  });
+}
+
+}  // namespace
+}  // namespace kvshare::host
