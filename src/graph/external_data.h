@@ -11,8 +11,8 @@
 namespace kvshare::graph {
 
 // The locations that tensors of `model` name, wherever they are: initializers, attributes, subgraphs, functions.
-// kInvalidInput where one leaves `folder` (absolute, "..", a symlink out), is missing, or is shorter than the tensor, or
-// where two tensors share some of their bytes but not all.
+// kInvalidInput where one leaves `folder` (absolute, "..", a symlink out), is missing, or is shorter than the tensor,
+// or where two tensors share some of their bytes but not all.
 Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const std::filesystem::path& folder);
 
 // Makes `locations` of folder `from` available in folder `to`: nothing to do where they are one folder, else a hard
