@@ -79,6 +79,8 @@ bool ReadValue(std::string_view text, onnx::ValueInfoProto& info) {
   return true;
 }
 
+constexpr int64_t kMostElements = 1 << 20;  // of a small graph's constant
+
 // "name i64[3] = 0 0 -1"; fewer values than elements repeat the last.
 bool ReadConstant(std::string_view text, TensorProto& tensor) {
   const auto equals = text.find('=');
@@ -90,8 +92,9 @@ bool ReadConstant(std::string_view text, TensorProto& tensor) {
   int64_t count = 1;
   for (const auto& dim : info.type().tensor_type().shape().dim()) {
     tensor.add_dims(dim.dim_value());
-    count *= dim.dim_value();
+    if (dim.dim_value() < 0 || __builtin_mul_overflow(count, dim.dim_value(), &count)) return false;
   }
+  if (count > kMostElements) return false;
   const auto values = Split(text.substr(equals + 1), ' ');
   if (count > 0 && values.empty()) return false;
   for (int64_t i = 0; i < count; ++i) {

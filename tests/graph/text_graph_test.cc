@@ -14,6 +14,12 @@ TEST(TextGraph, NodesReadBackAsTheyWereWritten) {
   EXPECT_EQ(ToText(*model), nodes);
 }
 
+TEST(TextGraph, AConstantOfAnySizeIsNoReasonToFillTheMemory) {
+  for (const char* extents : {"22222222222222232,8", "9223372036854775807,9223372036854775807", "-4,-4", "1048577"})
+    EXPECT_FALSE(ParseTextGraph(std::string("const c f32[") + extents + "] = 1\n").ok()) << extents;
+  EXPECT_TRUE(ParseTextGraph("const c f32[1048576] = 1\n").ok());
+}
+
 TEST(TextGraph, AnErrorNamesItsLine) {
   EXPECT_EQ(ParseTextGraph("# fine\ninput x f99[2]\n").status().message(),
             "line 2: 'input x f99[2]' is no statement of a text graph");
