@@ -13,6 +13,7 @@
 #include "attention/columns-inl.h"
 #include "attention/load-inl.h"
 #include "attention/rotary-inl.h"
+#include "attention/simd_target.h"
 #include "attention/softmax-inl.h"
 #include "attention/tile-inl.h"
 #include "attention/wide-inl.h"
@@ -565,6 +566,7 @@ HWY_EXPORT(TargetName);
 }  // namespace
 
 UnitCode GetUnitCode() {
+  static_cast<void>(LimitSimdTarget());  // Attend reports what is wrong with it
   // First, since it makes the choice: a pointer taken earlier would choose again in every call.
   const char* target = HWY_DYNAMIC_DISPATCH(TargetName)();
   return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride), HWY_DYNAMIC_POINTER(RunUnit),

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "attention/simd_target.h"
 #include "attention/unit.h"
 
 namespace kvshare {
@@ -59,6 +60,7 @@ Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspaceP
     AttendOracle(call);
     return {};
   }
+  KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
   const UnitCode code = GetUnitCode();
   const int64_t rows = call.query.batch * call.query.tokens;
   const auto place_ranges = [&](void* memory, KeyRange** ranges, bool** holes) {

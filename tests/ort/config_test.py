@@ -197,3 +197,22 @@ def test_the_library_exports_its_c_functions_and_nothing_else(lib):
                                                                   "kvshare_stats_reset", "kvshare_version"]
     needed = subprocess.run(["ldd", lib], capture_output=True, text=True, check=True).stdout
     assert not any(name in needed for name in ("onnx", "protobuf"))
+
+
+@pytest.mark.parametrize("target,ok", [("SSE2", True), ("AVX2", True), ("AVX1", False)])
+def test_the_simd_target_can_be_limited(target, ok):
+    code = f"""
+import sys
+sys.path.insert(0, {HERE!r})
+from gqa_test import Problem, check_against_truth
+from harness import Counters, gqa
+p = Problem(1, S=3, lens=[9], past=8)
+check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa"))
+print(Counters().read()["simd"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KVSHARE_SIMD_TARGET": target}, capture_output=True,
+                          text=True)
+    if ok:
+        assert done.stdout.strip() == target, done.stderr
+    else:
+        assert f"KVSHARE_SIMD_TARGET is '{target}'; have " in done.stderr

@@ -1,0 +1,12 @@
+// Which SIMD target the kernels may use.
+#pragma once
+
+#include "kvshare/status.h"
+
+namespace kvshare {
+
+// KVSHARE_SIMD_TARGET=<name> keeps the kernels to that target and lesser ones, to try or to measure what a lesser CPU
+// runs; read once, before the first dispatch. kRefused where this CPU or this build has no such target.
+Status LimitSimdTarget();
+
+}  // namespace kvshare
