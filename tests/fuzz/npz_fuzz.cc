@@ -17,14 +17,20 @@ void Use(const kvshare::host::Tensor& tensor) {
   [[maybe_unused]] volatile double used = sum;
 }
 
+// A file of this process, gone with it.
+struct TemporaryFile {
+  std::string path = (std::filesystem::temp_directory_path() / "kvshare-fuzz-XXXXXX").string();
+  TemporaryFile() {
+    if (mkstemp(path.data()) < 0) std::abort();
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile() { std::filesystem::remove(path); }
+};
+
 const std::string& File() {
-  static const std::string file = [] {
-    std::string name = (std::filesystem::temp_directory_path() / "kvshare-fuzz-XXXXXX").string();
-    if (mkstemp(name.data()) < 0) std::abort();
-    std::atexit([] { std::filesystem::remove(File()); });
-    return name;
-  }();
-  return file;
+  static const TemporaryFile file;
+  return file.path;
 }
 
 }  // namespace

@@ -15,16 +15,22 @@
 
 namespace kvshare::fuzz {
 
-// The folder of every fuzzed model, with a file for its external data.
-inline const std::filesystem::path& Folder() {
-  static const std::filesystem::path folder = [] {
-    std::string name = (std::filesystem::temp_directory_path() / "kvshare-fuzz-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) std::abort();
-    std::ofstream(name + "/model.onnx.data") << std::string(4096, '\1');
-    std::atexit([] { std::filesystem::remove_all(Folder()); });
-    return std::filesystem::path(name);
-  }();
-  return folder;
+// A folder of this process, gone with it, with a file for external data.
+struct TemporaryFolder {
+  std::string path = (std::filesystem::temp_directory_path() / "kvshare-fuzz-XXXXXX").string();
+  TemporaryFolder() {
+    if (mkdtemp(path.data()) == nullptr) std::abort();
+    std::ofstream(path + "/model.onnx.data") << std::string(4096, '\1');
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() { std::filesystem::remove_all(path); }
+};
+
+// The folder of every fuzzed model.
+inline std::filesystem::path Folder() {
+  static const TemporaryFolder folder;
+  return folder.path;
 }
 
 inline void Require(const Status& status, const char* what) {
