@@ -43,13 +43,15 @@ struct Scratch {
   float* values;
   size_t bytes;
 
+  // With null memory it only measures.
   Scratch(const Job& job, void* memory) {
     const int64_t R = job.plan.block_rows;
     const int64_t blocks = job.plan.blocks();
     const int64_t state = blocks * std::max<int64_t>(R, kLanes);
     size_t offset = 0;
     const auto take = [&](int64_t count) HWY_ATTR {
-      float* p = reinterpret_cast<float*>(static_cast<std::byte*>(memory) + offset);
+      std::byte* at = memory == nullptr ? nullptr : static_cast<std::byte*>(memory) + offset;
+      float* p = reinterpret_cast<float*>(at);
       offset += RoundUp(count * sizeof(float), 64);
       return p;
     };
