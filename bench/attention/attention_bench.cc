@@ -25,12 +25,15 @@ struct Free {
 };
 using Memory = std::unique_ptr<void, Free>;
 
+constexpr float kScale = 1.0F / 254;  // of int8 codes
+
 Memory Filled(int64_t count, DType type) {
   Memory memory(std::aligned_alloc(64, (count * SizeOf(type) + 63) / 64 * 64));
   uint32_t state = 12345;
   for (int64_t i = 0; i < count; ++i) {
     state = state * 1664525 + 1013904223;
-    StoreElement(memory.get(), type, i, static_cast<double>(state >> 8) / (1 << 24) - 0.5);
+    const double value = static_cast<double>(state >> 8) / (1 << 24) - 0.5;
+    StoreElement(memory.get(), type, i, type == DType::kI8 ? value / kScale : value);
   }
   return memory;
 }
@@ -44,17 +47,19 @@ void Run(benchmark::State& state, const Shape& shape, DType type, int64_t S, int
     keys.push_back(Filled(kv_count, type));
     values.push_back(Filled(kv_count, type));
   }
-  const Memory query = Filled(S * shape.Hq * shape.D, type);
-  const Memory output = Filled(S * shape.Hq * shape.D, type);
+  const DType activations = type == DType::kI8 ? DType::kF32 : type;
+  const Memory query = Filled(S * shape.Hq * shape.D, activations);
+  const Memory output = Filled(S * shape.Hq * shape.D, activations);
   const int64_t position = T - S;
   WorkspacePool pool;
   int64_t turn = 0;
   for (auto _ : state) {
     AttentionCall call;
-    call.query = HeadsView::Bsnh(query.get(), type, 1, S, shape.Hq, shape.D);
+    call.query = HeadsView::Bsnh(query.get(), activations, 1, S, shape.Hq, shape.D);
     call.key = HeadsView::Bnsh(keys[turn % sets].get(), type, 1, shape.Hkv, T, shape.D);
     call.value = HeadsView::Bnsh(values[turn % sets].get(), type, 1, shape.Hkv, T, shape.D);
-    call.output = MutableHeadsView::Bsnh(output.get(), type, 1, S, shape.Hq, shape.D);
+    call.output = MutableHeadsView::Bsnh(output.get(), activations, 1, S, shape.Hq, shape.D);
+    if (type == DType::kI8) call.key.quant = call.value.quant = {&kScale, false};
     call.spec.scale = 0.0625F;
     call.spec.window_left = shape.window > 0 ? shape.window - 1 : kUnlimited;
     call.spec.window_right = 0;
@@ -77,7 +82,7 @@ void Run(benchmark::State& state, const Shape& shape, DType type, int64_t S, int
 
 void RegisterAll() {
   for (const Shape& shape : kShapes)
-    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
       for (const auto& [S, T] :
            {std::pair<int64_t, int64_t>{1, 512}, {1, 4096}, {1, 32768}, {512, 512}, {2048, 2048}, {256, 4096}})
         benchmark::RegisterBenchmark(
