@@ -59,6 +59,8 @@ struct AttentionCall {
   NormView norm;
   RotaryView rotary;
   const int64_t* rotary_positions = nullptr;  // [B, S]; default query_position[b] + s
+  // Optional: what the softmax is made of, or what it made, for who wants to look at it; K is read once or twice more.
+  MutableScoresView scores;
   // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.
   std::atomic<int64_t>* key_rows_read = nullptr;
 };

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace kvshare {
 
@@ -137,6 +138,30 @@ struct NormView {
   float epsilon = 1e-6F;
 
   explicit operator bool() const { return weight != nullptr; }
+};
+
+// What a score is on its way to a weight.
+enum class ScoreStage : uint8_t {
+  kRaw,         // scale * q.k, of every key, visible or not
+  kSoftcapped,  // after softcap, of every key
+  kMasked,      // after the bias, or hidden
+  kWeights,     // after the softmax: 0 for a hidden key; a sink has its share of the 1
+};
+
+// The scores of a call, contiguous [B, Hq, S, keys]: that of key j of sequence b stands in column j, or in a later one
+// as MaskView has it. The two stages of every key read all of K's rows, and have T columns.
+struct MutableScoresView {
+  void* data = nullptr;
+  DType type = DType::kF32;
+  ScoreStage stage = ScoreStage::kRaw;
+  int64_t keys = 0;
+  // kMasked: of keys at or past the length and outside the window. Those that a mask hides hold -inf in any case.
+  float outside = -std::numeric_limits<float>::infinity();
+  const int64_t* first_column = nullptr;  // [B]; default 0
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t FirstColumn(int64_t b) const { return first_column != nullptr ? first_column[b] : 0; }
+  bool OfEveryKey() const { return stage == ScoreStage::kRaw || stage == ScoreStage::kSoftcapped; }
 };
 
 // Tables of the rotary embedding, [max_positions, half] each; the first 2*half channels of a head are rotated.

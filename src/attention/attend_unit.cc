@@ -13,6 +13,7 @@
 #include "attention/columns-inl.h"
 #include "attention/load-inl.h"
 #include "attention/rotary-inl.h"
+#include "attention/scores-inl.h"
 #include "attention/simd_target.h"
 #include "attention/softmax-inl.h"
 #include "attention/tile-inl.h"
@@ -262,8 +263,8 @@ void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, int64_t
       std::fill_n(scores + j * R, R, kHidden);
 }
 
-// The unit's keys: the union of its rows' ranges, and of that its split's share in whole tiles.
-KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
+// The union of the unit's rows' ranges.
+KeyRange RowsUnion(const Job& job, const Place& place, const Scratch& scratch) {
   const int64_t R = job.plan.block_rows;
   const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   KeyRange all{INT32_MAX, 0};
@@ -273,7 +274,12 @@ KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
     all.begin = std::min(all.begin, scratch.begin[i]);
     all.end = std::max(all.end, scratch.end[i]);
   }
-  if (all.begin >= all.end) return {};
+  return all.begin < all.end ? all : KeyRange{};
+}
+
+// The unit's keys: of the union its split's share, in whole tiles.
+KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
+  const KeyRange all = RowsUnion(job, place, scratch);
   const int64_t tiles = (all.end - all.begin + job.plan.key_tile - 1) / job.plan.key_tile;
   const int64_t share = (tiles + job.plan.splits - 1) / job.plan.splits * job.plan.key_tile;
   const int64_t begin = std::min<int64_t>(all.begin + place.split * share, all.end);
@@ -312,11 +318,11 @@ Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t 
   return {static_cast<const char*>(RowsOf(view, place, first)), BytesOf(view.type, view.token_stride), end - first};
 }
 
-// What lies between the two kernels: the scores of `count` keys from `begin` on become weights; `rescale` is what the
-// block's earlier sums must be multiplied by. Returns whether any of it differs from 1.
+// The sums of `count` keys from `begin` on become scores as the softmax takes them: capped, biased, hidden where a row
+// does not see.
 template <int R>
-bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
-                     int64_t begin, int64_t count, float* rescale) {
+void MaskTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
+              int64_t begin, int64_t count) {
   const AttentionCall& call = *job.call;
   constexpr int64_t kState = kStateLanes<R>;
   const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
@@ -329,8 +335,21 @@ bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch,
     HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
                    scratch.end + block * kState);
   for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
-  const RowState state{scratch.max + block * kState, scratch.sum + block * kState};
-  return UpdateSoftmax<R>(scores, lanes, state, rescale);
+}
+
+// The running state of a block's rows.
+template <int R>
+RowState StateOf(const Scratch& scratch, int64_t block) {
+  return {scratch.max + block * kStateLanes<R>, scratch.sum + block * kStateLanes<R>};
+}
+
+// What lies between the two kernels: the scores of `count` keys from `begin` on become weights; `rescale` is what the
+// block's earlier sums must be multiplied by. Returns whether any of it differs from 1.
+template <int R>
+bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
+                     int64_t begin, int64_t count, float* rescale) {
+  MaskTile<R>(job, place, scratch, block, seen, begin, count);
+  return UpdateSoftmax<R>(scratch.scores, RoundUp(count * R, kLanes), StateOf<R>(scratch, block), rescale);
 }
 
 // All tiles of one unit.
@@ -427,6 +446,67 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
 }
 
+// The scores of one item at the stage that the call asks for. A pass of its own over K, so that RunTiles need not know
+// of it; weights take two, the first for the rows' sums. By PlanScores: no splits, as sums need all keys of a row.
+template <int R>
+void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionCall& call = *job.call;
+  const MutableScoresView& out = call.scores;
+  constexpr int64_t kState = kStateLanes<R>;
+  const bool weights = out.stage == ScoreStage::kWeights;
+  const auto score_tile = CodeOf(job.plan.key_kernel).score;
+  HWY_ALIGN float rescale[kState];
+  const int64_t first_column = out.FirstColumn(place.b);
+  const auto index = [&](int64_t row) {  // of column 0
+    return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
+           out.keys;
+  };
+  KeyRange range{0, static_cast<int32_t>(out.keys)};
+  if (!out.OfEveryKey()) {
+    range = RowsUnion(job, place, scratch);
+    for (int64_t row = 0; row < place.rows; ++row) {
+      const int64_t i = row / R * kState + row % R;
+      const float outside = weights ? 0.0F : out.outside;
+      const int64_t end = first_column + scratch.end[i];
+      FillScores(outside, first_column + scratch.begin[i], out, index(row));
+      FillScores(outside, out.keys - end, out, index(row) + end);
+    }
+  }
+  for (int64_t block = 0; block < job.plan.blocks(); ++block) PackQueries(job, place, scratch, block);
+  for (const bool store : {false, true}) {
+    if (!store && !weights) continue;
+    for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
+      for (int64_t block = 0; block < job.plan.blocks(); ++block) {
+        const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+        const BlockRange seen = RangeOf(scratch, kState, block, rows);
+        const int64_t begin = out.OfEveryKey() ? tile : std::max<int64_t>(tile, seen.lo);
+        const int64_t end = out.OfEveryKey() ? range.end : std::min(range.end, seen.hi);
+        const int64_t count = std::min<int64_t>(tile + job.plan.key_tile, end) - begin;
+        if (count <= 0) continue;
+        const int64_t lanes = RoundUp(count * R, kLanes);
+        score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
+                   count, call.key.head_size, Fetch{}, scratch.scores);
+        if (!out.OfEveryKey())
+          MaskTile<R>(job, place, scratch, block, seen, begin, count);
+        else if (out.stage == ScoreStage::kSoftcapped && call.spec.softcap > 0)
+          SoftcapTile(scratch.scores, lanes, call.spec.softcap);
+        if (!store) {
+          UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
+          continue;
+        }
+        if (weights) NormalizeTile<R>(scratch.scores, lanes, StateOf<R>(scratch, block));
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t i = block * kState + r;
+          const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
+          const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
+          StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
+                          index(block * R + r) + first_column + first);
+        }
+      }
+    }
+  }
+}
+
 // One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, scaled where the values
 // are codes, rounded once.
 void StoreRow(const Job& job, const Place& place, int64_t row, const float* out, float sum) {
@@ -453,6 +533,19 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
     case 4: return RunTiles<4>(job, place, scratch);
     case 8: return RunTiles<8>(job, place, scratch);
     default: return RunWideTiles<48>(job, place, scratch);
+  }
+}
+
+void RunScores(const Job& job, int64_t item, void* memory) {
+  const Place place(job, item);
+  const Scratch scratch(job, memory);
+  FillRanges(job, place, scratch);
+  StartState(job, place, scratch);
+  switch (job.plan.block_rows) {
+    case 1: return WriteScores<1>(job, place, scratch);
+    case 2: return WriteScores<2>(job, place, scratch);
+    case 4: return WriteScores<4>(job, place, scratch);
+    default: return WriteScores<8>(job, place, scratch);
   }
 }
 
@@ -562,6 +655,7 @@ namespace {
 HWY_EXPORT(ScratchBytes);
 HWY_EXPORT(ValueStride);
 HWY_EXPORT(RunUnit);
+HWY_EXPORT(RunScores);
 HWY_EXPORT(MergeRow);
 HWY_EXPORT(AppendRows);
 HWY_EXPORT(TargetName);
@@ -571,8 +665,13 @@ UnitCode GetUnitCode() {
   static_cast<void>(LimitSimdTarget());  // Attend reports what is wrong with it
   // First, since it makes the choice: a pointer taken earlier would choose again in every call.
   const char* target = HWY_DYNAMIC_DISPATCH(TargetName)();
-  return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride), HWY_DYNAMIC_POINTER(RunUnit),
-          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),  target};
+  return {HWY_DYNAMIC_POINTER(ScratchBytes),
+          HWY_DYNAMIC_POINTER(ValueStride),
+          HWY_DYNAMIC_POINTER(RunUnit),
+          HWY_DYNAMIC_POINTER(RunScores),
+          HWY_DYNAMIC_POINTER(MergeRow),
+          HWY_DYNAMIC_POINTER(AppendRows),
+          target};
 }
 }  // namespace kvshare
 #endif

@@ -47,6 +47,12 @@ void RunUnitTask(void* arg, int64_t unit) {
   task.code->run(*task.job, unit, scratch.data());
 }
 
+void ScoresTask(void* arg, int64_t item) {
+  const auto& task = *static_cast<const UnitTask*>(arg);
+  const WorkspacePool::Lease scratch(*task.pool, task.scratch_bytes);
+  task.code->scores(*task.job, item, scratch.data());
+}
+
 void MergeTask(void* arg, int64_t item_row) {
   const auto& task = *static_cast<const UnitTask*>(arg);
   task.code->merge(*task.job, item_row);
@@ -81,6 +87,12 @@ Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspaceP
   job.holes = holes;
   KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges));
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job)};
+  if (call.scores) {
+    Job scores = job;
+    scores.plan = PlanScores(call);
+    UnitTask scores_task{&scores, &code, &pool, code.scratch_bytes(scores)};
+    parallel.run(parallel.context, scores.items(), &ScoresTask, &scores_task);
+  }
   if (job.plan.splits == 1) {
     parallel.run(parallel.context, job.items(), &RunUnitTask, &task);
     return {};

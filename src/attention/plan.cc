@@ -118,6 +118,19 @@ void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes) {
   }
 }
 
+Plan PlanScores(const AttentionCall& call) {
+  Plan plan;
+  const int64_t S = call.query.tokens;
+  plan.group = call.query.heads / call.key.heads;
+  const int64_t rows = std::min<int64_t>(S * plan.group, kNarrowRows);
+  const auto fits = [&](const TileKernelRow& row) { return row.type == call.key.type && row.rows >= rows; };
+  plan.key_kernel = plan.value_kernel = &*std::ranges::find_if(TileKernels(), fits);
+  plan.block_rows = plan.key_kernel->rows;
+  plan.positions = std::clamp<int64_t>(kRowsPerUnit / plan.group, 1, S);
+  plan.position_tiles = CeilDiv(S, plan.positions);
+  return plan;
+}
+
 Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
   Plan plan;
   const int64_t S = call.query.tokens;

@@ -32,6 +32,9 @@ struct Plan {
 // Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range).
 void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes);
 
+// Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
+Plan PlanScores(const AttentionCall& call);
+
 Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges);
 
 }  // namespace kvshare

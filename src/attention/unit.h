@@ -26,10 +26,11 @@ struct Job {
 
 // Attend's per-target code; SIMD target chosen at run time.
 struct UnitCode {
-  size_t (*scratch_bytes)(const Job& job);                   // one unit's scratch
-  int64_t (*value_stride)(const Job& job);                   // floats between two rows of partial_out
-  void (*run)(const Job& job, int64_t unit, void* scratch);  // one unit; writes the output where splits == 1
-  void (*merge)(const Job& job, int64_t item_row);           // one row of one item, from its splits' partials
+  size_t (*scratch_bytes)(const Job& job);                      // one unit's scratch
+  int64_t (*value_stride)(const Job& job);                      // floats between two rows of partial_out
+  void (*run)(const Job& job, int64_t unit, void* scratch);     // one unit; writes the output where splits == 1
+  void (*scores)(const Job& job, int64_t item, void* scratch);  // AttentionCall::scores of one item
+  void (*merge)(const Job& job, int64_t item_row);              // one row of one item, from its splits' partials
   void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
   const char* target;
 };

@@ -158,6 +158,25 @@ Status CheckMask(const AttentionCall& call, std::string_view where) {
   return {};
 }
 
+Status CheckScores(const AttentionCall& call, std::string_view where) {
+  const MutableScoresView& scores = call.scores;
+  if (!scores) return {};
+  const bool served = call.query.type == DType::kF64 ? scores.type == DType::kF64 : IsFloat(scores.type);
+  if (!served)
+    return Bad(where, "scores have type {}; needs f32, f16 or bf16 (f64 with f64 'query')", NameOf(scores.type));
+  if (call.key_mask && !std::isinf(scores.outside))
+    return Bad(where, "scores show keys outside as {} beside 'key_mask'; needs -inf, as for its zeros", scores.outside);
+  if (scores.OfEveryKey() && (scores.keys != call.key.tokens || scores.first_column != nullptr))
+    return Bad(where, "scores of every key have {} columns; needs {}, the rows of 'key'", scores.keys, call.key.tokens);
+  for (int64_t b = 0; b < call.query.batch; ++b) {
+    const bool bounded = call.positions.length != nullptr && !call.key_mask;
+    const int64_t end = scores.FirstColumn(b) + (bounded ? call.positions.length[b] : call.key.tokens);
+    if (scores.FirstColumn(b) < 0 || end > scores.keys)
+      return Bad(where, "scores have {} columns; needs {} for the keys of batch {}", scores.keys, end, b);
+  }
+  return {};
+}
+
 // `first` is the position of row 0 of each sequence where `positions` is null.
 Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* positions, const int64_t* first,
                    int64_t batch, int64_t tokens, int64_t head_size, std::string_view where) {
@@ -188,6 +207,7 @@ Status CheckAttention(const AttentionCall& call, std::string_view where) {
   KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
   KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
   KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, call.query.type, where));
+  KVSHARE_RETURN_IF_ERROR(CheckScores(call, where));
   return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position,
                      call.query.batch, call.query.tokens, call.query.head_size, where);
 }

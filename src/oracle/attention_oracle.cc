@@ -100,20 +100,36 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
                                : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
   const std::vector<double> query = LoadRow(call.query, b, head, s, call.norm, call.rotary, position);
 
+  const MutableScoresView& scores = call.scores;
+  const int64_t scores_row = ((b * call.query.heads + head) * call.query.tokens + s) * scores.keys;
+  const int64_t first_column = scores.FirstColumn(b);
+  const auto show = [&](ScoreStage stage, int64_t column, double value) {
+    if (scores && scores.stage == stage && column < scores.keys)
+      StoreElement(scores.data, scores.type, scores_row + column, value);
+  };
+  for (int64_t column = 0; column < scores.keys; ++column) {
+    show(ScoreStage::kMasked, column, scores.outside);
+    show(ScoreStage::kWeights, column, 0);
+  }
   std::vector<double> score(call.key.tokens, kHidden);
   double max = kHidden;
   const bool sink = spec.smooth_softmax || spec.head_sink != nullptr;
   const double sink_score = spec.head_sink != nullptr ? LoadElement(spec.head_sink, spec.head_sink_type, head) : 0;
   if (sink) max = sink_score;
   for (int64_t j = 0; j < call.key.tokens; ++j) {
-    if (!axis.present[j] || !Visible(spec, axis.query, axis.key[j])) continue;
-    const double bias = MaskAt(call.mask, b, head, s, j);
-    if (bias == kHidden) continue;
+    const bool within = axis.present[j] && Visible(spec, axis.query, axis.key[j]);
+    const double bias = within ? MaskAt(call.mask, b, head, s, j) : kHidden;
+    if (within) show(ScoreStage::kMasked, first_column + j, bias);
+    if (bias == kHidden && !(scores && scores.OfEveryKey())) continue;
     double dot = 0;
     for (int64_t d = 0; d < call.key.head_size; ++d) dot += query[d] * Load(call.key, b, kv_head, j, d);
     double x = dot * static_cast<double>(spec.scale);
+    show(ScoreStage::kRaw, first_column + j, x);
     if (spec.softcap > 0) x = spec.softcap * std::tanh(x / spec.softcap);
+    show(ScoreStage::kSoftcapped, first_column + j, x);
+    if (bias == kHidden) continue;
     score[j] = x + bias;
+    show(ScoreStage::kMasked, first_column + j, score[j]);
     max = std::fmax(max, score[j]);
   }
 
@@ -125,6 +141,8 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
     sum += weight;
     for (int64_t d = 0; d < call.value.head_size; ++d) out[d] += weight * Load(call.value, b, kv_head, j, d);
   }
+  for (int64_t j = 0; j < call.key.tokens; ++j)
+    if (score[j] != kHidden) show(ScoreStage::kWeights, first_column + j, std::exp(score[j] - max) / sum);
   const int64_t offset = call.output.Offset(b, head, s);
   for (int64_t d = 0; d < call.value.head_size; ++d)
     StoreElement(call.output.data, call.output.type, offset + d, sum > 0 ? out[d] / sum : 0);

@@ -8,7 +8,6 @@
 
 #include "kvshare/attention.h"
 #include "ort/check_inputs.h"
-#include "ort/delegate.h"
 #include "ort/stats.h"
 
 namespace kvshare::ort {
@@ -16,12 +15,10 @@ namespace {
 
 enum Input : size_t { kQ, kK, kV, kMask, kPastK, kPastV, kNonpad, kKeyMask, kInputs };
 using Inputs = std::array<Tensor, kInputs>;
-constexpr size_t kOrtInputs = 7;
-constexpr size_t kQkOutput = 3;
 
-constexpr const char* kOrtInts[] = {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode",
-                                    "softmax_precision"};
-constexpr const char* kOrtFloats[] = {"scale", "softcap"};
+// By qk_matmul_output_mode.
+constexpr ScoreStage kScoreStages[] = {ScoreStage::kRaw, ScoreStage::kSoftcapped, ScoreStage::kMasked,
+                                       ScoreStage::kWeights};
 
 struct Attributes {
   bool causal = false;
@@ -32,6 +29,7 @@ struct Attributes {
   int64_t window = -1;       // local_window_size: keys with the query's own
   int64_t window_left = -1;  // opset 25: keys before the query's own
   int64_t window_right = -1;
+  int64_t scores = 0;  // qk_matmul_output_mode
 };
 
 Attributes ReadAttributes(const NodeInfo& node) {
@@ -44,6 +42,7 @@ Attributes ReadAttributes(const NodeInfo& node) {
   a.window = node.Int("local_window_size").value_or(-1);
   a.window_left = node.Int("left_window_size").value_or(-1);
   a.window_right = node.Int("right_window_size").value_or(-1);
+  a.scores = node.Int("qk_matmul_output_mode").value_or(0);
   return a;
 }
 
@@ -58,6 +57,8 @@ Status CheckAttributes(const std::string& where, const Attributes& a) {
     return error("local_window_size", a.window, "left_window_size = -1: one of the two");
   if (a.window_left < -1) return error("left_window_size", a.window_left, "-1 or more");
   if (a.window_right < -1) return error("right_window_size", a.window_right, "-1 or more");
+  if (a.scores < 0 || a.scores >= std::ssize(kScoreStages))
+    return error("qk_matmul_output_mode", a.scores, "0 (raw), 1 (softcap), 2 (mask) or 3 (softmax)");
   if (a.query_heads < 0) return error("q_num_heads", a.query_heads, "0 or more");
   if (a.kv_heads < 0) return error("kv_num_heads", a.kv_heads, "0 or more");
   return {};
@@ -147,7 +148,7 @@ class Attention final : public Kernel {
 
     Outputs out;
     KVSHARE_RETURN_IF_ERROR(MakeOutputs(context, in, p, &out));
-    AttentionCall call = ViewCall(in, p, out.y);
+    AttentionCall call = ViewCall(in, p, out);
     call.positions = {length, query_position};
 
     // Past and new rows must stand in one tensor: present, or scratch where the node has no present.
@@ -190,6 +191,11 @@ class Attention final : public Kernel {
     return {};
   }
 
+ private:
+  struct Outputs {
+    Tensor y, present_key, present_value, scores;
+  };
+
   // Ranks, heads and which inputs may stand together.
   Result<Problem> Judge(const Inputs& in) const {
     Problem p;
@@ -216,11 +222,6 @@ class Attention final : public Kernel {
     }
     return p;
   }
-
- private:
-  struct Outputs {
-    Tensor y, present_key, present_value;
-  };
 
   Status CheckPast(const char* name, const Tensor& tensor, const HeadsView& past, const HeadsView& fresh,
                    int64_t tokens) const {
@@ -268,14 +269,16 @@ class Attention final : public Kernel {
     KVSHARE_ASSIGN_OR_RETURN(out->y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
     KVSHARE_ASSIGN_OR_RETURN(out->present_key, context.Output(1, key));
     KVSHARE_ASSIGN_OR_RETURN(out->present_value, context.Output(2, value));
+    KVSHARE_ASSIGN_OR_RETURN(out->scores, context.Output(3, std::array{p.B, p.query.heads, p.S, p.T}));
     return {};
   }
 
-  AttentionCall ViewCall(const Inputs& in, const Problem& p, const Tensor& y) const {
+  AttentionCall ViewCall(const Inputs& in, const Problem& p, const Outputs& out) const {
     AttentionCall call;
     call.query = p.query;
     call.key = p.key;
     call.value = p.value;
+    const Tensor& y = out.y;
     const DType type = Core(y);
     const int64_t Dv = p.value.head_size;
     call.output = in[kQ].rank == 3 ? MutableHeadsView::Bsnh(y.data, type, p.B, p.S, p.query.heads, Dv)
@@ -287,6 +290,7 @@ class Attention final : public Kernel {
     // A key mask numbers positions, and with them comes causality: it stands for the exporters' whole mask.
     call.spec.window_right = attributes_.causal || in[kKeyMask] ? 0 : attributes_.window_right;
     call.mask = p.mask;
+    if (out.scores) call.scores = {out.scores.data, type, kScoreStages[attributes_.scores], p.T};
     if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, Core(in[kKeyMask]), p.T};
     return call;
   }
@@ -312,89 +316,12 @@ class Attention final : public Kernel {
   WorkspacePool pool_;
 };
 
-// Why a node is ONNX Runtime's to run; empty where the kernels here serve it.
-std::string WhyDelegated(const NodeInfo& node) { return node.HasOutput(kQkOutput) ? "output qk_matmul_output" : ""; }
-
-// What ONNX Runtime's kernel would not know of: such a node cannot be delegated.
-const char* WhyNotOrts(const NodeInfo& node, const OpBinding& binding, const Attributes& a) {
-  if (node.HasInput(kKeyMask)) return "input key_mask";
-  if (a.window > 0) return "attribute local_window_size";
-  if (a.window_left >= 0 || a.window_right >= 0) return "a window (opset 25)";
-  const bool lower_right = std::string_view(binding.domain) == "kvshare" || binding.config.lower_right;
-  if (lower_right && a.causal && !node.HasInput(kPastK)) return "lower-right causal alignment";
-  return nullptr;
-}
-
-// The same node on ONNX Runtime's kernel.
-class DelegatedAttention final : public Kernel {
- public:
-  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
-                                                std::unique_ptr<Attention> ours, std::string reason) {
-    if (const char* clash = WhyNotOrts(node, binding, ours->attributes()))
-      return Status::Refused(
-          fmt::format("{}: {} is not served here, and ONNX Runtime's kernel has no {}", ours->where(), reason, clash));
-    size_t inputs = 0;
-    for (size_t i = 0; i < kOrtInputs; ++i)
-      if (node.HasInput(i)) inputs = i + 1;
-    const auto mask = node.InputType(kMask);
-    const TypeConstraint constraints[] = {
-        {"T1", binding.t},
-        {"T2", binding.cache},
-        {"U", mask == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL : mask}};
-    constexpr int kVersions[] = {24, 23};
-    auto made = Delegate::Create(node, "", "Attention", kVersions, constraints, {kOrtInts, kOrtFloats, {}}, inputs, 4);
-    if (!made.ok())
-      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", ours->where(),
-                                         reason, made.status().message()));
-    return std::unique_ptr<Kernel>(
-        new DelegatedAttention(binding, node, std::move(ours), std::move(reason), *std::move(made)));
-  }
-
-  Status Run(CallContext& context) override {
-    KVSHARE_ASSIGN_OR_RETURN(const Inputs in, ReadInputs(context, delegate_->inputs()));
-    KVSHARE_ASSIGN_OR_RETURN(const Problem p, ours_->Judge(in));
-    const std::array<int64_t, 4> y4 = {p.B, p.query.heads, p.S, p.value.head_size};
-    const std::array<int64_t, 3> y3 = {p.B, p.S, p.query.heads * p.value.head_size};
-    const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
-    const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
-    const std::array<int64_t, 4> qk = {p.B, p.query.heads, p.S, p.T};
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
-    KVSHARE_ASSIGN_OR_RETURN(const auto present_key, OutputOrTemporary::Make(context, 1, in[kK].type, key));
-    KVSHARE_ASSIGN_OR_RETURN(const auto present_value, OutputOrTemporary::Make(context, 2, in[kV].type, value));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor scores, context.Output(kQkOutput, qk));
-    const std::array<OrtValue*, 4> outputs = {y.value, present_key.value(), present_value.value(), scores.value};
-    std::array<const OrtValue*, kOrtInputs> values = {};
-    for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
-    stats_.Delegated(reason_);
-    return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()), outputs);
-  }
-
- private:
-  DelegatedAttention(const OpBinding& binding, const NodeInfo& node, std::unique_ptr<Attention> ours,
-                     std::string reason, std::unique_ptr<Delegate> delegate)
-      : ours_(std::move(ours)),
-        reason_(std::move(reason)),
-        stats_(StatsOf(binding.domain, binding.op, node.Name())),
-        delegate_(std::move(delegate)) {}
-
-  std::unique_ptr<Attention> ours_;  // its judgement of shapes
-  std::string reason_;
-  NodeStats& stats_;
-  std::unique_ptr<Delegate> delegate_;
-};
-
 }  // namespace
 
 Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const NodeInfo& node) {
   auto kernel = std::make_unique<Attention>(binding, node);
   KVSHARE_RETURN_IF_ERROR(CheckAttributes(kernel->where(), kernel->attributes()));
-  std::string reason = WhyDelegated(node);
-  if (reason.empty()) return std::unique_ptr<Kernel>(std::move(kernel));
-  if (!binding.config.delegate)
-    return Status::Refused(
-        fmt::format("{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel",
-                    kernel->where(), reason));
-  return DelegatedAttention::Create(binding, node, std::move(kernel), std::move(reason));
+  return std::unique_ptr<Kernel>(std::move(kernel));
 }
 
 Status InferAttention(const InferContext& context) {

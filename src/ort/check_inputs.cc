@@ -130,6 +130,8 @@ Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool z
     return error("num_heads", a.query_heads, fmt::format("a multiple of kv_num_heads = {}", a.kv_heads).c_str());
   if (a.window == 0 && !zero_window_allowed)
     return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
+  if (a.qk_output < 0 || a.qk_output > 2)
+    return error("qk_output", a.qk_output, "0 (none), 1 (before the softmax) or 2 (after)");
   if (a.window >= 0 && !a.causal) return error("local_window_size", a.window, "causal = 1");
   if (a.window_sized_cache && a.window < 1)
     return error("local_window_size", a.window, "at least 1, because sliding_window_cache is 1");

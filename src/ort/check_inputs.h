@@ -54,6 +54,7 @@ struct GqaAttributes {
   QuantType value_quant = QuantType::kNone;
   float query_epsilon = 1e-6F;  // of the norms
   float key_epsilon = 1e-6F;
+  int64_t qk_output = 0;  // of output_qk: 1 the scores that the softmax takes, 2 its weights
 };
 
 // Where a call's keys and values come from.

@@ -9,24 +9,11 @@
 #include "core/half.h"
 #include "kvshare/attention.h"
 #include "ort/check_inputs.h"
-#include "ort/delegate.h"
 #include "ort/stats.h"
 
 namespace kvshare::ort {
 namespace {
 
-constexpr const char* kOrtInts[] = {"causal",
-                                    "do_rotary",
-                                    "num_heads",
-                                    "kv_num_heads",
-                                    "smooth_softmax",
-                                    "qk_output",
-                                    "local_window_size",
-                                    "sliding_window_cache",
-                                    "rotary_interleaved",
-                                    "kv_cache_bit_width"};
-constexpr const char* kOrtFloats[] = {"scale", "softcap", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"};
-constexpr const char* kOrtStrings[] = {"k_quant_type", "v_quant_type"};
 constexpr size_t kOutputQk = 3;
 
 // "NONE", "PER_TENSOR" or "PER_CHANNEL", in any case as ONNX Runtime takes them; nothing for another word.
@@ -82,20 +69,9 @@ Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& nod
   a.causal = node.Int("causal").value_or(1) != 0;
   a.rotary = node.Int("do_rotary").value_or(0) != 0;
   a.interleaved = node.Int("rotary_interleaved").value_or(0) != 0;
+  a.qk_output = node.Int("qk_output").value_or(0);
   a.smooth_softmax = node.Int("smooth_softmax").value_or(0) > 0;
   return a;
-}
-
-// Why a node is ONNX Runtime's to run, and from which 1.x on it can: older kernels ignore what they do not know, and
-// would answer wrongly.
-struct DelegationReason {
-  std::string text;  // empty where the kernels here serve the node
-  int since_minor = 0;
-};
-
-DelegationReason WhyDelegated(const NodeInfo& node) {
-  if (node.HasOutput(kOutputQk)) return {"output output_qk", 24};
-  return {};
 }
 
 Result<GqaInputs> ReadInputs(const CallContext& context, size_t count) {
@@ -150,10 +126,16 @@ class GroupQueryAttention final : public Kernel {
       return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither",
                                               where_, present_key ? "present_value" : "present_key",
                                               present_key ? "present_key" : "present_value"));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor scores,
+                             context.Output(kOutputQk, std::array{shape.B, shape.Hq, shape.S, shape.total}));
     if (shape.B == 0) return Done();
 
     AttentionCall call = View(in, shape, lengths, output);
     call.rotary_positions = rotary_positions;
+    if (scores) {
+      const ScoreStage stage = attributes_.qk_output == 1 ? ScoreStage::kMasked : ScoreStage::kWeights;
+      call.scores = {scores.data, Core(scores), stage, shape.total, /*outside=*/0, lengths.first_column};
+    }
 
     // The caches to fill, in order: what is staged reads the past that the present may overwrite.
     AppendCall fills[4];
@@ -190,10 +172,12 @@ class GroupQueryAttention final : public Kernel {
     const ParallelFor parallel = context.Parallel();
     for (size_t i = 0; i < count; ++i)  // a borrowed cache bound onto its present is there already
       if (shape.Appends() || fills[i].present.data != fills[i].past.data) Append(fills[i], parallel);
-    if (attributes_.window == 0)  // no key is visible; ONNX Runtime gives zeros
-      std::memset(output.data, 0, static_cast<size_t>(BytesOf(Core(output), output.Count())));
-    else if (shape.S > 0)
+    if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros
+      for (const Tensor& zeros : {output, scores})
+        if (zeros) std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(Core(zeros), zeros.Count())));
+    } else if (shape.S > 0) {
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
+    }
     return Done();
   }
 
@@ -310,90 +294,6 @@ class GroupQueryAttention final : public Kernel {
   WorkspacePool pool_;
 };
 
-// The same node on ONNX Runtime's kernel.
-class DelegatedGqa final : public Kernel {
- public:
-  static Result<std::unique_ptr<Kernel>> Create(const OpBinding& binding, const NodeInfo& node,
-                                                const std::string& where, const GqaAttributes& attributes,
-                                                std::string reason) {
-    size_t inputs = 0;
-    for (size_t i = 0; i < kGqaInputCount; ++i)
-      if (node.HasInput(i)) inputs = i + 1;
-    if (inputs > kExternalKey)
-      return Status::Refused(
-          fmt::format("{}: input 'external_key' goes with {}; needs a float cache without it", where, reason));
-    const TypeConstraint constraints[] = {
-        {"T", binding.t}, {"M", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}, {"T_CACHE", binding.cache}};
-    // T_CACHE came with 1.32; before, a cache had type T.
-    const size_t count = binding.config.host.AtLeast(1, 32) ? 3 : 2;
-    constexpr int kVersions[] = {1};
-    auto made = Delegate::Create(node, "com.microsoft", "GroupQueryAttention", kVersions, std::span(constraints, count),
-                                 {kOrtInts, kOrtFloats, kOrtStrings}, inputs, node.HasOutput(kOutputQk) ? 4 : 3);
-    if (!made.ok())
-      return Status::Refused(fmt::format("{}: {} is not served here, and ONNX Runtime refuses it: {}", where, reason,
-                                         made.status().message()));
-    return std::unique_ptr<Kernel>(new DelegatedGqa(binding, node, attributes, std::move(reason), *std::move(made)));
-  }
-
-  Status Run(CallContext& context) override {
-    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, ReadInputs(context, delegate_->inputs()));
-    const Tensor& query = in[kQuery];
-    const auto where = std::string_view(where_);
-    KVSHARE_RETURN_IF_ERROR(CheckRank(where, "query", query, 3, "rank 3 [B, S, num_heads*D]"));
-    if (in[kTotalSequenceLength].Count() != 1)
-      return InputError(where, "total_sequence_length", "has several elements", "one number");
-    const int64_t total = *static_cast<const int32_t*>(in[kTotalSequenceLength].data);
-    const int64_t heads = in[kKey] ? attributes_.query_heads : attributes_.query_heads + 2 * attributes_.kv_heads;
-    const int64_t D = query.dims[2] / heads;
-    const Tensor& past = in[kPastKey];
-    if (past) KVSHARE_RETURN_IF_ERROR(CheckRank(where, "past_key", past, 4, "rank 4 [B, Hkv, T, D]"));
-    const std::array<int64_t, 3> output_dims = {query.dims[0], query.dims[1], attributes_.query_heads * D};
-    const int64_t rows = past && windowed_ ? past.dims[2] : std::max(total, past ? past.dims[2] : 0);
-    const std::array<int64_t, 4> present_dims = {query.dims[0], attributes_.kv_heads, rows,
-                                                 past        ? past.dims[3]
-                                                 : four_bit_ ? (D + 1) / 2
-                                                             : D};
-    const std::array<int64_t, 4> qk_dims = {query.dims[0], attributes_.query_heads, query.dims[1], total};
-
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const auto key, OutputOrTemporary::Make(context, 1, cache_type_, present_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const auto value, OutputOrTemporary::Make(context, 2, cache_type_, present_dims));
-    Tensor qk;
-    if (has_qk_) {
-      KVSHARE_ASSIGN_OR_RETURN(qk, context.Output(kOutputQk, qk_dims));
-    }
-    std::array<const OrtValue*, kGqaInputCount> values = {};
-    for (size_t i = 0; i < delegate_->inputs(); ++i) values[i] = in[i].value;
-    const std::array<OrtValue*, 4> outputs = {output.value, key.value(), value.value(), qk.value};
-    stats_.Delegated(reason_);
-    return delegate_->Invoke(context, std::span(values.data(), delegate_->inputs()),
-                             std::span(outputs.data(), has_qk_ ? 4 : 3));
-  }
-
- private:
-  DelegatedGqa(const OpBinding& binding, const NodeInfo& node, const GqaAttributes& attributes, std::string reason,
-               std::unique_ptr<Delegate> delegate)
-      : where_(fmt::format("{} '{}'", binding.op, node.Name())),
-        reason_(std::move(reason)),
-        attributes_(attributes),
-        cache_type_(binding.cache),
-        windowed_(node.Int("sliding_window_cache").value_or(0) != 0),
-        four_bit_(node.Int("kv_cache_bit_width").value_or(0) == 4),
-        has_qk_(node.HasOutput(kOutputQk)),
-        stats_(StatsOf(binding.domain, binding.op, node.Name())),
-        delegate_(std::move(delegate)) {}
-
-  std::string where_;
-  std::string reason_;
-  GqaAttributes attributes_;
-  ONNXTensorElementDataType cache_type_;
-  bool windowed_;
-  bool four_bit_;
-  bool has_qk_;
-  NodeStats& stats_;
-  std::unique_ptr<Delegate> delegate_;
-};
-
 }  // namespace
 
 Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeInfo& node) {
@@ -401,17 +301,10 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   KVSHARE_ASSIGN_OR_RETURN(const GqaAttributes attributes, ReadAttributes(where, node, binding));
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
   KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(where, attributes, /*zero_window_allowed=*/drop_in));
-  auto [reason, since_minor] = WhyDelegated(node);
-  if (reason.empty())
-    return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>(binding, node, where, attributes));
-  if (!binding.config.delegate)
-    return Status::Refused(fmt::format(
-        "{}: {} is not served here; needs kvshare.delegate = 1 to run on ONNX Runtime's kernel", where, reason));
-  if (!binding.config.host.AtLeast(1, since_minor))
-    return Status::Refused(
-        fmt::format("{}: {} is not served here, and ONNX Runtime {}.{} does not know it; needs 1.{} or later", where,
-                    reason, binding.config.host.major, binding.config.host.minor, since_minor));
-  return DelegatedGqa::Create(binding, node, where, attributes, std::move(reason));
+  if (node.HasOutput(kOutputQk) && attributes.qk_output == 0)
+    return Status::InvalidInput(fmt::format(
+        "{}: output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2", where));
+  return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>(binding, node, where, attributes));
 }
 
 Status InferGqa(const InferContext& context) {

@@ -201,13 +201,17 @@ TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
     if (pick({0, 0, 1}) == 1) p.AddNorm();
     if (pick({0, 0, 1}) == 1)
       for (int64_t b = 0; b < p.B; ++b) p.query_length.push_back(static_cast<int64_t>(random() % (p.S + 1)));
+    p.show_scores = pick({0, 1}) == 1;
+    p.stage = static_cast<ScoreStage>(pick({0, 1, 2, 3}));
+    if (pick({0, 1}) == 1) p.outside = 0;
     const int64_t mask = pick({0, 0, 1, 2, 3});
     if (mask == 1) p.AddBias(DType::kBool, pick({0, 1}) == 1);
     if (mask == 2) p.AddBias(DType::kF32, pick({0, 1}) == 1);
     if (mask == 3) p.AddBias(p.type, pick({0, 1}) == 1);
     SCOPED_TRACE(::testing::Message() << "round " << round << " seed " << p.seed << " S " << p.S << " T " << p.T
                                       << " D " << p.D << " Dv " << p.Dv << " window " << p.window << " "
-                                      << NameOf(p.type) << "/" << NameOf(p.kv_type) << " mask " << mask);
+                                      << NameOf(p.type) << "/" << NameOf(p.kv_type) << " mask " << mask << " scores "
+                                      << (p.show_scores ? static_cast<int>(p.stage) : -1));
     ExpectMatchesOracle(p, ToleranceOf(p.type));
     if (HasFatalFailure()) return;
   }
@@ -225,6 +229,8 @@ TEST_P(EveryTarget, KeyMasksOfAnyPatternMatchTheOracle) {
     p.T = p.S + random() % 150;
     p.window = round % 3 == 0 ? 0 : 1 + random() % 40;
     p.causal = p.window > 0 || round % 2 == 0;
+    p.show_scores = round % 4 == 0;
+    p.stage = static_cast<ScoreStage>(round / 4 % 4);
     p.Fill();
     p.key_mask = Array(round % 3 == 0 ? DType::kI64 : round % 3 == 1 ? DType::kI32 : DType::kBool, p.B * p.T);
     for (int64_t b = 0; b < p.B; ++b) {
@@ -340,6 +346,22 @@ TEST(Rows, ANanInAVisibleKeyIsNotHidden) {
   WorkspacePool pool;
   ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
   EXPECT_TRUE(std::isnan(out.Get(0)));
+}
+
+TEST(Scores, AfterTheMaskOrTheSoftmaxNoInvisibleKeyIsRead) {
+  for (const ScoreStage stage : {ScoreStage::kMasked, ScoreStage::kWeights}) {
+    Problem p;
+    p.S = 3;
+    p.T = 200;
+    p.window = 20;
+    p.length = {120};
+    p.show_scores = true;
+    p.stage = stage;
+    p.Fill();
+    Poison(p, 0, 97);
+    Poison(p, 120, 200);
+    ExpectMatchesOracle(p, kF32);
+  }
 }
 
 TEST(Batch, OfNoneWritesNothing) {

@@ -58,6 +58,12 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 3, the rows of 'cos_cache'");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 64, 9, false}; }, bad,
                 "Op 'node': input 'cos_cache' has 9 columns; needs 1 to 8, half the head size 16");
+  ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF32, ScoreStage::kRaw, 7}; }, bad,
+                "Op 'node': scores of every key have 7 columns; needs 8, the rows of 'key'");
+  ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF32, ScoreStage::kWeights, 7}; }, bad,
+                "Op 'node': scores have 7 columns; needs 8 for the keys of batch 0");
+  ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF64, ScoreStage::kRaw, 8}; }, bad,
+                "Op 'node': scores have type f64; needs f32, f16 or bf16 (f64 with f64 'query')");
   ExpectRefusal([](Good& g) { g.call.key.type = DType::kF64; }, StatusCode::kRefused,
                 "Op 'node': no kernel for f64 'key' with f32 'query'; have f32, f16, bf16 in any mix, "
                 "'key' and 'value' also int8, int4, float8e4m3fn, or f64 alone");

@@ -196,6 +196,65 @@ def test_no_keys_or_no_batch_at_all():
     assert ours(inputs, attributes)["Y"].shape == (0, HQ, 2, D)
 
 
+def stages(inputs, attributes, q, k, visible):
+    """What qk_matmul_output holds by mode, in float64; visible [.., S, T] hides by -inf."""
+    k = k.astype(np.float64).repeat(HQ // HKV, 1)
+    raw = np.einsum("bhsd,bhtd->bhst", q.astype(np.float64), k) / np.sqrt(D)
+    cap = attributes.get("softcap", 0)
+    capped = cap * np.tanh(raw / cap) if cap else raw
+    bias = inputs.get("attn_mask", np.zeros(1))
+    bias = np.where(bias, 0, -np.inf) if bias.dtype == bool else bias.astype(np.float64)
+    masked = np.where(visible, capped + bias, -np.inf)
+    weights = np.exp(masked - np.maximum(masked.max(-1, keepdims=True), -1e30))
+    return raw, capped, masked, weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16, np.float64], ids=["f32", "f16", "bf16", "f64"])
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["causal", "bool", "float", "window"])
+@pytest.mark.parametrize("mode", range(4))
+def test_qk_matmul_output_holds_the_stage_of_its_mode(mode, kind, shape, rank, dtype):
+    extra = {"causal": {"is_causal": 1}, "window": {"left_window_size": 2}}.get(kind, {})
+    inputs, attributes, q, k, v = case(17, dtype=np.dtype(dtype), rank=rank, softcap=1.5, qk_matmul_output_mode=mode,
+                                       **extra, **SHAPES[shape])
+    S, T, past = q.shape[2], k.shape[2], k.shape[2] - SHAPES[shape]["new"]
+    rng = np.random.default_rng(18)
+    if kind == "bool":
+        inputs["attn_mask"] = rng.random((2, 1, S, T)) < 0.6
+        inputs["attn_mask"][0, 0, 0] = False
+    if kind == "float":
+        inputs["attn_mask"] = np.where(rng.random((HQ, S, T)) < 0.6, draw(rng, HQ, S, T), -np.inf).astype(dtype)
+    ahead = np.arange(T) - np.arange(S)[:, None] - past
+    visible = ahead <= 0 if kind == "causal" else ahead >= -2 if kind == "window" else np.bool_(True)
+    want = stages(inputs, attributes, q, k, visible)[mode]
+    got = ours(inputs, attributes, ("Y", "qk_matmul_output"), opset=25 if kind == "window" and VERSION >= (1, 28) else 24)
+    scores = got["qk_matmul_output"]
+    assert scores.dtype == dtype
+    np.testing.assert_array_equal(scores == -np.inf, want == -np.inf)
+    assert_close(np.where(want == -np.inf, 0, scores), np.where(want == -np.inf, 0, want), dtype)
+    if dtype == np.float32 and VERSION >= (1, 30) and kind != "window":
+        theirs = attention(inputs, attributes, ("Y", "present_key", "present_value", "qk_matmul_output"), lib=None)["qk_matmul_output"]
+        seen = want != -np.inf  # there ORT has the lowest finite number, ONNX -inf
+        assert_close(scores[seen], theirs[seen], dtype)
+
+
+def test_qk_matmul_output_of_padding_is_shown_raw_and_hidden_after_the_mask():
+    inputs, attributes, q, k, v = case(19, S=2, new=6)
+    inputs["nonpad_kv_seqlen"] = np.array([6, 4], np.int64)
+    visible = np.arange(6) < inputs["nonpad_kv_seqlen"][:, None, None, None]
+    for mode, want in enumerate(stages(inputs, attributes, q, k, visible)):
+        got = ours(inputs, {**attributes, "qk_matmul_output_mode": mode}, ("Y", "qk_matmul_output"))["qk_matmul_output"]
+        np.testing.assert_array_equal(got == -np.inf, want == -np.inf)
+        assert_close(np.where(want == -np.inf, 0, got), np.where(want == -np.inf, 0, want), np.float32)
+
+
+def test_an_unknown_qk_matmul_output_mode_is_refused():
+    inputs, attributes, *_ = case(20, S=2, new=2)
+    with pytest.raises(Exception, match="attribute 'qk_matmul_output_mode' is 4; needs 0 .raw., 1 .softcap., 2 .mask. or 3 .softmax."):
+        ours(inputs, {**attributes, "qk_matmul_output_mode": 4}, ("Y", "qk_matmul_output"))
+
+
 def test_counters_name_the_node():
     counters = Counters()
     counters.reset()

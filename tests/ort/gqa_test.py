@@ -235,6 +235,39 @@ def test_ragged_chunks_of_a_batch():
     check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["f32", "f16"])
+@pytest.mark.parametrize("qk_output", [1, 2])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("variant", ["plain", "window", "softcap", "rotary_half", "smooth_softmax", "everything", "bias"])
+def test_output_qk_equals_orts(variant, step, qk_output, dtype):
+    p = Problem(hash_of(variant, step), dtype=dtype, qk_output=qk_output, **STEPS[step], **VARIANTS.get(variant, {"softcap": 2.0}))
+    if variant == "bias":
+        p.inputs["attention_bias"] = p.rng.standard_normal((p.B, 1, p.S, p.total)).astype(dtype)
+        p.inputs["attention_bias"][..., 1:2] = -np.inf
+    outputs = ("output", "present_key", "present_value", "output_qk")
+    got = gqa(p.inputs, p.attributes, outputs, drop_in="gqa", delegate="0")
+    want = gqa(p.inputs, p.attributes, outputs, lib=None)
+    assert_close(got["output"][p.real()], want["output"][p.real()], dtype, "output")
+    for b, n in enumerate(p.lens):
+        tokens = p.real()[b]
+        ours, theirs = (x["output_qk"][b][:, tokens] for x in (got, want))
+        assert (ours[..., n:] == 0).all()  # ORT may leave these as they were
+        ours, theirs = ours[..., :n], theirs[..., :n]
+        np.testing.assert_array_equal(ours == -np.inf, theirs == -np.inf)
+        assert_close(np.where(ours == -np.inf, 0, ours), np.where(theirs == -np.inf, 0, theirs), dtype, "output_qk")
+
+
+def test_output_qk_needs_its_attribute_and_columns_for_every_key():
+    p = Problem(19, **STEPS["decode"])
+    outputs = ("output", "present_key", "present_value", "output_qk")
+    with pytest.raises(Exception, match="output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2"):
+        gqa(p.inputs, p.attributes, outputs, drop_in="gqa")
+    # ORT bug 2: it writes past the end of its scores.
+    p = Problem(20, kind="shared", S=1, lens=[12], past=12, total=9, qk_output=2)
+    with pytest.raises(Exception, match="scores have 9 columns; needs 12 for the keys of batch 0"):
+        gqa(p.inputs, p.attributes, ("output", "", "", "output_qk"), drop_in="gqa")
+
+
 @pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2,)])
 def test_seqlens_k_may_carry_a_unit_extent(shape):
     p = Problem(11, **STEPS["decode_ragged"])

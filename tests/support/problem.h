@@ -70,6 +70,10 @@ struct Problem {
   int64_t rotary_half = 0;
   bool interleaved = false;
   bool smooth = false;
+  bool show_scores = false;  // with Call: in `scores`
+  ScoreStage stage = ScoreStage::kRaw;
+  float outside = -std::numeric_limits<float>::infinity();
+  Array scores;
   std::atomic<int64_t> key_rows_read{0};
 
   Problem() = default;
@@ -161,18 +165,24 @@ struct Problem {
     }
     if (key_mask.size() > 0) call.key_mask = {key_mask.data(), key_mask.type, T};
     if (rotary_half > 0) call.rotary = {cos.data(), sin.data(), type, T + S + 1, rotary_half, interleaved};
+    if (show_scores) {
+      scores = Array(type, B * Hq * S * T);
+      for (int64_t i = 0; i < scores.size(); ++i) scores.Set(i, std::numeric_limits<double>::quiet_NaN());
+      call.scores = {scores.data(), type, stage, T, outside};
+    }
     call.key_rows_read = &key_rows_read;
     return call;
   }
 };
 
-// The largest difference must stay under `tolerance` times the largest magnitude.
-inline void ExpectClose(const Array& truth, const Array& got, double tolerance) {
+// The largest difference must stay under `tolerance` times the largest magnitude; infinities must be equal.
+inline void ExpectClose(const Array& truth, const Array& got, double tolerance, const char* what = "element") {
   double largest = 1e-3;
-  for (int64_t i = 0; i < truth.size(); ++i) largest = std::max(largest, std::fabs(truth.Get(i)));
   for (int64_t i = 0; i < truth.size(); ++i)
-    ASSERT_LE(std::fabs(truth.Get(i) - got.Get(i)), tolerance * largest)
-        << "element " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
+    if (std::isfinite(truth.Get(i))) largest = std::max(largest, std::fabs(truth.Get(i)));
+  for (int64_t i = 0; i < truth.size(); ++i)
+    ASSERT_TRUE(truth.Get(i) == got.Get(i) || std::fabs(truth.Get(i) - got.Get(i)) <= tolerance * largest)
+        << what << " " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
 }
 
 // Runs the kernels and the oracle.
@@ -181,11 +191,13 @@ inline void ExpectMatchesOracle(Problem& p, double tolerance) {
   AttentionCall want_call = p.Call(truth);
   ASSERT_TRUE(CheckAttention(want_call, "test").ok()) << CheckAttention(want_call, "test").message();
   AttendOracle(want_call);
+  const Array want_scores = p.scores;
   AttentionCall got_call = p.Call(got);
   WorkspacePool pool;
   const Status status = Attend(got_call, ParallelFor::Serial(), pool);
   ASSERT_TRUE(status.ok()) << status.message();
   ExpectClose(truth, got, tolerance);
+  ExpectClose(want_scores, p.scores, tolerance, "score");
 }
 
 }  // namespace kvshare::testing
