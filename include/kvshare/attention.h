@@ -26,7 +26,7 @@ inline constexpr int64_t kUnlimited = -1;
 // The score is  x = scale * q.k;  x = softcap * tanh(x / softcap) if softcap > 0;  x += bias.
 // A row that sees no key gives zeros.
 struct AttentionSpec {
-  float scale = 1.0F;
+  double scale = 1.0;                 // the kernels round it to f32
   float softcap = 0.0F;               // 0: off
   int64_t window_left = kUnlimited;   // keys before the query's own; ORT's local_window_size W is window_left = W - 1
   int64_t window_right = kUnlimited;  // 0: causal

@@ -111,7 +111,7 @@ void LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
   const Quant& quant = call.key.quant;
   const int64_t D = call.key.head_size;
   const bool one_scale = quant.scale != nullptr && !quant.per_channel;
-  const Vec scale = hn::Set(df, call.spec.scale * (one_scale ? quant.scale[0] : 1.0F));
+  const Vec scale = hn::Set(df, static_cast<float>(call.spec.scale) * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
   for (int64_t d = 0; d < stride; d += kLanes) {
     Vec q = hn::Mul(hn::Load(df, to + d), scale);

@@ -123,7 +123,7 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
     if (bias == kHidden && !(scores && scores.OfEveryKey())) continue;
     double dot = 0;
     for (int64_t d = 0; d < call.key.head_size; ++d) dot += query[d] * Load(call.key, b, kv_head, j, d);
-    double x = dot * static_cast<double>(spec.scale);
+    double x = dot * spec.scale;
     show(ScoreStage::kRaw, first_column + j, x);
     if (spec.softcap > 0) x = spec.softcap * std::tanh(x / spec.softcap);
     show(ScoreStage::kSoftcapped, first_column + j, x);

@@ -283,8 +283,8 @@ class Attention final : public Kernel {
     const int64_t Dv = p.value.head_size;
     call.output = in[kQ].rank == 3 ? MutableHeadsView::Bsnh(y.data, type, p.B, p.S, p.query.heads, Dv)
                                    : MutableHeadsView::Bnsh(y.data, type, p.B, p.query.heads, p.S, Dv);
-    const float D = static_cast<float>(p.query.head_size);
-    call.spec.scale = attributes_.scale.value_or(1.0F / std::sqrt(D));
+    const double D = static_cast<double>(p.query.head_size);
+    call.spec.scale = attributes_.scale ? double{*attributes_.scale} : 1.0 / std::sqrt(D);
     call.spec.softcap = attributes_.softcap;
     call.spec.window_left = attributes_.window > 0 ? attributes_.window - 1 : attributes_.window_left;
     // A key mask numbers positions, and with them comes causality: it stands for the exporters' whole mask.

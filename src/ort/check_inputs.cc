@@ -304,7 +304,7 @@ Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, cons
   const int64_t rows = in[kCosCache].dims[0];
   const Tensor& ids = in[kPositionIds];
   const auto* id = ids ? static_cast<const int64_t*>(ids.data) : nullptr;
-  if (ids &&
+  if (ids && shape.B > 0 &&
       (shape.first_prompt ? ids.Count() < 1 : (ids.rank != 2 || ids.dims[0] != shape.B || ids.dims[1] != shape.S)))
     return InputError(where, "position_ids", HasShape(ids), fmt::format("{}x{}, [B, S]", shape.B, shape.S));
   for (int64_t b = 0; b < shape.B; ++b)
