@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench matrix lint format docs install sanitize fuzz ci-full clean
+.PHONY: build test demo bench matrix lint format docs compatibility install sanitize fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -55,6 +55,11 @@ ci-full:  ## .ci/run, and what takes too long for it
 
 docs:     ## docs/errors.md from the source
 	python3 scripts/errors_doc.py
+
+compatibility: build  ## docs/compatibility.md from calls of ONNX Runtime's kernels and kvshare's
+	scripts/setup.sh test
+	KVSHARE_ORT_LIB=build/lib/libkvshare_ort.so KVSHARE_DROPIN_LIB=build/lib/libkvshare_dropin.so \
+	KVSHARE_TEST_DATA=tests/data KVSHARE_ORT_RELEASES=build/deps/ort-releases .venv/bin/python tests/ort/compatibility.py
 
 clean:    ## what was compiled; downloads stay
 	[ ! -e build/CMakeCache.txt ] || cmake --build build --target clean

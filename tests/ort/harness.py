@@ -99,6 +99,9 @@ def run(sess, inputs):
         if dtype is None:
             result[out.name] = value.numpy()
             continue
+        if 0 in value.shape():  # has no address
+            result[out.name] = np.zeros(value.shape(), dtype)
+            continue
         bits = ctypes.c_uint16 if dtype.itemsize == 2 else ctypes.c_uint8
         flat = np.ctypeslib.as_array(ctypes.cast(value.data_ptr(), ctypes.POINTER(bits)), (int(np.prod(value.shape())),))
         result[out.name] = flat.copy().view(dtype).reshape(value.shape())
