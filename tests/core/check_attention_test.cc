@@ -62,6 +62,12 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': scores of every key have 7 columns; needs 8, the rows of 'key'");
   ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF32, ScoreStage::kWeights, 7}; }, bad,
                 "Op 'node': scores have 7 columns; needs 8 for the keys of batch 0");
+  ExpectRefusal(
+      [](Good& g) {
+        g.call.key_mask = {g.data, DType::kBool, 8};
+        g.call.scores = {g.data, DType::kF32, ScoreStage::kMasked, 8, 0.0F};
+      },
+      bad, "Op 'node': scores show keys outside as 0 beside 'key_mask'; needs -inf, as for its zeros");
   ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF64, ScoreStage::kRaw, 8}; }, bad,
                 "Op 'node': scores have type f64; needs f32, f16 or bf16 (f64 with f64 'query')");
   ExpectRefusal([](Good& g) { g.call.key.type = DType::kF64; }, StatusCode::kRefused,

@@ -206,12 +206,6 @@ def test_key_mask(mask, text):
     assert text in refusal(lambda: attention({**inputs, "key_mask": mask}, attributes, domain="kvshare"))
 
 
-def test_borrowed_keys_are_not_handed_on():
-    p, inputs = external()
-    message = refusal(lambda: gqa(inputs, {**p.attributes, "qk_output": 1}, ("output", "output_qk"), drop_in="gqa"))
-    assert "GroupQueryAttention 'node': input 'external_key' goes with output output_qk; needs a float cache without it" in message
-
-
 def test_a_tensor_of_rank_9():
     p = decode()
     inputs = {**p.inputs, "attention_bias": np.zeros([1] * 9, np.float32)}
