@@ -89,7 +89,7 @@ def test_equals_the_specification_and_orts_kernel(variant, shape, rank, dtype):
 
 MASKS = {"2d": lambda S, T: (S, T), "3d_one": lambda S, T: (1, S, T), "3d_heads": lambda S, T: (HQ, S, T),
          "4d": lambda S, T: (2, HQ, S, T), "batch": lambda S, T: (2, 1, S, T), "keys_only": lambda S, T: (2, 1, 1, T),
-         "row": lambda S, T: (1, T), "short": lambda S, T: (2, 1, S, T - 2)}
+         "row": lambda S, T: (1, T), "vector": lambda S, T: (T,), "heads_only": lambda S, T: (1, HQ, S, T), "short": lambda S, T: (2, 1, S, T - 2)}
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
@@ -153,7 +153,7 @@ def test_opset_25_windows_count_keys_on_each_side(shape, left, right, causal):
     assert_close(ours(inputs, attributes, opset=opset)["Y"], truth(inputs, attributes, q, k, v), np.float32)
 
 
-@pytest.mark.parametrize("opset", [23, 24])
+@pytest.mark.parametrize("opset", [23, 24, 25] if VERSION >= (1, 28) else [23, 24])
 @pytest.mark.parametrize("shape", ["square", "past_decode", "past_chunk"])
 def test_local_window_size_is_the_requested_attribute(shape, opset):
     inputs, attributes, q, k, v = case(10, **SHAPES[shape], is_causal=1, local_window_size=3)
