@@ -49,6 +49,17 @@ GQA = {
     "rotary embedding, interleaved": dict(rotary=(16, True)),
     "rotary embedding of a part of the head": dict(rotary=(8, False)),
     "position_ids": dict(rotary=(16, False), position_ids=True),
+    "q_norm_weight, k_norm_weight": dict(norms=True, rotary=(16, False)),
+    "query_seqlens": dict(S=3, lens=[9, 7], counts=[3, 1], total=12, past=12),
+    "int8 cache": dict(quant=("int8", False)),
+    "int8 cache, a scale a channel": dict(quant=("int8", True)),
+    "int4 cache": dict(quant=("int4", False)),
+    "int4 cache, a scale a channel": dict(quant=("int4", True)),
+    "float8 cache": dict(quant=("fp8", False)),
+    "int8 cache, presents un-named": dict(quant=("int8", False), presents=False),
+    "sliding_window_cache": dict(lens=[30], window=4, capacity=7),
+    "sliding_window_cache, a chunk longer than it": dict(S=12, lens=[30], window=4, capacity=7, shared=None),
+    "sliding_window_cache of int8": dict(lens=[30], window=4, capacity=7, quant=("int8", False)),
     "output_qk before the softmax": dict(qk_output=1),
     "output_qk after the softmax": dict(qk_output=2),
 }
@@ -125,6 +136,8 @@ def shared_of(choices):
     if choices.get("shared", choices) is None:
         return None
     lens = choices.get("lens", [9])
+    if "capacity" in choices:
+        return {**choices, "form": "shared"}
     return {"past": max([choices.get("past", 0), choices.get("total", 0), *lens]), **choices, "form": "shared"}
 
 

@@ -75,36 +75,110 @@ def cap(x, softcap):
     return softcap * np.tanh(x / softcap) if softcap else x
 
 
+def rms(x, weight, epsilon=1e-6):
+    x = np.asarray(x, np.float64)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon) * weight.astype(np.float64)
+
+
+def resident(T, C, W):
+    """Rows of a window-sized cache after T tokens, by ORT's contract."""
+    freed = C - W + 1
+    return int(T if T <= C else T - freed * -(-(T - C) // freed))
+
+
+class Plain:
+    """A cache of floats."""
+    inputs, attributes = {}, {}
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def store(self, x):
+        return np.asarray(x).astype(self.dtype)
+
+    def meaning(self, stored):
+        return stored.astype(np.float64)
+
+
+class Codec:
+    """A quantized cache: numbers to what is stored of them, and back."""
+
+    def __init__(self, rng, kind, per_channel, Hkv, D):
+        self.kind, self.D = kind, D
+        scale = (rng.uniform(0.5, 1, Hkv * D if per_channel else 1) * {"int8": 0.03, "int4": 0.5, "fp8": 1}[kind]).astype(np.float32)
+        self.scale = scale.astype(np.float64).reshape((1, Hkv, 1, D) if per_channel else 1)
+        self.inputs = {"k_scale": scale, "v_scale": scale}
+        name = "PER_CHANNEL" if per_channel else "PER_TENSOR"
+        self.attributes = {"k_quant_type": name, "v_quant_type": name, "kv_cache_bit_width": 4 if kind == "int4" else 8}
+
+    def store(self, x):
+        x = np.asarray(x, np.float64) / self.scale
+        if self.kind == "fp8":
+            return x.astype(ml_dtypes.float8_e4m3fn)
+        limit = 128 if self.kind == "int8" else 8
+        codes = np.clip(np.rint(x), -limit, limit - 1).astype(np.int64)
+        if self.kind == "int8":
+            return codes.astype(np.int8)
+        codes = np.concatenate([codes, np.full_like(codes[..., :self.D % 2], -8)], -1) + 8
+        return (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
+
+    def meaning(self, stored):
+        if self.kind == "int4":
+            both = np.stack([stored & 15, stored >> 4], -1).reshape(*stored.shape[:-1], 2 * stored.shape[-1])
+            stored = both[..., :self.D].astype(np.int64) - 8
+        return stored.astype(np.float64) * self.scale
+
+
 def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None, Hq=4, Hkv=2, D=32, dtype=np.float32, cache=None,
         presents=True, scale=0.0, softcap=0.0, causal=1, window=-1, bias=None, hide=0.0, sink=False, smooth=0, rotary=None,
-        position_ids=False, qk_output=0):
+        position_ids=False, qk_output=0, counts=None, norms=False, quant=None, capacity=None):
     """GroupQueryAttention. form: own, packed, shared (key and value of length 0) or external (borrowed).
-    bias: None or (per batch, per head), with a share `hide` of -inf. rotary: None, or (half, interleaved)."""
+    bias: None or (per batch, per head), with a share `hide` of -inf. rotary: None, or (half, interleaved). counts: query_seqlens.
+    quant: None, or (int8, int4 or fp8; whether per channel). capacity: of a window-sized cache (sliding_window_cache)."""
     dtype, cache = np.dtype(dtype), np.dtype(cache or dtype)
+    codec = Codec(rng, *quant, Hkv, D) if quant else Plain(cache)
     lens = np.array(lens, np.int64)
     B, appends = len(lens), form in ("own", "packed")
     total = int(total if total is not None else lens.max(initial=S))
-    first = S == total
+    first = S == total and counts is None
+    count = np.full(B, S) if counts is None else np.array(counts)
+    start = np.zeros(B, np.int64) if first else lens - count
+    # What the cache holds of each sequence, and how many before the step; all of it unless it is window-sized.
+    windowed = capacity is not None
+    held, held_before = ([resident(n, capacity, window) if windowed else n for n in part] for part in (lens, start))
     if past is None:
-        past = (0 if first else total - S) if appends else total
-    capacity = max(total, past) if appends else past
-    start = np.zeros(B, np.int64) if first else lens - S
+        past = capacity if windowed else (0 if first else total - S) if appends else total
+    rows_of_cache = past if windowed or not appends else max(total, past)
+    T = int(max(total, rows_of_cache, lens.max(initial=0)))
 
     def draw(*shape, dtype=dtype):
         return rng.standard_normal(shape).astype(dtype)
 
     q, k, v = draw(B, Hq, S, D), draw(B, Hkv, S, D), draw(B, Hkv, S, D)
-    past_k, past_v = draw(B, Hkv, past, D, dtype=cache), draw(B, Hkv, past, D, dtype=cache)
+    old_k, old_v = (codec.meaning(codec.store(draw(B, Hkv, T, D, dtype=np.float32))) for _ in range(2))
+    past_k, past_v = np.zeros((2, B, Hkv, past, D))
+    for b in range(B):  # the latest of the old tokens; a borrower's past has the step's own too
+        n, end = (held_before[b], start[b]) if appends else (held[b], lens[b])
+        n = min(n, past)
+        past_k[b, :, :n], past_v[b, :, :n] = old_k[b, :, end - n:end], old_v[b, :, end - n:end]
     inputs = {"query": folded(q), "seqlens_k": lens.astype(np.int32) - 1, "total_sequence_length": np.array(total, np.int32)}
     if form == "packed":
         inputs["query"] = np.concatenate([folded(q), folded(k), folded(v)], 2)
     elif form != "external":
         inputs["key"], inputs["value"] = (folded(x if appends else x[:, :, :0]) for x in (k, v))
     if form == "external":
-        inputs["external_key"], inputs["external_value"] = past_k, past_v
+        inputs["external_key"], inputs["external_value"] = codec.store(past_k), codec.store(past_v)
     elif past_given:
-        inputs["past_key"], inputs["past_value"] = past_k, past_v
-    attributes = {"num_heads": Hq, "kv_num_heads": Hkv}
+        inputs["past_key"], inputs["past_value"] = codec.store(past_k), codec.store(past_v)
+    attributes = {"num_heads": Hq, "kv_num_heads": Hkv} | codec.attributes
+    inputs |= codec.inputs
+    if windowed:
+        attributes["sliding_window_cache"] = 1
+    if counts is not None:
+        inputs["query_seqlens"] = count.astype(np.int32)
+    if norms:
+        inputs["q_norm_weight"], inputs["k_norm_weight"] = draw(D), draw(D)
+        q, k = rms(q, inputs["q_norm_weight"]), rms(k, inputs["k_norm_weight"])
     given = {"scale": scale, "softcap": softcap, "smooth_softmax": smooth, "qk_output": qk_output}
     attributes |= {n: a for n, a in given.items() if a}
     if causal != 1:
@@ -126,13 +200,16 @@ def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None,
         attributes |= {"do_rotary": 1} | ({"rotary_interleaved": 1} if interleaved else {})
         q, k = rope(q, *tables, ids, interleaved), rope(k, *tables, ids, interleaved)
 
-    keys, values = np.zeros((2, B, Hkv, capacity, D))
+    # All tokens at their positions, as the cache would hold them; the present has the latest `held`.
+    keys, values, present_k, present_v = (np.zeros((B, Hkv, n, D)) for n in (T, T, rows_of_cache, rows_of_cache))
     for b in range(B):
         n = lens[b] - start[b] if appends else 0
-        before = min(start[b] if appends else lens[b], past)
-        keys[b, :, :before], values[b, :, :before] = past_k[b, :, :before], past_v[b, :, :before]
-        keys[b, :, before:before + n] = k[b, :, :n].astype(cache)
-        values[b, :, before:before + n] = v[b, :, :n].astype(cache)
+        before = start[b] if appends else lens[b]
+        keys[b, :, :before], values[b, :, :before] = old_k[b, :, :before], old_v[b, :, :before]
+        keys[b, :, before:before + n] = codec.meaning(codec.store(k[b:b + 1, :, :n]))[0]
+        values[b, :, before:before + n] = codec.meaning(codec.store(v[b:b + 1, :, :n]))[0]
+        present_k[b, :, :held[b]] = keys[b, :, lens[b] - held[b]:lens[b]]
+        present_v[b, :, :held[b]] = values[b, :, lens[b] - held[b]:lens[b]]
 
     x = cap(dots(q, keys, scale or 1 / np.sqrt(D)), softcap)
     if bias is not None:
@@ -140,7 +217,7 @@ def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None,
         given[rng.random(given.shape) < hide] = -np.inf
         inputs["attention_bias"] = given
         x[..., :total] += given.astype(np.float64)
-    j, p = np.arange(capacity), rows[:, None, :, None]
+    j, p = np.arange(T), rows[:, None, :, None]
     visible = (j < lens[:, None, None, None]) & ((j <= p) | (not causal))
     if window >= 0:
         visible = visible & (p - j < window)
@@ -148,13 +225,14 @@ def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None,
         inputs["head_sink"] = draw(Hq)
     one_more = inputs["head_sink"].astype(np.float64) if sink else np.zeros(Hq) if smooth else None
     weights = softmax(np.where(visible, x, -np.inf), one_more)
-    token = rows < lens[:, None]  # the others are padding
+    token = (rows < lens[:, None]) & (np.arange(S) < count[:, None])  # the others are padding
     spec = Spec("GroupQueryAttention", inputs, attributes, ("output",))
     spec.want["output"] = np.where(token[..., None], folded(weigh(weights, values)), np.nan)
     if presents:
         spec.outputs += ("present_key", "present_value")
-        kept = (j < lens[:, None])[:, None, :, None]
-        spec.want |= {"present_key": np.where(kept, keys, np.nan), "present_value": np.where(kept, values, np.nan)}
+        kept = (np.arange(rows_of_cache) < np.array(held).reshape(B, 1))[:, None, :, None]
+        spec.want |= {f"present_{name}": np.where(kept, codec.store(present).astype(np.float64), np.nan)
+                      for name, present in (("key", present_k), ("value", present_v))}
     if qk_output:
         spec.outputs += ("output_qk",)
         shown = np.where(visible, x, 0) if qk_output == 1 else weights
