@@ -235,6 +235,7 @@ def test_ragged_chunks_of_a_batch():
     check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa", delegate="0"))
 
 
+@pytest.mark.skipif(VERSION < (1, 24), reason="no output_qk, or a window of W + 1 keys: nothing to compare with")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=["f32", "f16"])
 @pytest.mark.parametrize("qk_output", [1, 2])
 @pytest.mark.parametrize("step", STEPS)
