@@ -1,4 +1,4 @@
-// The per-target code: one unit of attention, the merge of its splits, and one stretch of a cache append.
+// The per-target code: one unit of attention, and the merge of its splits.
 #include "attention/unit.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -10,144 +10,21 @@
 #include <algorithm>
 #include <cstring>
 
-#include "attention/columns-inl.h"
+#include "attention/append-inl.h"
+#include "attention/kernel_code-inl.h"
 #include "attention/load-inl.h"
-#include "attention/rotary-inl.h"
+#include "attention/mask-inl.h"
+#include "attention/place-inl.h"
+#include "attention/query-inl.h"
 #include "attention/scores-inl.h"
 #include "attention/simd_target.h"
 #include "attention/softmax-inl.h"
-#include "attention/tile-inl.h"
-#include "attention/wide-inl.h"
 #include "core/half.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-inline int64_t KeyStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
-int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
-inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
-
-constexpr int64_t kQueryRows = 4;  // packed at a time
-
-// A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
-struct Scratch {
-  float* query;    // [blocks], each as the score kernel wants it; scaled and rotated
-  float* out;      // [blocks][R][ValueStride], of wide kernels in strips
-  float* scores;   // [key_tile + kLanes][R]
-  float* max;      // [blocks][state lanes]
-  float* sum;      // the same
-  int32_t* begin;  // the same: each row's range of keys
-  int32_t* end;
-  float* rows;  // kQueryRows rows of KeyStride, or one of ValueStride
-  float* keys;  // a packed tile of K and of V, if the kernels are wide
-  float* values;
-  size_t bytes;
-
-  // With null memory it only measures.
-  Scratch(const Job& job, void* memory) {
-    const int64_t R = job.plan.block_rows;
-    const int64_t blocks = job.plan.blocks();
-    const int64_t state = blocks * std::max<int64_t>(R, kLanes);
-    size_t offset = 0;
-    const auto take = [&](int64_t count) HWY_ATTR {
-      std::byte* at = memory == nullptr ? nullptr : static_cast<std::byte*>(memory) + offset;
-      float* p = reinterpret_cast<float*>(at);
-      offset += RoundUp(count * sizeof(float), 64);
-      return p;
-    };
-    query = take(blocks * R * KeyStride(job));
-    out = take(blocks * R * ValueStride(job));
-    scores = take((job.plan.key_tile + static_cast<int64_t>(kLanes)) * R);
-    max = take(state);
-    sum = take(state);
-    begin = reinterpret_cast<int32_t*>(take(state));
-    end = reinterpret_cast<int32_t*>(take(state));
-    rows = take(std::max(kQueryRows * KeyStride(job), ValueStride(job)));
-    const int64_t packed = IsWide(job) ? PackedKeys(job.plan.key_tile) : 0;
-    keys = take(packed * KeyStride(job));
-    values = take(packed * ValueStride(job));
-    bytes = offset;
-  }
-};
-
 size_t ScratchBytes(const Job& job) { return Scratch(job, nullptr).bytes; }
-
-// Where a unit stands in its call.
-struct Place {
-  int64_t b, kv_head, split;
-  int64_t first_position;  // s of row 0
-  int64_t rows;            // (position, head) rows that exist; later ones of the last block are idle
-
-  Place(const Job& job, int64_t unit) {
-    const int64_t item = unit / job.plan.splits;
-    split = unit % job.plan.splits;
-    const int64_t tile = item % job.plan.position_tiles;
-    kv_head = item / job.plan.position_tiles % job.call->key.heads;
-    b = item / job.plan.position_tiles / job.call->key.heads;
-    first_position = tile * job.plan.positions;
-    rows = std::min(job.plan.positions, job.call->query.tokens - first_position) * job.plan.group;
-  }
-  int64_t PositionOf(const Job& job, int64_t row) const { return first_position + row / job.plan.group; }
-  int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
-};
-
-// One query row, rotated and scaled; zeros for an idle one.
-void LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
-  const AttentionCall& call = *job.call;
-  const F32 df;
-  const int64_t stride = KeyStride(job);
-  if (row >= place.rows) {
-    std::fill_n(to, stride, 0.0F);
-    return;
-  }
-  const int64_t s = place.PositionOf(job, row);
-  const int64_t position =
-      call.rotary_positions != nullptr
-          ? call.rotary_positions[place.b * call.query.tokens + s]
-          : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
-  LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
-  // The scales of quantized keys are folded into the query, so that the kernels see codes only.
-  const Quant& quant = call.key.quant;
-  const int64_t D = call.key.head_size;
-  const bool one_scale = quant.scale != nullptr && !quant.per_channel;
-  const Vec scale = hn::Set(df, static_cast<float>(call.spec.scale) * (one_scale ? quant.scale[0] : 1.0F));
-  const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
-  for (int64_t d = 0; d < stride; d += kLanes) {
-    Vec q = hn::Mul(hn::Load(df, to + d), scale);
-    if (channel_scale != nullptr) q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
-    hn::Store(q, df, to + d);
-  }
-}
-
-// Block `block` of the unit's queries as ScoreTile reads them.
-void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
-  const F32 df;
-  const int64_t R = job.plan.block_rows;
-  const int64_t stride = KeyStride(job);
-  for (int64_t r = 0; r < R; ++r) {
-    LoadQuery(job, place, block * R + r, scratch.rows);
-    float* packed = scratch.query + block * R * stride + r * kLanes;
-    for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Load(df, scratch.rows + d), df, packed + d * R);
-  }
-}
-
-// The same as ScoreWide reads them.
-void PackQueriesWide(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
-  const F32 df;
-  const int64_t R = job.plan.block_rows;
-  const int64_t stride = KeyStride(job);
-  for (int64_t r = 0; r < R; r += kQueryRows) {
-    for (int64_t i = 0; i < kQueryRows; ++i) LoadQuery(job, place, block * R + r + i, scratch.rows + i * stride);
-    float* packed = scratch.query + block * R * stride + r / kPassRows * kPassRows * stride + r % kPassRows;
-    const float* rows = scratch.rows;
-    for (int64_t d = 0; d < stride; d += kLanes, rows += kLanes)
-      ForEachColumn(hn::Load(df, rows), hn::Load(df, rows + stride), hn::Load(df, rows + 2 * stride),
-                    hn::Load(df, rows + 3 * stride), [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR {
-                      hn::Store(column, Quad(), packed + (d + lane) * kPassRows);
-                    });
-  }
-}
 
 // Which keys each row may see; idle rows none.
 void FillRanges(const Job& job, const Place& place, const Scratch& scratch) {
@@ -181,86 +58,6 @@ void StartState(const Job& job, const Place& place, const Scratch& scratch) {
       scratch.sum[block * state_lanes + lane] = sink ? 1.0F : 0.0F;
     }
   std::memset(scratch.out, 0, job.rows() * ValueStride(job) * sizeof(float));
-}
-
-// What [index, index + n) of a mask adds to scores; of a bool mask -inf where it hides.
-HWY_INLINE Vec LoadMask(const MaskView& mask, int64_t index, size_t n) {
-  if (mask.type != DType::kBool) {
-    const Vec bias = LoadAny(mask.data, mask.type, index, n);
-    if (mask.type != DType::kF16) return bias;
-    // Where f16 is promoted without an instruction for it, -inf comes out as a number below all finite ones of f16.
-    return hn::IfThenElse(hn::Lt(bias, hn::Set(F32(), -65504.0F)), hn::Set(F32(), kHidden), bias);
-  }
-  const hn::Rebind<uint8_t, F32> d8;
-  const hn::RebindToSigned<F32> di;
-  const auto keep = hn::PromoteTo(di, hn::LoadN(d8, static_cast<const uint8_t*>(mask.data) + index, n));
-  return hn::IfThenElseZero(hn::RebindMask(F32(), hn::Eq(keep, hn::Zero(di))), hn::Set(F32(), kHidden));
-}
-
-// Adds `bias` to the scores at `at`; a bool mask hides whatever the score is, NaN too.
-template <typename D>
-HWY_INLINE void AddMask(D d, hn::Vec<D> bias, bool keep_or_hide, float* at) {
-  const auto score = hn::LoadU(d, at);
-  const auto hidden = hn::Set(d, kHidden);
-  hn::StoreU(keep_or_hide ? hn::IfThenElse(hn::Eq(bias, hidden), hidden, score) : hn::Add(score, bias), d, at);
-}
-
-// Adds the bias, or hides keys: a mask's rows lie along the keys, the scores' along the rows. Keys past `count`, up to
-// a full vector, may get any score.
-template <int R>
-void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t rows, int64_t first_key, int64_t count,
-               float* scores) {
-  const MaskView& mask = job.call->mask;
-  const F32 df;
-  const bool keep_or_hide = mask.type == DType::kBool;
-  const int64_t first_column = mask.FirstColumn(place.b) + first_key;
-  const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
-  // Where the mask of row r begins; idle rows take the last one's.
-  const auto offset = [&](int64_t r) HWY_ATTR {
-    const int64_t row = first_row + std::min(r, rows - 1);
-    return place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
-           place.PositionOf(job, row) * mask.query_stride + first_column * mask.key_stride;
-  };
-  if (mask.key_stride != 1) {
-    for (int64_t r = 0; r < R; ++r)
-      for (int64_t j = 0; j < covered; ++j)
-        AddMask(hn::FixedTag<float, 1>(),
-                hn::Set(hn::FixedTag<float, 1>(), hn::GetLane(LoadMask(mask, offset(r) + j * mask.key_stride, 1))),
-                keep_or_hide, scores + j * R + r);
-  } else if constexpr (R < 4) {
-    for (int64_t j = 0; j < covered; j += kLanes) {
-      const size_t n = std::min<int64_t>(kLanes, covered - j);
-      const Vec a = LoadMask(mask, offset(0) + j, n);
-      if constexpr (R == 1) {
-        AddMask(df, a, keep_or_hide, scores + j);
-      } else {
-        const Vec b = LoadMask(mask, offset(1) + j, n);
-        AddMask(df, hn::InterleaveWholeLower(df, a, b), keep_or_hide, scores + j * R);
-        AddMask(df, hn::InterleaveWholeUpper(df, a, b), keep_or_hide, scores + j * R + kLanes);
-      }
-    }
-  } else {
-    for (int64_t r = 0; r < R; r += 4) {
-      const int64_t a = offset(r), b = offset(r + 1), c = offset(r + 2), d = offset(r + 3);
-      for (int64_t j = 0; j < covered; j += kLanes) {
-        const size_t n = std::min<int64_t>(kLanes, covered - j);
-        float* to = scores + j * R + r;
-        ForEachColumn(
-            LoadMask(mask, a + j, n), LoadMask(mask, b + j, n), LoadMask(mask, c + j, n), LoadMask(mask, d + j, n),
-            [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR { AddMask(Quad(), column, keep_or_hide, to + lane * R); });
-      }
-    }
-  }
-  std::fill_n(scores + covered * R, (count - covered) * R, kHidden);
-}
-
-// Hides the holes of a key mask inside the rows' ranges.
-void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, int64_t count, float* scores) {
-  const KeyMaskView& mask = job.call->key_mask;
-  const int64_t R = job.plan.block_rows;
-  for (int64_t j = 0; j < count; ++j)
-    if (LoadElement(mask.data, mask.type, place.b * mask.batch_stride + first_key + j) == 0)
-      std::fill_n(scores + j * R, R, kHidden);
 }
 
 // The union of the unit's rows' ranges.
@@ -603,45 +400,6 @@ void MergeRow(const Job& job, int64_t item_row) {
     }
   }
   StoreRow(job, place, row, total, sum);
-}
-
-// Rows [begin, end) of the present cache of one head: copied from the past, taken from the new rows, or zeroed. In
-// ascending order: where a window-sized cache drops its first rows in place, later ones move down over them.
-void AppendRows(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row) {
-  const MutableHeadsView& present = call.present;
-  const bool in_place = call.past.data == present.data;
-  const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
-  const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
-  const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens - skip;
-  const size_t row_bytes = BytesOf(present.type, present.head_size);
-  for (int64_t t = begin; t < end; ++t) {
-    const int64_t offset = present.Offset(b, head, t);
-    void* to = At(present.data, present.type, offset);
-    const int64_t source = t + skip;  // among the past's rows and the new ones
-    if (t >= length) {
-      if (!in_place) std::memset(to, 0, row_bytes);
-      continue;
-    }
-    if (source < past_length) {
-      if (!in_place || skip > 0)
-        std::memcpy(to, At(call.past.data, call.past.type, call.past.Offset(b, head, source)), row_bytes);
-      continue;
-    }
-    const int64_t s = source - past_length;
-    if (!call.norm && !call.rotary && call.fresh.type == present.type) {
-      std::memcpy(to, At(call.fresh.data, call.fresh.type, call.fresh.Offset(b, head, s)), row_bytes);
-      continue;
-    }
-    const int64_t position =
-        call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : source;
-    LoadRow(call.fresh, b, head, s, call.norm, call.rotary, position, row);
-    if (IsQuantized(present.type)) {
-      StoreCodes(row, present, head, offset);
-      continue;
-    }
-    for (int64_t d = 0; d < present.head_size; d += kLanes)
-      StoreAny(hn::LoadU(F32(), row + d), to, present.type, d, std::min<int64_t>(kLanes, present.head_size - d));
-  }
 }
 
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }

@@ -229,57 +229,6 @@ inline void GatherRow(const float* HWY_RESTRICT out, int64_t R, int64_t r, int64
   for (int64_t d = 0; d < head_size; d += kStrip) std::copy_n(out + d * R + r * kStrip, kStrip, row + d);
 }
 
-template <DType>
-struct ElementOf;
-template <>
-struct ElementOf<DType::kF32> {
-  using Type = float;
-};
-template <>
-struct ElementOf<DType::kF16> {
-  using Type = hwy::float16_t;
-};
-template <>
-struct ElementOf<DType::kBF16> {
-  using Type = hwy::bfloat16_t;
-};
-template <>
-struct ElementOf<DType::kI8> {
-  using Type = int8_t;
-};
-template <>
-struct ElementOf<DType::kI4> {
-  using Type = I4;
-};
-template <>
-struct ElementOf<DType::kF8E4M3> {
-  using Type = F8E4M3;
-};
-
-// A row of the table as code: a wide one packs its tiles for ScoreWide and WeightWide, the others read K and V as they
-// lie.
-struct TileCode {
-  decltype(&ScoreTile<float, 1>) score;
-  decltype(&WeightTile<float, 1>) weight;
-  decltype(&PackKeys<float>) pack_keys;
-  decltype(&PackValues<float>) pack_values;
-};
-
-template <typename T, int R>
-constexpr TileCode MakeTileCode() {
-  if constexpr (R > kNarrowRows)
-    return {nullptr, nullptr, &PackKeys<T>, &PackValues<T>};
-  else
-    return {&ScoreTile<T, R>, &WeightTile<T, R>, nullptr, nullptr};
-}
-
-// In the table's order.
-inline constexpr TileCode kTileCode[] = {
-#define KVSHARE_TILE_KERNEL(name, type, rows) MakeTileCode<ElementOf<DType::type>::Type, rows>(),
-#include "attention/attention_kernels.inc"
-#undef KVSHARE_TILE_KERNEL
-};
-
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif

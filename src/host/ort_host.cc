@@ -6,6 +6,8 @@
 
 #include <optional>
 
+#include "ort_types/element_type.h"
+
 namespace kvshare::host {
 namespace {
 
@@ -39,21 +41,6 @@ Status Refusal(const OrtApi& api, OrtStatus* status, const std::string& what) {
   return {no_model ? StatusCode::kInvalidInput : StatusCode::kRefused, fmt::format("{}: {}", what, error->text)};
 }
 
-std::optional<DType> TypeOf(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return DType::kF32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: return DType::kF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return DType::kBF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return DType::kF64;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return DType::kBool;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return DType::kI32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return DType::kI64;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return DType::kI8;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN: return DType::kF8E4M3;
-    default: return std::nullopt;
-  }
-}
-
 ONNXTensorElementDataType OnnxType(DType type) {
   switch (type) {
     case DType::kF32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -75,7 +62,7 @@ Status Describe(const OrtApi& api, const OrtTensorTypeAndShapeInfo* shape, Value
   const std::string what = fmt::format("'{}'", info.name);
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.GetTensorElementType(shape, &type), what));
-  const auto known = TypeOf(type);
+  const auto known = DTypeOf(type);
   if (!known) {
     return Status::Refused(
         fmt::format("{} has ONNX element type {}; needs f32, f16, bf16, f64, int32, int64, int8, float8e4m3fn or bool",

@@ -296,7 +296,8 @@ Status ReadSequence(std::string_view where, const GqaAttributes& attributes, con
   return {};
 }
 
-// Fills lengths.rotary where the position of a row is not its place among the keys.
+// Fills lengths.rotary: with the given positions, or the rows' own. Not what their places among the keys say, since a
+// window-sized cache has dropped rows and padding has no position.
 Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
                    const GqaLengths& lengths, const int64_t** rotary_positions) {
   *rotary_positions = nullptr;

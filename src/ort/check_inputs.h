@@ -86,7 +86,7 @@ struct GqaLengths {
   int64_t* past_length;     // rows of past that the new ones follow
   int64_t* present_length;  // rows of present afterwards
   int64_t* skip;            // rows that a window-sized cache drops
-  int64_t* rotary;          // absolute positions, where they are not query_position's
+  int64_t* rotary;          // absolute positions, where anything is rotated
   // Some query needs a key that the present no longer has: attend over past and new rows set side by side.
   bool staged = false;
   int64_t stage_rows = 0;  // the most rows that takes
@@ -113,8 +113,8 @@ Status CheckPair(std::string_view where, const char* a_name, bool a, const char*
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& attributes, bool zero_window_allowed);
 // Reads no element but total_sequence_length.
 Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs);
-// Reads seqlens_k, query_seqlens and position_ids, and fills `lengths`. `*rotary_positions` is null where the default
-// is right.
+// Reads seqlens_k, query_seqlens and position_ids, and fills `lengths`. `*rotary_positions` is null where nothing is
+// rotated.
 Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs,
                        const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions);
 

@@ -27,21 +27,6 @@ OrtStatus* ToOrt(const OrtApi& api, const Status& status) {
   return api.CreateStatus(ORT_FAIL, status.message().c_str());
 }
 
-std::optional<DType> DTypeOf(ONNXTensorElementDataType type) {
-  switch (type) {
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return DType::kF32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: return DType::kF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return DType::kBF16;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE: return DType::kF64;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return DType::kBool;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return DType::kI32;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return DType::kI64;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return DType::kI8;
-    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN: return DType::kF8E4M3;
-    default: return std::nullopt;
-  }
-}
-
 const char* NameOf(ONNXTensorElementDataType type) {
   if (const auto known = DTypeOf(type)) return kvshare::NameOf(*known);
   switch (type) {

@@ -11,6 +11,7 @@
 
 #include "kvshare/attention.h"
 #include "kvshare/status.h"
+#include "ort_types/element_type.h"
 
 namespace kvshare::ort {
 
@@ -33,9 +34,6 @@ OrtStatus* Guarded(const OrtApi& api, Body body) {
   }
 }
 
-// The core's type of an ONNX tensor element, or nothing for one the core does not know. uint8 is int4 in pairs only
-// where an op says so.
-std::optional<DType> DTypeOf(ONNXTensorElementDataType type);
 // "f32", "int8", ...: the spelling of error messages.
 const char* NameOf(ONNXTensorElementDataType type);
 

@@ -5,6 +5,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
 #include <tuple>
 
 #include "kvshare/attention.h"
@@ -44,11 +47,6 @@ std::string Quoted(std::string_view text) {
 
 }  // namespace
 
-void NodeStats::Delegated(const std::string& reason) {
-  const std::lock_guard lock(mutex_);
-  ++delegated_[reason];
-}
-
 NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node) {
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
@@ -59,32 +57,23 @@ std::string StatsJson() {
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   int64_t all_ran = 0;
-  int64_t all_delegated = 0;
   std::string nodes;
   for (auto& [key, stats] : registry.nodes) {
-    const std::lock_guard node_lock(stats.mutex_);
-    std::string reasons;
-    for (const auto& [reason, count] : stats.delegated_) {
-      reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : ", ", Quoted(reason), count);
-      all_delegated += count;
-    }
     const int64_t ran = stats.ran_.load(std::memory_order_relaxed);
     all_ran += ran;
-    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}, "delegated": {{{}}}}})",
+    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}, "delegated": {{}}}})",
                          nodes.empty() ? "" : ", ", Quoted(std::get<0>(key)), Quoted(std::get<1>(key)),
-                         Quoted(std::get<2>(key)), Quoted(stats.kernel_.load(std::memory_order_relaxed)), ran, reasons);
+                         Quoted(std::get<2>(key)), Quoted(stats.kernel_.load(std::memory_order_relaxed)), ran);
   }
-  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "delegated": {}, "nodes": [{}]}})", KVSHARE_VERSION,
-                     SimdTarget(), all_ran, all_delegated, nodes);
+  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "delegated": 0, "nodes": [{}]}})", KVSHARE_VERSION,
+                     SimdTarget(), all_ran, nodes);
 }
 
 void ResetStats() {
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   for (auto& [key, stats] : registry.nodes) {
-    const std::lock_guard node_lock(stats.mutex_);
     stats.ran_.store(0, std::memory_order_relaxed);
-    stats.delegated_.clear();
   }
 }
 

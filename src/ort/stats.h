@@ -1,10 +1,8 @@
-// Which nodes ran here, and which were handed to ONNX Runtime's own kernel and why: ORT's profile cannot tell.
+// Which nodes ran here, and how often: ORT's profile cannot tell.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <map>
-#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -18,8 +16,6 @@ class NodeStats {
     kernel_.store(kernel, std::memory_order_relaxed);
     ran_.fetch_add(1, std::memory_order_relaxed);
   }
-  // Counts a call handed to ORT's kernel. Takes a lock: such a call is slow anyway.
-  void Delegated(const std::string& reason);
 
  private:
   friend std::string StatsJson();
@@ -27,15 +23,13 @@ class NodeStats {
 
   std::atomic<int64_t> ran_{0};
   std::atomic<const char*> kernel_{""};
-  std::mutex mutex_;
-  std::map<std::string, int64_t> delegated_;  // reason -> calls
 };
 
 // Finds or makes the entry; called when ORT creates a kernel.
 NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node);
 
-// {"version", "simd", "ran", "delegated", "nodes": [{"domain", "op", "node", "kernel", "ran", "delegated": {reason:
-// n}}]}
+// {"version", "simd", "ran", "delegated", "nodes": [{"domain", "op", "node", "kernel", "ran", "delegated"}]};
+// "delegated" is 0 and {}: the format is that of versions that handed calls to ONNX Runtime's kernels.
 std::string StatsJson();
 // Sets every counter to zero; nodes stay listed.
 void ResetStats();

@@ -1,0 +1,101 @@
+// Per-target: masks, biases and the holes of key masks on a tile of scores S[key][row].
+#if defined(KVSHARE_ATTENTION_MASK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHARE_ATTENTION_MASK_INL_H_
+#undef KVSHARE_ATTENTION_MASK_INL_H_
+#else
+#define KVSHARE_ATTENTION_MASK_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "attention/columns-inl.h"
+#include "attention/place-inl.h"
+#include "attention/softmax-inl.h"
+#include "core/half.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+// What [index, index + n) of a mask adds to scores; of a bool mask -inf where it hides.
+HWY_INLINE Vec LoadMask(const MaskView& mask, int64_t index, size_t n) {
+  if (mask.type != DType::kBool) {
+    const Vec bias = LoadAny(mask.data, mask.type, index, n);
+    if (mask.type != DType::kF16) return bias;
+    // Where f16 is promoted without an instruction for it, -inf comes out as a number below all finite ones of f16.
+    return hn::IfThenElse(hn::Lt(bias, hn::Set(F32(), -65504.0F)), hn::Set(F32(), kHidden), bias);
+  }
+  const hn::Rebind<uint8_t, F32> d8;
+  const hn::RebindToSigned<F32> di;
+  const auto keep = hn::PromoteTo(di, hn::LoadN(d8, static_cast<const uint8_t*>(mask.data) + index, n));
+  return hn::IfThenElseZero(hn::RebindMask(F32(), hn::Eq(keep, hn::Zero(di))), hn::Set(F32(), kHidden));
+}
+
+// Adds `bias` to the scores at `at`; a bool mask hides whatever the score is, NaN too.
+template <typename D>
+HWY_INLINE void AddMask(D d, hn::Vec<D> bias, bool keep_or_hide, float* at) {
+  const auto score = hn::LoadU(d, at);
+  const auto hidden = hn::Set(d, kHidden);
+  hn::StoreU(keep_or_hide ? hn::IfThenElse(hn::Eq(bias, hidden), hidden, score) : hn::Add(score, bias), d, at);
+}
+
+// Adds the bias, or hides keys: a mask's rows lie along the keys, the scores' along the rows. Keys past `count`, up to
+// a full vector, may get any score.
+template <int R>
+inline void ApplyMask(const Job& job, const Place& place, int64_t first_row, int64_t rows, int64_t first_key,
+                      int64_t count, float* scores) {
+  const MaskView& mask = job.call->mask;
+  const F32 df;
+  const bool keep_or_hide = mask.type == DType::kBool;
+  const int64_t first_column = mask.FirstColumn(place.b) + first_key;
+  const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
+  // Where the mask of row r begins; idle rows take the last one's.
+  const auto offset = [&](int64_t r) HWY_ATTR {
+    const int64_t row = first_row + std::min(r, rows - 1);
+    return place.b * mask.batch_stride + place.HeadOf(job, row) * mask.head_stride +
+           place.PositionOf(job, row) * mask.query_stride + first_column * mask.key_stride;
+  };
+  if (mask.key_stride != 1) {
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t j = 0; j < covered; ++j)
+        AddMask(hn::FixedTag<float, 1>(),
+                hn::Set(hn::FixedTag<float, 1>(), hn::GetLane(LoadMask(mask, offset(r) + j * mask.key_stride, 1))),
+                keep_or_hide, scores + j * R + r);
+  } else if constexpr (R < 4) {
+    for (int64_t j = 0; j < covered; j += kLanes) {
+      const size_t n = std::min<int64_t>(kLanes, covered - j);
+      const Vec a = LoadMask(mask, offset(0) + j, n);
+      if constexpr (R == 1) {
+        AddMask(df, a, keep_or_hide, scores + j);
+      } else {
+        const Vec b = LoadMask(mask, offset(1) + j, n);
+        AddMask(df, hn::InterleaveWholeLower(df, a, b), keep_or_hide, scores + j * R);
+        AddMask(df, hn::InterleaveWholeUpper(df, a, b), keep_or_hide, scores + j * R + kLanes);
+      }
+    }
+  } else {
+    for (int64_t r = 0; r < R; r += 4) {
+      const int64_t a = offset(r), b = offset(r + 1), c = offset(r + 2), d = offset(r + 3);
+      for (int64_t j = 0; j < covered; j += kLanes) {
+        const size_t n = std::min<int64_t>(kLanes, covered - j);
+        float* to = scores + j * R + r;
+        ForEachColumn(
+            LoadMask(mask, a + j, n), LoadMask(mask, b + j, n), LoadMask(mask, c + j, n), LoadMask(mask, d + j, n),
+            [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR { AddMask(Quad(), column, keep_or_hide, to + lane * R); });
+      }
+    }
+  }
+  std::fill_n(scores + covered * R, (count - covered) * R, kHidden);
+}
+
+// Hides the holes of a key mask inside the rows' ranges.
+inline void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, int64_t count, float* scores) {
+  const KeyMaskView& mask = job.call->key_mask;
+  const int64_t R = job.plan.block_rows;
+  for (int64_t j = 0; j < count; ++j)
+    if (LoadElement(mask.data, mask.type, place.b * mask.batch_stride + first_key + j) == 0)
+      std::fill_n(scores + j * R, R, kHidden);
+}
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

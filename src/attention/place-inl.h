@@ -1,0 +1,87 @@
+// Per-target: where a unit stands in its call, and the memory it works in.
+#if defined(KVSHARE_ATTENTION_PLACE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHARE_ATTENTION_PLACE_INL_H_
+#undef KVSHARE_ATTENTION_PLACE_INL_H_
+#else
+#define KVSHARE_ATTENTION_PLACE_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "attention/load-inl.h"
+#include "attention/unit.h"
+#include "attention/wide-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t KeyStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
+inline int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
+inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
+
+constexpr int64_t kQueryRows = 4;  // packed at a time
+
+// A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
+struct Scratch {
+  float* query;    // [blocks], each as the score kernel wants it; scaled and rotated
+  float* out;      // [blocks][R][ValueStride], of wide kernels in strips
+  float* scores;   // [key_tile + kLanes][R]
+  float* max;      // [blocks][state lanes]
+  float* sum;      // the same
+  int32_t* begin;  // the same: each row's range of keys
+  int32_t* end;
+  float* rows;  // kQueryRows rows of KeyStride, or one of ValueStride
+  float* keys;  // a packed tile of K and of V, if the kernels are wide
+  float* values;
+  size_t bytes;
+
+  // With null memory it only measures.
+  Scratch(const Job& job, void* memory) {
+    const int64_t R = job.plan.block_rows;
+    const int64_t blocks = job.plan.blocks();
+    const int64_t state = blocks * std::max<int64_t>(R, kLanes);
+    size_t offset = 0;
+    const auto take = [&](int64_t count) HWY_ATTR {
+      std::byte* at = memory == nullptr ? nullptr : static_cast<std::byte*>(memory) + offset;
+      float* p = reinterpret_cast<float*>(at);
+      offset += RoundUp(count * sizeof(float), 64);
+      return p;
+    };
+    query = take(blocks * R * KeyStride(job));
+    out = take(blocks * R * ValueStride(job));
+    scores = take((job.plan.key_tile + static_cast<int64_t>(kLanes)) * R);
+    max = take(state);
+    sum = take(state);
+    begin = reinterpret_cast<int32_t*>(take(state));
+    end = reinterpret_cast<int32_t*>(take(state));
+    rows = take(std::max(kQueryRows * KeyStride(job), ValueStride(job)));
+    const int64_t packed = IsWide(job) ? PackedKeys(job.plan.key_tile) : 0;
+    keys = take(packed * KeyStride(job));
+    values = take(packed * ValueStride(job));
+    bytes = offset;
+  }
+};
+
+// Where a unit stands in its call.
+struct Place {
+  int64_t b, kv_head, split;
+  int64_t first_position;  // s of row 0
+  int64_t rows;            // (position, head) rows that exist; later ones of the last block are idle
+
+  Place(const Job& job, int64_t unit) {
+    const int64_t item = unit / job.plan.splits;
+    split = unit % job.plan.splits;
+    const int64_t tile = item % job.plan.position_tiles;
+    kv_head = item / job.plan.position_tiles % job.call->key.heads;
+    b = item / job.plan.position_tiles / job.call->key.heads;
+    first_position = tile * job.plan.positions;
+    rows = std::min(job.plan.positions, job.call->query.tokens - first_position) * job.plan.group;
+  }
+  int64_t PositionOf(const Job& job, int64_t row) const { return first_position + row / job.plan.group; }
+  int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
+};
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif
