@@ -208,7 +208,7 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
     const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
     const int64_t next_keys = std::min<int64_t>(job.plan.key_tile, range.end - tile_end);
     CodeOf(job.plan.key_kernel)
-        .pack_keys(RowsOf(call.key, place, tile), call.key.token_stride, tile_end - tile, call.key.head_size, capacity,
+        .pack_keys(RowsOf(call.key, place, tile), call.key.token_stride, tile_end - tile, call.key.head_size,
                    scratch.keys);
     CodeOf(job.plan.value_kernel)
         .pack_values(RowsOf(call.value, place, tile), call.value.token_stride, tile_end - tile, call.value.head_size,
@@ -217,7 +217,9 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
       if (tile == range.begin) PackQueriesWide(job, place, scratch, block);
       const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
       const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, rows);
-      const int64_t begin = std::max<int64_t>(tile, seen.lo);
+      // A pass begins with a panel; what no row sees of it is hidden.
+      const int64_t skipped = std::max<int64_t>(0, seen.lo - tile) / kPassKeys * kPassKeys;
+      const int64_t begin = tile + skipped;
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
       Lines lines;
@@ -233,10 +235,10 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
       if (next_keys == 0 && job.plan.splits == 1)
         AddRows(call.output, place.b, place.kv_head * group, group, here,
                 std::min(next, place.PositionOf(job, place.rows)) - here, lines);
-      ScoreWide<R>(scratch.query + block * R * KeyStride(job), scratch.keys + (begin - tile) * kLanes, capacity, count,
+      ScoreWide<R>(scratch.query + block * R * KeyStride(job), scratch.keys + skipped * KeyStride(job), count,
                    call.key.head_size, lines, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
-      WeightWide<R>(scratch.scores, scratch.values + (begin - tile) * kStrip, capacity, count, call.value.head_size,
+      WeightWide<R>(scratch.scores, scratch.values + skipped * kStrip, capacity, count, call.value.head_size,
                     rows, moved ? rescale : nullptr, scratch.out + block * R * ValueStride(job));
     }
   }

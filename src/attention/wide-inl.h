@@ -40,22 +40,18 @@ class Lines {
   // `outer` times `inner` rows of `row_bytes`.
   void Add(const void* rows, int64_t row_bytes, int64_t inner, int64_t inner_stride, int64_t outer,
            int64_t outer_stride) {
-    regions_[size_++] = {static_cast<const char*>(rows), row_bytes, inner, inner_stride, outer, outer_stride};
-    left_ += inner * outer * ((row_bytes + kLine - 1) / kLine);
+    const int64_t row_lines = (row_bytes + kLine - 1) / kLine;
+    regions_[size_++] = {static_cast<const char*>(rows), row_lines, inner, inner_stride, outer, outer_stride};
+    left_ += inner * outer * row_lines;
+    if (size_ == 1) OpenRow();
   }
   int64_t left() const { return left_; }
   // Brings `count` more.
-  void Fetch(int64_t count) {
+  HWY_INLINE void Fetch(int64_t count) {
     for (; count > 0 && left_ > 0; --count, --left_) {
-      const Region& region = regions_[at_];
-      PrefetchL2(region.rows + outer_ * region.outer_stride + inner_ * region.inner_stride + byte_);
-      if ((byte_ += kLine) < region.row_bytes) continue;
-      byte_ = 0;
-      if (++inner_ < region.inner) continue;
-      inner_ = 0;
-      if (++outer_ < region.outer) continue;
-      outer_ = 0;
-      ++at_;
+      PrefetchL2(next_);
+      next_ += kLine;
+      if (--row_left_ == 0) NextRow();
     }
   }
 
@@ -63,32 +59,53 @@ class Lines {
   static constexpr int64_t kLine = 64;
   struct Region {
     const char* rows;
-    int64_t row_bytes, inner, inner_stride, outer, outer_stride;
+    int64_t row_lines, inner, inner_stride, outer, outer_stride;
   };
+
+  void OpenRow() {
+    const Region& region = regions_[at_];
+    next_ = region.rows + outer_ * region.outer_stride + inner_ * region.inner_stride;
+    row_left_ = region.row_lines;
+  }
+  HWY_NOINLINE void NextRow() {
+    const Region& region = regions_[at_];
+    if (++inner_ == region.inner) {
+      inner_ = 0;
+      if (++outer_ == region.outer) {
+        outer_ = 0;
+        if (++at_ == size_) return;
+      }
+    }
+    OpenRow();
+  }
+
   Region regions_[4];
   int size_ = 0, at_ = 0;
-  int64_t left_ = 0, byte_ = 0, inner_ = 0, outer_ = 0;
+  int64_t left_ = 0, row_left_ = 0, inner_ = 0, outer_ = 0;
+  const char* next_ = nullptr;
 };
 
-// A packed tile of `capacity` keys. Of K: [D / kLanes rounded up][capacity][kLanes], zero beyond D. Of V, strips:
-// [Dv / kStrip rounded up][capacity][kStrip], zero beyond Dv. The last kPassKeys keys are room for the last
-// step of a tile whose count is no multiple of it.
-inline constexpr int64_t PackedKeys(int64_t key_tile) { return key_tile + kPassKeys; }
+// A packed tile of `capacity` keys. Of K, panels of what a pass takes: [capacity / kPassKeys][D / kLanes rounded
+// up][kPassKeys][kLanes], zero beyond D. Of V, strips: [Dv / kStrip rounded up][capacity][kStrip], zero beyond Dv.
+inline constexpr int64_t PackedKeys(int64_t key_tile) { return (key_tile + kPassKeys - 1) / kPassKeys * kPassKeys; }
 
-// rows  rows of T at `stride` elements, `count` of them; zeros are packed for kPassKeys more
+// rows  rows of T at `stride` elements, `count` of them; zeros fill the last panel
 template <typename T>
-void PackKeys(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, int64_t head_size, int64_t capacity,
+void PackKeys(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, int64_t head_size,
               float* HWY_RESTRICT packed) {
   const F32 df;
   const int64_t whole = head_size / kLanes * kLanes;
+  constexpr int64_t kStep = kPassKeys * kLanes;
+  const int64_t panel = (head_size + kLanes - 1) / kLanes * kStep;
   for (int64_t j = 0; j < count; ++j) {
     const auto row = Element<T>::From(rows) + j * stride;
-    float* to = packed + j * kLanes;
-    for (int64_t d = 0; d < whole; d += kLanes, to += capacity * kLanes) hn::Store(Load(row + d), df, to);
+    float* to = packed + j / kPassKeys * panel + j % kPassKeys * kLanes;
+    for (int64_t d = 0; d < whole; d += kLanes, to += kStep) hn::Store(Load(row + d), df, to);
     if (whole < head_size) hn::Store(LoadN(row + whole, head_size - whole), df, to);
   }
-  for (int64_t d = 0; d < head_size; d += kLanes)
-    std::fill_n(packed + (d * capacity + count * static_cast<int64_t>(kLanes)), kPassKeys * kLanes, 0.0F);
+  for (int64_t j = count; j % kPassKeys != 0; ++j)
+    for (int64_t at = 0; at < panel; at += kStep)
+      hn::Store(hn::Zero(df), df, packed + j / kPassKeys * panel + j % kPassKeys * kLanes + at);
 }
 
 template <typename T>
@@ -110,9 +127,8 @@ void PackValues(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, in
 
 // kKeys keys against kPassRows rows.
 template <int kKeys>
-HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t capacity,
-                          int64_t head_size, Lines& lines, int64_t lines_a_step, float* HWY_RESTRICT scores,
-                          int64_t score_stride) {
+HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t head_size,
+                          Lines& lines, int64_t lines_a_step, float* HWY_RESTRICT scores, int64_t score_stride) {
   const F32 df;
   Vec sums[kKeys][kPassVectors];
   HWY_UNROLL(16)
@@ -120,7 +136,7 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
     HWY_UNROLL(4)
     for (int v = 0; v < kPassVectors; ++v) sums[k][v] = hn::Zero(df);
   }
-  for (int64_t d = 0; d < head_size; d += kLanes, keys += capacity * kLanes) {
+  for (int64_t d = 0; d < head_size; d += kLanes, keys += kPassKeys * kLanes) {
     lines.Fetch(lines_a_step);
     HWY_UNROLL(4)
     for (size_t i = 0; i < kLanes; ++i, query += kPassRows) {
@@ -144,26 +160,25 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
 }
 
 // query   [R / kPassRows][D rounded up to kLanes][kPassRows], zero beyond D
-// keys    packed, from the first of `count` on
+// keys    packed, from a panel's first on
 // lines   all are brought while the scores are computed
 // scores  [count rounded up to kPassKeys / 2][R]; what lies past count is of no key
 template <int R>
-void ScoreWide(const float* HWY_RESTRICT query, const float* HWY_RESTRICT packed_keys, int64_t capacity, int64_t count,
-               int64_t head_size, Lines& lines, float* HWY_RESTRICT scores) {
+void ScoreWide(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t count, int64_t head_size,
+               Lines& lines, float* HWY_RESTRICT scores) {
   static_assert(R % kPassRows == 0);
   const int64_t steps = (head_size + kLanes - 1) / kLanes;  // of a pass
   const int64_t pass_floats = steps * kLanes * kPassRows;
   const int64_t all_steps = (count + kPassKeys - 1) / kPassKeys * (R / kPassRows) * steps;
   const int64_t lines_a_step = (lines.left() + all_steps - 1) / all_steps;
-  for (int64_t j = 0; j < count; j += kPassKeys) {
-    const float* keys = packed_keys + j * kLanes;
+  for (int64_t j = 0; j < count; j += kPassKeys, keys += steps * kPassKeys * kLanes) {
     for (int pass = 0; pass < R / kPassRows; ++pass) {
       const float* q = query + pass * pass_floats;
       float* to = scores + j * R + pass * kPassRows;
       if (count - j > kPassKeys / 2)
-        ScorePass<kPassKeys>(q, keys, capacity, head_size, lines, lines_a_step, to, R);
+        ScorePass<kPassKeys>(q, keys, head_size, lines, lines_a_step, to, R);
       else
-        ScorePass<kPassKeys / 2>(q, keys, capacity, head_size, lines, lines_a_step, to, R);
+        ScorePass<kPassKeys / 2>(q, keys, head_size, lines, lines_a_step, to, R);
     }
   }
 }
