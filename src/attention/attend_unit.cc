@@ -104,8 +104,6 @@ BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, i
   return range;
 }
 
-const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKernels().data()]; }
-
 // The unit's K or V head, from row `first` on.
 const void* RowsOf(const HeadsView& view, const Place& place, int64_t first) {
   return At(view.data, view.type, view.Offset(place.b, place.kv_head, first));
@@ -146,7 +144,10 @@ template <int R>
 bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
                      int64_t begin, int64_t count, float* rescale) {
   MaskTile<R>(job, place, scratch, block, seen, begin, count);
-  return UpdateSoftmax<R>(scratch.scores, RoundUp(count * R, kLanes), StateOf<R>(scratch, block), rescale);
+  const int64_t lanes = RoundUp(count * R, kLanes);
+  const bool round = job.call->value.type == DType::kBF16 && job.plan.value_kernel->products == Products::kDots;
+  return round ? UpdateSoftmax<R, true>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale)
+               : UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
 }
 
 // All tiles of one unit.
@@ -175,7 +176,7 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const Fetch fetch_keys = first_block ? FetchOf(call.key, place, k_next, range.end) : Fetch{};
       first_block = false;
       score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
-                 count, call.key.head_size, fetch_values, scratch.scores);
+                 count, call.key.head_size, fetch_values, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
       weight_tile(scratch.scores, RowsOf(call.value, place, begin), call.value.token_stride, count,
                   call.value.head_size, fetch_keys, moved ? rescale : nullptr, scratch.out + block * R * value_stride,
@@ -198,6 +199,8 @@ void AddRows(const View& view, int64_t b, int64_t head, int64_t heads, int64_t f
 template <int R>
 void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
+  const TileCode& key_code = CodeOf(job.plan.key_kernel);
+  const TileCode& value_code = CodeOf(job.plan.value_kernel);
   const int64_t capacity = PackedKeys(job.plan.key_tile);
   const int64_t blocks = job.plan.blocks();
   const int64_t group = job.plan.group;
@@ -207,12 +210,10 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
   for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
     const int64_t tile_end = std::min<int64_t>(tile + job.plan.key_tile, range.end);
     const int64_t next_keys = std::min<int64_t>(job.plan.key_tile, range.end - tile_end);
-    CodeOf(job.plan.key_kernel)
-        .pack_keys(RowsOf(call.key, place, tile), call.key.token_stride, tile_end - tile, call.key.head_size,
-                   scratch.keys);
-    CodeOf(job.plan.value_kernel)
-        .pack_values(RowsOf(call.value, place, tile), call.value.token_stride, tile_end - tile, call.value.head_size,
-                     capacity, scratch.values);
+    key_code.pack_keys(RowsOf(call.key, place, tile), call.key.token_stride, tile_end - tile, call.key.head_size,
+                       scratch.keys);
+    value_code.pack_values(RowsOf(call.value, place, tile), call.value.token_stride, tile_end - tile,
+                           call.value.head_size, capacity, scratch.values);
     for (int64_t block = 0; block < blocks; ++block) {
       if (tile == range.begin) PackQueriesWide(job, place, scratch, block);
       const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
@@ -235,11 +236,11 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
       if (next_keys == 0 && job.plan.splits == 1)
         AddRows(call.output, place.b, place.kv_head * group, group, here,
                 std::min(next, place.PositionOf(job, place.rows)) - here, lines);
-      ScoreWide<R>(scratch.query + block * R * KeyStride(job), scratch.keys + skipped * KeyStride(job), count,
-                   call.key.head_size, lines, scratch.scores);
+      key_code.score_wide(scratch.query + block * R * KeyStride(job), scratch.keys + skipped * KeyStride(job), count,
+                          call.key.head_size, lines, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
-      WeightWide<R>(scratch.scores, scratch.values + skipped * kStrip, capacity, count, call.value.head_size,
-                    rows, moved ? rescale : nullptr, scratch.out + block * R * ValueStride(job));
+      value_code.weight_wide(scratch.scores, scratch.values, capacity, skipped, count, call.value.head_size, rows,
+                             moved ? rescale : nullptr, scratch.out + block * R * ValueStride(job));
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
@@ -284,7 +285,7 @@ void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
         if (count <= 0) continue;
         const int64_t lanes = RoundUp(count * R, kLanes);
         score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
-                   count, call.key.head_size, Fetch{}, scratch.scores);
+                   count, call.key.head_size, Fetch{}, nullptr, scratch.scores);
         if (!out.OfEveryKey())
           MaskTile<R>(job, place, scratch, block, seen, begin, count);
         else if (out.stage == ScoreStage::kSoftcapped && call.spec.softcap > 0)
@@ -404,6 +405,12 @@ void MergeRow(const Job& job, int64_t item_row) {
   StoreRow(job, place, row, total, sum);
 }
 
+bool FastDots(DType type) {
+  // FMA of AVX-512 without VNNI keeps up with products of 16-bit integers.
+  constexpr bool kIntegers = HWY_TARGET == HWY_AVX2 || HWY_TARGET <= HWY_AVX3_DL;
+  return type == DType::kI8 ? kIntegers : type == DType::kBF16 && HWY_NATIVE_DOT_BF16 != 0;
+}
+
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace kvshare::HWY_NAMESPACE
@@ -418,6 +425,7 @@ HWY_EXPORT(RunUnit);
 HWY_EXPORT(RunScores);
 HWY_EXPORT(MergeRow);
 HWY_EXPORT(AppendRows);
+HWY_EXPORT(FastDots);
 HWY_EXPORT(TargetName);
 }  // namespace
 
@@ -425,13 +433,10 @@ UnitCode GetUnitCode() {
   static_cast<void>(LimitSimdTarget());  // Attend reports what is wrong with it
   // First, since it makes the choice: a pointer taken earlier would choose again in every call.
   const char* target = HWY_DYNAMIC_DISPATCH(TargetName)();
-  return {HWY_DYNAMIC_POINTER(ScratchBytes),
-          HWY_DYNAMIC_POINTER(ValueStride),
-          HWY_DYNAMIC_POINTER(RunUnit),
-          HWY_DYNAMIC_POINTER(RunScores),
-          HWY_DYNAMIC_POINTER(MergeRow),
-          HWY_DYNAMIC_POINTER(AppendRows),
-          target};
+  return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride),
+          HWY_DYNAMIC_POINTER(RunUnit),      HWY_DYNAMIC_POINTER(RunScores),
+          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),
+          HWY_DYNAMIC_POINTER(FastDots),     target};
 }
 }  // namespace kvshare
 #endif

@@ -85,7 +85,7 @@ Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspaceP
   job.call = &call;
   job.ranges = ranges;
   job.holes = holes;
-  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges));
+  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.fast_dots));
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job)};
   if (call.scores) {
     Job scores = job;

@@ -43,26 +43,40 @@ struct ElementOf<DType::kF8E4M3> {
 // A row of the table as code: a wide one packs its tiles for ScoreWide and WeightWide, the others read K and V as they
 // lie.
 struct TileCode {
-  decltype(&ScoreTile<float, 1>) score;
-  decltype(&WeightTile<float, 1>) weight;
-  decltype(&PackKeys<float>) pack_keys;
-  decltype(&PackValues<float>) pack_values;
+  decltype(&ScoreTile<Fma<float>, 1>) score;
+  decltype(&WeightTile<Fma<float>, 1>) weight;
+  decltype(&PackKeys<Fma<float>>) pack_keys;
+  decltype(&PackValues<Fma<float>>) pack_values;
+  decltype(&ScoreWide<Fma<float>, 48>) score_wide;
+  decltype(&WeightWide<Fma<float>, 48>) weight_wide;
+  decltype(&Fma<float>::PackQuery) pack_query;
 };
 
-template <typename T, int R>
+template <typename T, Products kProducts>
+struct ProductsOf {
+  using P = Fma<T>;
+};
+template <typename T>
+struct ProductsOf<T, Products::kDots> {
+  using P = Dots<T>;
+};
+
+template <typename P, int R>
 constexpr TileCode MakeTileCode() {
   if constexpr (R > kNarrowRows)
-    return {nullptr, nullptr, &PackKeys<T>, &PackValues<T>};
+    return {nullptr, nullptr, &PackKeys<P>, &PackValues<P>, &ScoreWide<P, R>, &WeightWide<P, R>, &P::PackQuery};
   else
-    return {&ScoreTile<T, R>, &WeightTile<T, R>, nullptr, nullptr};
+    return {&ScoreTile<P, R>, &WeightTile<P, R>, nullptr, nullptr, nullptr, nullptr, &P::PackQuery};
 }
 
 // In the table's order.
 inline constexpr TileCode kTileCode[] = {
-#define KVSHARE_TILE_KERNEL(name, type, rows) MakeTileCode<ElementOf<DType::type>::Type, rows>(),
+#define KVSHARE_TILE_KERNEL(name, type, rows, products) \
+  MakeTileCode<ProductsOf<ElementOf<DType::type>::Type, Products::products>::P, rows>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };
+inline const TileCode& CodeOf(const TileKernelRow* row) { return kTileCode[row - TileKernels().data()]; }
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -11,7 +11,7 @@ namespace kvshare {
 namespace {
 
 constexpr auto kRows = std::to_array<TileKernelRow>({
-#define KVSHARE_TILE_KERNEL(name, type, rows) {#name, DType::type, rows},
+#define KVSHARE_TILE_KERNEL(name, type, rows, products) {#name, DType::type, rows, Products::products},
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 });
@@ -27,7 +27,7 @@ std::string NamesFor(DType type) {
 
 std::span<const TileKernelRow> TileKernels() { return kRows; }
 
-Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows) {
+Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows, bool dots) {
   const char* forced = std::getenv("KVSHARE_FORCE_KERNEL");
   const TileKernelRow* chosen = nullptr;
   for (const TileKernelRow& row : kRows) {
@@ -36,9 +36,9 @@ Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows) {
       if (std::string_view(forced) == row.name) return &row;
       continue;
     }
+    if (row.products == Products::kDots && !dots) continue;
     if (row.rows > kNarrowRows && rows < kWideFrom) continue;
-    chosen = &row;
-    if (row.rows >= rows) break;
+    if (chosen == nullptr || (chosen->rows < rows && row.rows > chosen->rows)) chosen = &row;
   }
   if (chosen != nullptr) return chosen;
   return Status::Refused(fmt::format("KVSHARE_FORCE_KERNEL is '{}', which does not serve {} K/V; have {}",

@@ -8,10 +8,14 @@
 
 namespace kvshare {
 
+// How a row multiplies: by f32 FMA, or by dot products of pairs of 16 bits.
+enum class Products { kFma, kDots };
+
 struct TileKernelRow {
   const char* name;
   DType type;  // of K and V
   int rows;    // R
+  Products products;
 };
 
 // Rows of the table with more query rows than this are wide: their units pack tiles of K and V (wide-inl.h).
@@ -22,8 +26,9 @@ inline constexpr int64_t kWideFrom = 80;
 // All rows, in the table's order.
 std::span<const TileKernelRow> TileKernels();
 
-// The row for K/V of `type` where one unit of work has `rows` query rows. KVSHARE_FORCE_KERNEL=<name> takes that row
-// instead, and fails (kRefused) where it does not exist or its type is another.
-Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows);
+// The row for K/V of `type` where one unit of work has `rows` query rows; with `dots`, one of dot products if there is
+// one. KVSHARE_FORCE_KERNEL=<name> takes that row instead, and fails (kRefused) where it does not exist or its type is
+// another.
+Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows, bool dots);
 
 }  // namespace kvshare

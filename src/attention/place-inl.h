@@ -16,7 +16,12 @@ HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-inline int64_t KeyStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
+// Of a packed query row, in cells (products-inl.h); of a row in f32.
+inline int64_t KeyStride(const Job& job) {
+  const int64_t elements = job.plan.key_kernel->products == Products::kDots ? 2 : 1;
+  return RoundUp((job.call->key.head_size + elements - 1) / elements, kLanes);
+}
+inline int64_t RowStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
 inline int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
 inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
 
@@ -25,13 +30,14 @@ constexpr int64_t kQueryRows = 4;  // packed at a time
 // A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
 struct Scratch {
   float* query;    // [blocks], each as the score kernel wants it; scaled and rotated
+  float* factors;  // [blocks][state lanes]: what the rows' sums of products are multiplied by
   float* out;      // [blocks][R][ValueStride], of wide kernels in strips
   float* scores;   // [key_tile + kLanes][R]
   float* max;      // [blocks][state lanes]
   float* sum;      // the same
   int32_t* begin;  // the same: each row's range of keys
   int32_t* end;
-  float* rows;  // kQueryRows rows of KeyStride, or one of ValueStride
+  float* rows;  // kQueryRows rows of RowStride, or one of ValueStride
   float* keys;  // a packed tile of K and of V, if the kernels are wide
   float* values;
   size_t bytes;
@@ -49,13 +55,14 @@ struct Scratch {
       return p;
     };
     query = take(blocks * R * KeyStride(job));
+    factors = take(state);
     out = take(blocks * R * ValueStride(job));
     scores = take((job.plan.key_tile + static_cast<int64_t>(kLanes)) * R);
     max = take(state);
     sum = take(state);
     begin = reinterpret_cast<int32_t*>(take(state));
     end = reinterpret_cast<int32_t*>(take(state));
-    rows = take(std::max(kQueryRows * KeyStride(job), ValueStride(job)));
+    rows = take(std::max(kQueryRows * RowStride(job), ValueStride(job)));
     const int64_t packed = IsWide(job) ? PackedKeys(job.plan.key_tile) : 0;
     keys = take(packed * KeyStride(job));
     values = take(packed * ValueStride(job));

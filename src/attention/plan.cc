@@ -123,7 +123,9 @@ Plan PlanScores(const AttentionCall& call) {
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
   const int64_t rows = std::min<int64_t>(S * plan.group, kNarrowRows);
-  const auto fits = [&](const TileKernelRow& row) { return row.type == call.key.type && row.rows >= rows; };
+  const auto fits = [&](const TileKernelRow& row) {
+    return row.type == call.key.type && row.products == Products::kFma && row.rows >= rows;
+  };
   plan.key_kernel = plan.value_kernel = &*std::ranges::find_if(TileKernels(), fits);
   plan.block_rows = plan.key_kernel->rows;
   plan.positions = std::clamp<int64_t>(kRowsPerUnit / plan.group, 1, S);
@@ -131,14 +133,25 @@ Plan PlanScores(const AttentionCall& call) {
   return plan;
 }
 
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges) {
+// Whether dot products may replace FMA: bf16 ones round queries and weights to bf16, which only callers whose queries
+// are bf16 expect; sums of codes fit 31 bits up to kMostDots channels.
+bool MayUseDots(const AttentionCall& call, const HeadsView& view, bool (*fast_dots)(DType)) {
+  constexpr int64_t kMostDots = 4096;
+  if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
+  return view.head_size <= kMostDots && fast_dots(view.type);
+}
+
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*fast_dots)(DType)) {
   Plan plan;
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
-  KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, ChooseTileKernel(call.key.type, S * plan.group));
+  const auto choose = [&](const HeadsView& view) {
+    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, fast_dots));
+  };
+  KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, choose(call.key));
   plan.value_kernel = plan.key_kernel;
   if (call.value.type != call.key.type) {
-    KVSHARE_ASSIGN_OR_RETURN(plan.value_kernel, ChooseTileKernel(call.value.type, S * plan.group));
+    KVSHARE_ASSIGN_OR_RETURN(plan.value_kernel, choose(call.value));
   }
   plan.block_rows = plan.key_kernel->rows;
 

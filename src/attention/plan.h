@@ -1,5 +1,5 @@
-// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call
-// alone, never on threads, so that the same input gives the same bits everywhere.
+// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call and
+// the SIMD target alone, never on threads, so that the same input gives the same bits at any number of them.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,7 @@ void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes);
 // Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
 Plan PlanScores(const AttentionCall& call);
 
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges);
+// `fast_dots` tells whether the target's dot products of K/V of that type are worth while.
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*fast_dots)(DType));
 
 }  // namespace kvshare

@@ -9,20 +9,22 @@
 #include <algorithm>
 
 #include "attention/columns-inl.h"
+#include "attention/kernel_code-inl.h"
 #include "attention/place-inl.h"
 #include "attention/rotary-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-// One query row, rotated and scaled; zeros for an idle one.
-inline void LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
+// One query row, rotated, scaled and in cells of the score kernel, at `to` [RowStride]; zeros for an idle one. Returns
+// what its sums must be multiplied by.
+inline float LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
   const AttentionCall& call = *job.call;
   const F32 df;
-  const int64_t stride = KeyStride(job);
+  const int64_t stride = RowStride(job);
   if (row >= place.rows) {
     std::fill_n(to, stride, 0.0F);
-    return;
+    return 1;
   }
   const int64_t s = place.PositionOf(job, row);
   const int64_t position =
@@ -30,17 +32,28 @@ inline void LoadQuery(const Job& job, const Place& place, int64_t row, float* to
           ? call.rotary_positions[place.b * call.query.tokens + s]
           : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
   LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
+  // Cells of dot products hold a bf16 query as it is, which scaled might be rounded; there the sums are scaled.
+  const auto spec_scale = static_cast<float>(call.spec.scale);
+  const bool scale_sums = job.plan.key_kernel->products == Products::kDots;
   // The scales of quantized keys are folded into the query, so that the kernels see codes only.
   const Quant& quant = call.key.quant;
   const int64_t D = call.key.head_size;
   const bool one_scale = quant.scale != nullptr && !quant.per_channel;
-  const Vec scale = hn::Set(df, static_cast<float>(call.spec.scale) * (one_scale ? quant.scale[0] : 1.0F));
+  const Vec scale = hn::Set(df, (scale_sums ? 1.0F : spec_scale) * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
   for (int64_t d = 0; d < stride; d += kLanes) {
     Vec q = hn::Mul(hn::Load(df, to + d), scale);
     if (channel_scale != nullptr) q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
     hn::Store(q, df, to + d);
   }
+  return CodeOf(job.plan.key_kernel).pack_query(to, stride) * (scale_sums ? spec_scale : 1.0F);
+}
+
+// A row's factor, in each of its lanes.
+inline void SetFactor(const Job& job, const Scratch& scratch, int64_t row, float factor) {
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  for (int64_t lane = row % R; lane < state_lanes; lane += R) scratch.factors[row / R * state_lanes + lane] = factor;
 }
 
 // Block `block` of the unit's queries as ScoreTile reads them.
@@ -49,7 +62,7 @@ inline void PackQueries(const Job& job, const Place& place, const Scratch& scrat
   const int64_t R = job.plan.block_rows;
   const int64_t stride = KeyStride(job);
   for (int64_t r = 0; r < R; ++r) {
-    LoadQuery(job, place, block * R + r, scratch.rows);
+    SetFactor(job, scratch, block * R + r, LoadQuery(job, place, block * R + r, scratch.rows));
     float* packed = scratch.query + block * R * stride + r * kLanes;
     for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Load(df, scratch.rows + d), df, packed + d * R);
   }
@@ -60,13 +73,17 @@ inline void PackQueriesWide(const Job& job, const Place& place, const Scratch& s
   const F32 df;
   const int64_t R = job.plan.block_rows;
   const int64_t stride = KeyStride(job);
+  const int64_t row_stride = RowStride(job);
   for (int64_t r = 0; r < R; r += kQueryRows) {
-    for (int64_t i = 0; i < kQueryRows; ++i) LoadQuery(job, place, block * R + r + i, scratch.rows + i * stride);
+    for (int64_t i = 0; i < kQueryRows; ++i) {
+      const int64_t row = block * R + r + i;
+      SetFactor(job, scratch, row, LoadQuery(job, place, row, scratch.rows + i * row_stride));
+    }
     float* packed = scratch.query + block * R * stride + r / kPassRows * kPassRows * stride + r % kPassRows;
     const float* rows = scratch.rows;
     for (int64_t d = 0; d < stride; d += kLanes, rows += kLanes)
-      ForEachColumn(hn::Load(df, rows), hn::Load(df, rows + stride), hn::Load(df, rows + 2 * stride),
-                    hn::Load(df, rows + 3 * stride), [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR {
+      ForEachColumn(hn::Load(df, rows), hn::Load(df, rows + row_stride), hn::Load(df, rows + 2 * row_stride),
+                    hn::Load(df, rows + 3 * row_stride), [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR {
                       hn::Store(column, Quad(), packed + (d + lane) * kPassRows);
                     });
   }

@@ -120,9 +120,20 @@ inline void HideOutside(float* scores, int64_t lanes, int32_t first, const int32
   }
 }
 
+// To the nearest number of bf16, ties to even.
+HWY_INLINE Vec RoundToBF16(Vec x) {
+  const F32 df;
+  const hn::RebindToUnsigned<F32> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto even = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(even, hn::Set(du, 0x7FFF)));
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::BitCast(df, hn::And(rounded, hn::Set(du, 0xFFFF0000))));
+}
+
 // Folds a tile into the state: scores become weights exp(score - max), `rescale` [kStateLanes<R>] is what earlier sums
-// must be multiplied by. Returns whether any of it differs from 1.
-template <int R>
+// must be multiplied by. Returns whether any of it differs from 1. Weights that the kernels round are rounded here, so
+// that they add up to what is divided by.
+template <int R, bool kRoundToBF16 = false>
 inline bool UpdateSoftmax(float* scores, int64_t lanes, const RowState& state, float* rescale) {
   const F32 df;
   constexpr int kVectors = kRowVectors<R>;
@@ -140,7 +151,8 @@ inline bool UpdateSoftmax(float* scores, int64_t lanes, const RowState& state, f
   }
   for (int64_t i = 0; i < lanes; i += kVectors * kLanes)
     for (int v = 0; v < kVectors; ++v) {
-      const Vec weight = Exp(hn::Sub(hn::Load(df, scores + i + v * kLanes), shift[v]));
+      Vec weight = Exp(hn::Sub(hn::Load(df, scores + i + v * kLanes), shift[v]));
+      if constexpr (kRoundToBF16) weight = RoundToBF16(weight);
       sum[v] = hn::Add(sum[v], weight);
       hn::Store(weight, df, scores + i + v * kLanes);
     }

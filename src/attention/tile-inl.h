@@ -1,4 +1,5 @@
-// Per-target: the two tile kernels, where nearly all time goes. R query rows share every load of K and of V.
+// Per-target: the two tile kernels, where nearly all time goes. R query rows share every load of K and of V. P is how
+// they multiply, by f32 FMA or by dot products of 16 bits (products-inl.h).
 //
 // ScoreTile   S[key][row] = q[row] . k[key]   summed along D with one accumulator a (key, row) pair, so that K is read
 //             as it lies: no packing, no transposition. One tree of shuffles turns kLanes accumulators into one vector
@@ -15,8 +16,10 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "attention/load-inl.h"
+#include "attention/products-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
@@ -33,10 +36,11 @@ struct Fetch {
   }
 };
 
-// Whether element d of a row is the first of its cache line: narrow types have several vectors a line.
+// Whether element d of a row is the first of its cache line, where a load takes `count`: narrow types have several
+// loads a line.
 template <typename T>
-HWY_INLINE bool OpensLine(int64_t d) {
-  return Element<T>::Bytes(kLanes) >= 64 || Element<T>::Bytes(d) % 64 < Element<T>::Bytes(kLanes);
+HWY_INLINE bool OpensLine(int64_t d, int64_t count) {
+  return Element<T>::Bytes(count) >= 64 || Element<T>::Bytes(d) % 64 < Element<T>::Bytes(count);
 }
 
 // Per 128-bit block: lanes (a, b, c, d) of the sums over the block's four lanes.
@@ -79,147 +83,192 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
 // the pace.
 HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 
-// query   [D / kLanes rounded up][R][kLanes] f32, zero beyond D
-// keys    rows of T at `stride` elements, `count` of them
-// scores  [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
-template <typename T, int R, bool kFetch>
-HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename Element<T>::Pointer keys, int64_t stride,
-                          int64_t count, int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
+// query    [cells of D / kLanes rounded up][R][kLanes] cells, zero beyond D
+// keys     rows of T at `stride` elements, `count` of them
+// factors  [kStateLanes<R>] what the rows' sums are multiplied by, if P has factors
+// scores   [count rounded up to full vectors][R]; lanes past count hold copies of the last key's scores
+template <typename P, int R, bool kFetch>
+HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer keys, int64_t stride, int64_t count,
+                          int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
+  using T = typename P::Type;
+  const F32 df;
   constexpr int kRows = std::min<int>(R, kLanes);  // rows a pass
   constexpr int kKeys = kLanes / kRows;            // keys a pass
-  const int64_t whole = head_size / kLanes * kLanes;
+  constexpr int64_t kStep = P::kElements * kLanes;
+  const int64_t whole = head_size / kStep * kStep;
   const size_t rest = head_size - whole;
   for (int64_t j = 0; j < count; j += kKeys) {
-    typename Element<T>::Pointer key[kKeys];
+    typename P::Pointer key[kKeys];
     [[maybe_unused]] const char* next[kKeys];
     for (int k = 0; k < kKeys; ++k) {
       key[k] = keys + std::min(j + k, count - 1) * stride;
       if constexpr (kFetch) next[k] = fetch.Row(j + k, Element<T>::Address(key[k]));
     }
     for (int first = 0; first < R; first += kRows) {
-      Vec sums[kLanes];
+      typename P::Sum sums[kLanes];
       HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) sums[i] = hn::Zero(F32());
+      for (size_t i = 0; i < kLanes; ++i) sums[i] = P::Zero();
       const float* HWY_RESTRICT q = query + first * kLanes;
-      for (int64_t d = 0; d < whole; d += kLanes, q += R * kLanes) {
-        Vec k_vectors[kKeys];
+      for (int64_t d = 0; d < whole; d += kStep, q += R * kLanes) {
+        typename P::Factor k_vectors[kKeys];
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
-          k_vectors[k] = Load(key[k] + d);
+          k_vectors[k] = P::LoadKey(key[k] + d);
           if constexpr (kFetch)
-            if (OpensLine<T>(d)) PrefetchL2(next[k] + Element<T>::Bytes(d));
+            if (OpensLine<T>(d, kStep)) PrefetchL2(next[k] + Element<T>::Bytes(d));
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
-          Vec q_vector = hn::Load(F32(), q + r * kLanes);
-          if constexpr (kKeys > 1) KeepInRegister(q_vector);
+          Vec q_cells = hn::Load(df, q + r * kLanes);
+          if constexpr (kKeys > 1) KeepInRegister(q_cells);
           HWY_UNROLL(16)
-          for (int k = 0; k < kKeys; ++k) sums[k * kRows + r] = hn::MulAdd(q_vector, k_vectors[k], sums[k * kRows + r]);
+          for (int k = 0; k < kKeys; ++k)
+            sums[k * kRows + r] = P::MulAdd(P::FromCells(q_cells), k_vectors[k], sums[k * kRows + r]);
         }
       }
       if (rest != 0) {
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
-          const Vec k_vector = LoadN(key[k] + whole, rest);
+          const auto k_vector = P::LoadKeyN(key[k] + whole, rest);
           HWY_UNROLL(16)
           for (int r = 0; r < kRows; ++r)
-            sums[k * kRows + r] = hn::MulAdd(hn::Load(F32(), q + r * kLanes), k_vector, sums[k * kRows + r]);
+            sums[k * kRows + r] = P::MulAdd(P::FromCells(hn::Load(df, q + r * kLanes)), k_vector, sums[k * kRows + r]);
         }
       }
-      hn::Store(SumEach(sums), F32(), scores + j * R + first);
+      Vec each[kLanes];
+      HWY_UNROLL(16)
+      for (size_t i = 0; i < kLanes; ++i) each[i] = P::ToF32(sums[i]);
+      Vec total = SumEach(each);
+      if constexpr (P::kScoreFactors) total = hn::Mul(total, hn::Load(df, factors + first));
+      hn::Store(total, df, scores + j * R + first);
     }
   }
 }
 
-template <typename T, int R>
+template <typename P, int R>
 void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
-               int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT scores) {
-  const auto keys = Element<T>::From(key_rows);
+               int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
+  const auto keys = Element<typename P::Type>::From(key_rows);
   // Fetching costs a load port a line even where the line is at hand, so blocks after the first do without.
   if (fetch.count > 0)
-    ScoreRows<T, R, true>(query, keys, stride, count, head_size, fetch, scores);
+    ScoreRows<P, R, true>(query, keys, stride, count, head_size, fetch, factors, scores);
   else
-    ScoreRows<T, R, false>(query, keys, stride, count, head_size, fetch, scores);
+    ScoreRows<P, R, false>(query, keys, stride, count, head_size, fetch, factors, scores);
 }
 
-// One strip of kColumns vectors of V, from column d; the last vector has `lanes` lanes if kPartial.
-template <typename T, int R, int kColumns, bool kPartial, bool kFetch>
-HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
-                            int64_t count, const Fetch& fetch, size_t lanes, const float* rescale,
+// The sum that rows of `out` begin with, and what is stored in the end: sums that are no f32 are added after their
+// tile.
+template <typename P>
+HWY_INLINE typename P::Sum BeginSum(const float* out, const float* rescale) {
+  if constexpr (P::kIntegers) {
+    return P::Zero();
+  } else {
+    const Vec sum = hn::Load(F32(), out);
+    return rescale == nullptr ? sum : hn::Mul(sum, hn::Set(F32(), *rescale));
+  }
+}
+template <typename P>
+HWY_INLINE void EndSum(typename P::Sum sum, const float* rescale, const float* factor, float* out) {
+  if constexpr (P::kIntegers) {
+    Vec before = hn::Load(F32(), out);
+    if (rescale != nullptr) before = hn::Mul(before, hn::Set(F32(), *rescale));
+    hn::Store(hn::MulAdd(P::ToF32(sum), hn::Set(F32(), *factor), before), F32(), out);
+  } else {
+    hn::Store(sum, F32(), out);
+  }
+}
+
+// kRows of the R rows, and one strip of kColumns vectors of V; `lanes` columns of it if kPartial.
+template <typename P, int R, int kRows, int kColumns, bool kPartial, bool kFetch>
+HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename P::Pointer values, int64_t stride,
+                            int64_t count, const Fetch& fetch, size_t lanes, const float* rescale, const float* factors,
                             float* HWY_RESTRICT out, int64_t out_stride) {
+  using T = typename P::Type;
   const F32 df;
-  Vec sums[R * kColumns];
+  typename P::Sum sums[kRows * kColumns];
   HWY_UNROLL(16)
-  for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
-    for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = hn::Load(df, out + r * out_stride + c * kLanes);
+    for (int c = 0; c < kColumns; ++c)
+      sums[r * kColumns + c] =
+          BeginSum<P>(out + r * out_stride + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
-  if (rescale != nullptr) {
-    HWY_UNROLL(16)
-    for (int r = 0; r < R; ++r) {
-      HWY_UNROLL(16)
-      for (int c = 0; c < kColumns; ++c)
-        sums[r * kColumns + c] = hn::Mul(sums[r * kColumns + c], hn::Set(df, rescale[r]));
-    }
-  }
-  for (int64_t j = 0; j < count; ++j) {
+  for (int64_t j = 0; j < count; j += P::kElements) {
     const auto value = values + j * stride;
-    [[maybe_unused]] const char* next = kFetch ? fetch.Row(j, Element<T>::Address(value)) : nullptr;
-    Vec v[kColumns];
-    HWY_UNROLL(16)
-    for (int c = 0; c < kColumns; ++c) {
-      v[c] = kPartial ? LoadN(value + c * kLanes, lanes) : Load(value + c * kLanes);
-      if constexpr (kFetch)
-        if (OpensLine<T>(c * kLanes)) PrefetchL2(next + Element<T>::Bytes(c * kLanes));
+    typename P::Factor v[kColumns];
+    P::template LoadValues<kColumns, kPartial>(value, values + (std::min(j + P::kElements, count) - 1) * stride, lanes,
+                                               v);
+    if constexpr (kFetch) {
+      HWY_UNROLL(2)
+      for (int k = 0; k < P::kElements; ++k) {
+        const char* next = fetch.Row(j + k, Element<T>::Address(value));
+        HWY_UNROLL(16)
+        for (int c = 0; c < kColumns; ++c)
+          if (OpensLine<T>(c * kLanes, kLanes)) PrefetchL2(next + Element<T>::Bytes(c * kLanes));
+      }
     }
     HWY_UNROLL(16)
-    for (int r = 0; r < R; ++r) {
-      const Vec weight = hn::Set(df, weights[j * R + r]);
+    for (int r = 0; r < kRows; ++r) {
+      const auto weight = P::FromCells(hn::Set(df, weights[j * R + r]));
       HWY_UNROLL(16)
-      for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = hn::MulAdd(weight, v[c], sums[r * kColumns + c]);
+      for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = P::MulAdd(weight, v[c], sums[r * kColumns + c]);
     }
   }
   HWY_UNROLL(16)
-  for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
-    for (int c = 0; c < kColumns; ++c) hn::Store(sums[r * kColumns + c], df, out + r * out_stride + c * kLanes);
+    for (int c = 0; c < kColumns; ++c)
+      EndSum<P>(sums[r * kColumns + c], rescale == nullptr ? nullptr : rescale + r, factors + r,
+                out + r * out_stride + c * kLanes);
   }
 }
 
-template <typename T, int R, bool kFetch>
-HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename Element<T>::Pointer values, int64_t stride,
-                           int64_t count, int64_t head_size, const Fetch& fetch, const float* rescale,
+template <typename P, int R, bool kFetch>
+HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointer values, int64_t stride, int64_t count,
+                           int64_t head_size, const Fetch& fetch, const float* rescale, const float* factors,
                            float* HWY_RESTRICT out, int64_t out_stride) {
-  // As many accumulators as the target has registers for: 16 of 32, or 8 of 16.
+  // As many accumulators as the target has registers for: 16 of 32, or 8 of 16; and rather two columns of few rows than
+  // one of many, since a load then feeds two of them.
   constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
-  constexpr int kColumns = std::clamp(kAccumulators / R, 1, 8);
-  // The strip at column d fetches the same columns of the next rows.
-  const auto strip = [&](int64_t d)
-                         HWY_ATTR { return Fetch{fetch.rows + Element<T>::Bytes(d), fetch.stride_bytes, fetch.count}; };
+  constexpr int kRows = std::min(R, kAccumulators / 2);
+  constexpr int kLeast = P::kElements;  // vectors of V that a load gives
+  constexpr int kColumns = std::clamp(kAccumulators / kRows, kLeast, 8);
+  // The strip at column d fetches the same columns of the next rows, with its first rows.
+  const auto strip = [&](int64_t d, auto columns, auto partial, size_t lanes) HWY_ATTR {
+    constexpr int kStripColumns = decltype(columns)::value;
+    constexpr bool kPartial = decltype(partial)::value;
+    const Fetch rows{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count};
+    WeightStrip<P, R, kRows, kStripColumns, kPartial, kFetch>(weights, values + d, stride, count, rows, lanes, rescale,
+                                                              factors, out + d, out_stride);
+    for (int r = kRows; r < R; r += kRows)
+      WeightStrip<P, R, kRows, kStripColumns, kPartial, false>(weights + r, values + d, stride, count, rows, lanes,
+                                                               rescale == nullptr ? nullptr : rescale + r, factors + r,
+                                                               out + d + r * out_stride, out_stride);
+  };
+  using Whole = std::false_type;
   int64_t d = 0;
   for (; d + static_cast<int64_t>(kColumns * kLanes) <= head_size; d += kColumns * kLanes)
-    WeightStrip<T, R, kColumns, false, kFetch>(weights, values + d, stride, count, strip(d), 0, rescale, out + d,
-                                               out_stride);
-  for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
-    WeightStrip<T, R, 1, false, kFetch>(weights, values + d, stride, count, strip(d), 0, rescale, out + d, out_stride);
-  if (d < head_size)
-    WeightStrip<T, R, 1, true, kFetch>(weights, values + d, stride, count, strip(d), head_size - d, rescale, out + d,
-                                       out_stride);
+    strip(d, std::integral_constant<int, kColumns>(), Whole(), 0);
+  for (; d + static_cast<int64_t>(kLeast * kLanes) <= head_size; d += kLeast * kLanes)
+    strip(d, std::integral_constant<int, kLeast>(), Whole(), 0);
+  if (d < head_size) strip(d, std::integral_constant<int, kLeast>(), std::true_type(), head_size - d);
 }
 
-// weights  [count][R]
+// weights  [count][R]; what they hold is used up
 // values   rows of Dv at `stride` elements
 // rescale  [R] factors of the sums in out, or null
 // out      [R][out_stride], zero beyond Dv
-template <typename T, int R>
-void WeightTile(const float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
+template <typename P, int R>
+void WeightTile(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
                 int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
                 int64_t out_stride) {
-  const auto values = Element<T>::From(value_rows);
+  const auto values = Element<typename P::Type>::From(value_rows);
+  HWY_ALIGN float factors[kStateLanes<R>];
+  P::template PackWeights<R>(weights, count, factors);
   if (fetch.count > 0)
-    WeightRows<T, R, true>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
+    WeightRows<P, R, true>(weights, values, stride, count, head_size, fetch, rescale, factors, out, out_stride);
   else
-    WeightRows<T, R, false>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
+    WeightRows<P, R, false>(weights, values, stride, count, head_size, fetch, rescale, factors, out, out_stride);
 }
 
 }  // namespace kvshare::HWY_NAMESPACE

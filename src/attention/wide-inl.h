@@ -1,11 +1,10 @@
 // Per-target: the tile kernels for many query rows, of prefill and chunks: near the FMA peak, where tile-inl.h is bound
 // by its tree of shuffles and by reading K and V again for every eight rows.
 //
-// A tile of K and V is first packed: converted to f32 once and laid out in the order of use, so that the kernels have
-// one pointer a tile, whatever the strides, and one code, whatever the element type. A unit's blocks of rows share the
-// copy.
+// A tile of K and V is first packed: made into cells of P (products-inl.h) once, and laid out in the order of use, so
+// that the kernels have one pointer a tile, whatever the strides. A unit's blocks of rows share the copy.
 //
-// ScoreWide   lanes are query rows: one element of K, broadcast by the load port, meets two vectors of rows. Nothing is
+// ScoreWide   lanes are query rows: one cell of K, broadcast by the load port, meets two vectors of rows. Nothing is
 //             left to reduce, and the scores come out as S[key][row].
 // WeightWide  as WeightTile, a few of the rows at a time.
 #if defined(KVSHARE_ATTENTION_WIDE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -85,156 +84,175 @@ class Lines {
   const char* next_ = nullptr;
 };
 
-// A packed tile of `capacity` keys. Of K, panels of what a pass takes: [capacity / kPassKeys][D / kLanes rounded
-// up][kPassKeys][kLanes], zero beyond D. Of V, strips: [Dv / kStrip rounded up][capacity][kStrip], zero beyond Dv.
+// A packed tile of `capacity` keys, in cells of P. Of K, panels of what a pass takes: [capacity / kPassKeys][cells of D
+// / kLanes rounded up][kPassKeys][kLanes], zero beyond D. Of V, strips: [Dv / kStrip rounded up][cells of
+// capacity][kStrip], zero beyond Dv.
 inline constexpr int64_t PackedKeys(int64_t key_tile) { return (key_tile + kPassKeys - 1) / kPassKeys * kPassKeys; }
 
 // rows  rows of T at `stride` elements, `count` of them; zeros fill the last panel
-template <typename T>
+template <typename P>
 void PackKeys(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, int64_t head_size,
               float* HWY_RESTRICT packed) {
   const F32 df;
-  const int64_t whole = head_size / kLanes * kLanes;
+  constexpr int64_t kElements = P::kElements * kLanes;  // of a row, a step
   constexpr int64_t kStep = kPassKeys * kLanes;
-  const int64_t panel = (head_size + kLanes - 1) / kLanes * kStep;
+  const int64_t whole = head_size / kElements * kElements;
+  const int64_t panel = (head_size + kElements - 1) / kElements * kStep;
   for (int64_t j = 0; j < count; ++j) {
-    const auto row = Element<T>::From(rows) + j * stride;
+    const auto row = Element<typename P::Type>::From(rows) + j * stride;
     float* to = packed + j / kPassKeys * panel + j % kPassKeys * kLanes;
-    for (int64_t d = 0; d < whole; d += kLanes, to += kStep) hn::Store(Load(row + d), df, to);
-    if (whole < head_size) hn::Store(LoadN(row + whole, head_size - whole), df, to);
+    for (int64_t d = 0; d < whole; d += kElements, to += kStep) hn::Store(P::Cells(P::LoadKey(row + d)), df, to);
+    if (whole < head_size) hn::Store(P::Cells(P::LoadKeyN(row + whole, head_size - whole)), df, to);
   }
   for (int64_t j = count; j % kPassKeys != 0; ++j)
     for (int64_t at = 0; at < panel; at += kStep)
       hn::Store(hn::Zero(df), df, packed + j / kPassKeys * panel + j % kPassKeys * kLanes + at);
 }
 
-template <typename T>
+template <typename P>
 void PackValues(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, int64_t head_size, int64_t capacity,
                 float* HWY_RESTRICT packed) {
   const F32 df;
-  for (int64_t j = 0; j < count; ++j) {
-    const auto row = Element<T>::From(rows) + j * stride;
-    float* to = packed + j * kStrip;
+  constexpr int kLeast = P::kElements;  // vectors of V that a load gives
+  const int64_t strip = capacity / P::kElements * kStrip;
+  for (int64_t j = 0; j < count; j += P::kElements) {
+    const auto row = Element<typename P::Type>::From(rows) + j * stride;
+    // The last of an odd number of keys is its own partner, whose weight is 0.
+    const auto partner = Element<typename P::Type>::From(rows) + (std::min(j + P::kElements, count) - 1) * stride;
+    float* to = packed + j / P::kElements * kStrip;
     int64_t d = 0;
-    for (; d + kStrip <= head_size; d += kStrip, to += capacity * kStrip) {
+    for (; d + kStrip <= head_size; d += kStrip, to += strip) {
+      typename P::Factor v[kStripVectors];
+      P::template LoadValues<kStripVectors, false>(row + d, partner + d, 0, v);
       HWY_UNROLL(4)
-      for (int64_t c = 0; c < kStrip; c += kLanes) hn::Store(Load(row + d + c), df, to + c);
+      for (int c = 0; c < kStripVectors; ++c) hn::Store(P::Cells(v[c]), df, to + c * kLanes);
     }
-    for (; d < head_size; d += kLanes, to += kLanes)
-      hn::Store(LoadN(row + d, std::min<int64_t>(kLanes, head_size - d)), df, to);
+    for (; d < head_size; d += kLeast * kLanes, to += kLeast * kLanes) {
+      typename P::Factor v[kLeast];
+      P::template LoadValues<kLeast, true>(row + d, partner + d, std::min<int64_t>(kLeast * kLanes, head_size - d), v);
+      HWY_UNROLL(2)
+      for (int c = 0; c < kLeast; ++c) hn::Store(P::Cells(v[c]), df, to + c * kLanes);
+    }
   }
 }
 
 // kKeys keys against kPassRows rows.
-template <int kKeys>
-HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t head_size,
-                          Lines& lines, int64_t lines_a_step, float* HWY_RESTRICT scores, int64_t score_stride) {
+template <typename P, int kKeys>
+HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t steps, Lines& lines,
+                          int64_t lines_a_step, const float* factors, float* HWY_RESTRICT scores,
+                          int64_t score_stride) {
   const F32 df;
-  Vec sums[kKeys][kPassVectors];
+  typename P::Sum sums[kKeys][kPassVectors];
   HWY_UNROLL(16)
   for (int k = 0; k < kKeys; ++k) {
     HWY_UNROLL(4)
-    for (int v = 0; v < kPassVectors; ++v) sums[k][v] = hn::Zero(df);
+    for (int v = 0; v < kPassVectors; ++v) sums[k][v] = P::Zero();
   }
-  for (int64_t d = 0; d < head_size; d += kLanes, keys += kPassKeys * kLanes) {
+  for (int64_t step = 0; step < steps; ++step, keys += kPassKeys * kLanes) {
     lines.Fetch(lines_a_step);
     HWY_UNROLL(4)
     for (size_t i = 0; i < kLanes; ++i, query += kPassRows) {
-      Vec q[kPassVectors];
+      typename P::Factor q[kPassVectors];
       HWY_UNROLL(4)
-      for (int v = 0; v < kPassVectors; ++v) q[v] = hn::Load(df, query + v * kLanes);
+      for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
       HWY_UNROLL(16)
       for (int k = 0; k < kKeys; ++k) {
-        Vec element = hn::Set(df, keys[k * kLanes + i]);
-        KeepInRegister(element);
+        Vec cell = hn::Set(df, keys[k * kLanes + i]);
+        KeepInRegister(cell);
         HWY_UNROLL(4)
-        for (int v = 0; v < kPassVectors; ++v) sums[k][v] = hn::MulAdd(q[v], element, sums[k][v]);
+        for (int v = 0; v < kPassVectors; ++v) sums[k][v] = P::MulAdd(q[v], P::FromCells(cell), sums[k][v]);
       }
     }
   }
   HWY_UNROLL(16)
   for (int k = 0; k < kKeys; ++k) {
     HWY_UNROLL(4)
-    for (int v = 0; v < kPassVectors; ++v) hn::Store(sums[k][v], df, scores + k * score_stride + v * kLanes);
+    for (int v = 0; v < kPassVectors; ++v) {
+      Vec sum = P::ToF32(sums[k][v]);
+      if constexpr (P::kScoreFactors) sum = hn::Mul(sum, hn::Load(df, factors + v * kLanes));
+      hn::Store(sum, df, scores + k * score_stride + v * kLanes);
+    }
   }
 }
 
-// query   [R / kPassRows][D rounded up to kLanes][kPassRows], zero beyond D
-// keys    packed, from a panel's first on
-// lines   all are brought while the scores are computed
-// scores  [count rounded up to kPassKeys / 2][R]; what lies past count is of no key
-template <int R>
+// query    [R / kPassRows][cells of D rounded up to kLanes][kPassRows], zero beyond D
+// keys     packed, from a panel's first on
+// lines    all are brought while the scores are computed
+// factors  [R] what the rows' sums are multiplied by, if P has factors
+// scores   [count rounded up to kPassKeys / 2][R]; what lies past count is of no key
+template <typename P, int R>
 void ScoreWide(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t count, int64_t head_size,
-               Lines& lines, float* HWY_RESTRICT scores) {
+               Lines& lines, const float* factors, float* HWY_RESTRICT scores) {
   static_assert(R % kPassRows == 0);
-  const int64_t steps = (head_size + kLanes - 1) / kLanes;  // of a pass
+  constexpr int64_t kElements = P::kElements * kLanes;
+  const int64_t steps = (head_size + kElements - 1) / kElements;  // of a pass
   const int64_t pass_floats = steps * kLanes * kPassRows;
   const int64_t all_steps = (count + kPassKeys - 1) / kPassKeys * (R / kPassRows) * steps;
   const int64_t lines_a_step = (lines.left() + all_steps - 1) / all_steps;
   for (int64_t j = 0; j < count; j += kPassKeys, keys += steps * kPassKeys * kLanes) {
     for (int pass = 0; pass < R / kPassRows; ++pass) {
       const float* q = query + pass * pass_floats;
+      const float* f = factors + pass * kPassRows;
       float* to = scores + j * R + pass * kPassRows;
       if (count - j > kPassKeys / 2)
-        ScorePass<kPassKeys>(q, keys, head_size, lines, lines_a_step, to, R);
+        ScorePass<P, kPassKeys>(q, keys, steps, lines, lines_a_step, f, to, R);
       else
-        ScorePass<kPassKeys / 2>(q, keys, head_size, lines, lines_a_step, to, R);
+        ScorePass<P, kPassKeys / 2>(q, keys, steps, lines, lines_a_step, f, to, R);
     }
   }
 }
 
 // kRows rows of `out`, kColumns vectors of V.
-template <int kRows, int kColumns>
+template <typename P, int kRows, int kColumns>
 HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_stride, const float* HWY_RESTRICT values,
-                           int64_t count, const float* rescale, float* HWY_RESTRICT out) {
+                           int64_t count, const float* rescale, const float* factors, float* HWY_RESTRICT out) {
   const F32 df;
-  Vec sums[kRows][kColumns];
+  typename P::Sum sums[kRows][kColumns];
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4)
-    for (int c = 0; c < kColumns; ++c) sums[r][c] = hn::Load(df, out + r * kStrip + c * kLanes);
+    for (int c = 0; c < kColumns; ++c)
+      sums[r][c] = BeginSum<P>(out + r * kStrip + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
-  if (rescale != nullptr) {
-    HWY_UNROLL(16)
-    for (int r = 0; r < kRows; ++r) {
-      HWY_UNROLL(4)
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = hn::Mul(sums[r][c], hn::Set(df, rescale[r]));
-    }
-  }
-  for (int64_t j = 0; j < count; ++j, weights += weight_stride, values += kStrip) {
-    Vec v[kColumns];
+  for (int64_t j = 0; j < count; j += P::kElements, weights += P::kElements * weight_stride, values += kStrip) {
+    typename P::Factor v[kColumns];
     HWY_UNROLL(4)
-    for (int c = 0; c < kColumns; ++c) v[c] = hn::Load(df, values + c * kLanes);
+    for (int c = 0; c < kColumns; ++c) v[c] = P::FromCells(hn::Load(df, values + c * kLanes));
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
-      const Vec weight = hn::Set(df, weights[r]);
+      const auto weight = P::FromCells(hn::Set(df, weights[r]));
       HWY_UNROLL(4)
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = hn::MulAdd(weight, v[c], sums[r][c]);
+      for (int c = 0; c < kColumns; ++c) sums[r][c] = P::MulAdd(weight, v[c], sums[r][c]);
     }
   }
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4)
-    for (int c = 0; c < kColumns; ++c) hn::Store(sums[r][c], df, out + r * kStrip + c * kLanes);
+    for (int c = 0; c < kColumns; ++c)
+      EndSum<P>(sums[r][c], rescale == nullptr ? nullptr : rescale + r, factors + r, out + r * kStrip + c * kLanes);
   }
 }
 
-// As WeightTile, but values packed, from the first of `count` on, and out [Dv / kStrip rounded up][R][kStrip]. Rows
-// from `rows` on may be left out.
-template <int R>
-void WeightWide(const float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, int64_t capacity, int64_t count,
-                int64_t head_size, int64_t rows, const float* rescale, float* HWY_RESTRICT out) {
+// As WeightTile, but values packed, from key `first` on, and out [Dv / kStrip rounded up][R][kStrip]. Rows from `rows`
+// on may be left out.
+template <typename P, int R>
+void WeightWide(float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, int64_t capacity, int64_t first,
+                int64_t count, int64_t head_size, int64_t rows, const float* rescale, float* HWY_RESTRICT out) {
   static_assert(R % kStripRows == 0);
-  for (int64_t d = 0; d < head_size; d += kStrip, values += capacity * kStrip, out += R * kStrip) {
+  HWY_ALIGN float factors[kStateLanes<R>];
+  P::template PackWeights<R>(weights, count, factors);
+  values += first / P::kElements * kStrip;
+  for (int64_t d = 0; d < head_size; d += kStrip, values += capacity / P::kElements * kStrip, out += R * kStrip) {
     const int64_t columns = std::min<int64_t>(kStripVectors, (head_size - d + kLanes - 1) / kLanes);
     for (int64_t r = 0; r < rows; r += kStripRows) {
       float* to = out + r * kStrip;
-      const float* factors = rescale == nullptr ? nullptr : rescale + r;
+      const float* rescale_rows = rescale == nullptr ? nullptr : rescale + r;
       if (columns == kStripVectors)
-        WeightPass<kStripRows, kStripVectors>(weights + r, R, values, count, factors, to);
+        WeightPass<P, kStripRows, kStripVectors>(weights + r, R, values, count, rescale_rows, factors + r, to);
       else
         for (int64_t c = 0; c < columns; ++c)
-          WeightPass<kStripRows, 1>(weights + r, R, values + c * kLanes, count, factors, to + c * kLanes);
+          WeightPass<P, kStripRows, 1>(weights + r, R, values + c * kLanes, count, rescale_rows, factors + r,
+                                       to + c * kLanes);
     }
   }
 }

@@ -21,7 +21,12 @@ constexpr double kF32 = 2e-6;  // relative to the largest output
 constexpr double kF16 = 1e-3;  // one rounding of the output
 constexpr double kBF16 = 8e-3;
 
-double ToleranceOf(DType type) { return type == DType::kF32 ? kF32 : type == DType::kF16 ? kF16 : kBF16; }
+constexpr double kI8 = 1e-4;  // queries and weights are rounded to 16 bits where the target multiplies integers
+
+double ToleranceOf(DType type, DType kv_type = DType::kF32) {
+  if (type == DType::kF32) return kv_type == DType::kI8 ? kI8 : kF32;
+  return type == DType::kF16 ? kF16 : kBF16;
+}
 
 // NaN in the rows [begin, end) of K and V: whatever reads them shows it.
 void Poison(Problem& p, int64_t begin, int64_t end) {
@@ -78,8 +83,57 @@ TEST_P(EveryTarget, QuantizedCachesMatchTheOracle) {
             p.Fill();
             SCOPED_TRACE(::testing::Message()
                          << NameOf(type) << "/" << NameOf(kv_type) << " D " << D << " group " << group << " S " << S);
-            ExpectMatchesOracle(p, ToleranceOf(type));
+            ExpectMatchesOracle(p, ToleranceOf(type, kv_type));
           }
+}
+
+// Targets without the instructions take other rows, so each is forced; there Highway puts them together of others.
+TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
+  for (const TileKernelRow& row : TileKernels()) {
+    if (row.products != Products::kDots) continue;
+    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+    std::mt19937 random(11);
+    const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
+    for (int round = 0; round < testing::Rounds(60); ++round) {
+      Problem p;
+      p.seed = random();
+      p.B = pick({1, 2});
+      p.Hkv = pick({1, 2});
+      p.Hq = p.Hkv * pick({1, 3, 4, 8});
+      p.S = pick({1, 2, 7, 40});
+      p.T = p.S + static_cast<int64_t>(random() % 300);
+      p.D = pick({8, 17, 20, 64, 80, 129, 256});
+      p.Dv = pick({0, 7, 24, 100});
+      p.window = pick({0, 0, 5, 64});
+      p.softcap = pick({0, 0, 5}) == 5 ? 5.0F : 0.0F;
+      p.bsnh = pick({0, 1}) == 1;
+      p.per_channel = pick({0, 1}) == 1;
+      p.scale = 0.5F / std::sqrt(static_cast<float>(p.D));
+      p.kv_type = row.type;
+      p.type = row.type == DType::kI8 ? DType::kF32 : row.type;
+      p.Fill();
+      if (pick({0, 0, 1}) == 1) p.AddSinks();
+      if (pick({0, 0, 1}) == 1) p.AddBias(DType::kBool, pick({0, 1}) == 1);
+      SCOPED_TRACE(::testing::Message() << row.name << " round " << round << " S " << p.S << " T " << p.T << " D "
+                                        << p.D << " Dv " << p.Dv << " window " << p.window);
+      ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
+      if (HasFatalFailure()) break;
+    }
+  }
+  unsetenv("KVSHARE_FORCE_KERNEL");
+}
+
+TEST(Decode, ANanInAnInt8QueryIsNotHidden) {
+  Problem p;
+  p.kv_type = DType::kI8;
+  p.Fill();
+  p.query.Set(3, std::numeric_limits<double>::quiet_NaN());
+  Array out;
+  AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  EXPECT_TRUE(std::isnan(out.Get(0)));
+  EXPECT_FALSE(std::isnan(out.Get(p.D)));  // the next head's
 }
 
 TEST_P(EveryTarget, EveryF8CodeIsTheOraclesNumber) {
@@ -212,7 +266,7 @@ TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
                                       << " D " << p.D << " Dv " << p.Dv << " window " << p.window << " "
                                       << NameOf(p.type) << "/" << NameOf(p.kv_type) << " mask " << mask << " scores "
                                       << (p.show_scores ? static_cast<int>(p.stage) : -1));
-    ExpectMatchesOracle(p, ToleranceOf(p.type));
+    ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
     if (HasFatalFailure()) return;
   }
 }
@@ -419,7 +473,7 @@ TEST(KernelTable, EveryRowServesItsTypeWhenForced) {
     p.type = IsQuantized(row.type) ? DType::kF32 : row.type;
     p.Fill();
     SCOPED_TRACE(row.name);
-    ExpectMatchesOracle(p, ToleranceOf(p.type));
+    ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
   }
   unsetenv("KVSHARE_FORCE_KERNEL");
 }
