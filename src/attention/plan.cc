@@ -133,12 +133,14 @@ Plan PlanScores(const AttentionCall& call) {
   return plan;
 }
 
-// Whether dot products may replace FMA: bf16 ones round queries and weights to bf16, which only callers whose queries
-// are bf16 expect; sums of codes fit 31 bits up to kMostDots channels.
-bool MayUseDots(const AttentionCall& call, const HeadsView& view, bool (*fast_dots)(DType)) {
+// Whether dot products may replace FMA. Those of bf16 round queries and weights to bf16, which only callers whose
+// queries are bf16 expect. Those of int8 serve decode, where they matter, and up to kMostDots channels, whose sums fit
+// 31 bits; a prompt keeps the accuracy of f32.
+bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, bool (*fast_dots)(DType)) {
   constexpr int64_t kMostDots = 4096;
   if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
-  return view.head_size <= kMostDots && fast_dots(view.type);
+  if (view.type == DType::kI8 && (rows > kNarrowRows || view.head_size > kMostDots)) return false;
+  return fast_dots(view.type);
 }
 
 Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*fast_dots)(DType)) {
@@ -146,7 +148,7 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
   const auto choose = [&](const HeadsView& view) {
-    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, fast_dots));
+    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, S * plan.group, fast_dots));
   };
   KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, choose(call.key));
   plan.value_kernel = plan.key_kernel;
