@@ -36,15 +36,9 @@ void PrintHeader(const host::OrtHost& ort, const RunFlags& flags, const host::Se
 }
 
 void PrintNodes(const host::LibraryStats& stats) {
-  fmt::print("\n{:<38}{:>6}{:>12}{:>17}  kernels\n", "op", "nodes", "calls here", "calls delegated");
+  fmt::print("\n{:<38}{:>6}{:>8}  kernels\n", "op", "nodes", "calls");
   for (const host::OpSummary& op : host::SummarizeOps(stats)) {
-    fmt::print("{:<38}{:>6}{:>12}{:>17}  {}\n", op.op, op.nodes, op.ran, op.delegated, op.kernels);
-  }
-  const auto delegations = host::SummarizeDelegations(stats);
-  if (!delegations.empty()) fmt::print("\ndelegated to ONNX Runtime's own kernel\n");
-  for (const host::Delegation& d : delegations) {
-    const std::string more = d.nodes > 1 ? fmt::format(" and {} more", d.nodes - 1) : "";
-    fmt::print("  {} '{}'{}, {} calls: {}\n", d.op, d.first_node, more, d.calls, d.reason);
+    fmt::print("{:<38}{:>6}{:>8}  {}\n", op.op, op.nodes, op.ran, op.kernels);
   }
 }
 
@@ -64,8 +58,7 @@ Result<ExitCode> Examine(const std::shared_ptr<const host::OrtHost>& ort, const 
   PrintHeader(*ort, flags, setup, diagnosis);
   if (!diagnosis.stats.nodes.empty()) PrintNodes(diagnosis.stats);
   const int64_t here = diagnosis.NodesHere();
-  fmt::print("\n{} nodes ran in kvshare, {} handed calls to ONNX Runtime's own kernel.\n", here,
-             diagnosis.NodesDelegated());
+  fmt::print("\n{} nodes ran in kvshare.\n", here);
   if (here == 0) fmt::print("{}", kNothingHere);
   PrintWarnings(inspection);
   fmt::print("\n{}", kOrderRule);

@@ -58,21 +58,10 @@ std::string NameOfOp(const NodeCount& node) {
   return fmt::format("{}::{}", node.domain.empty() ? "ai.onnx" : node.domain, node.op);
 }
 
-int64_t DelegatedCalls(const NodeCount& node) {
-  int64_t calls = 0;
-  for (const auto& [reason, count] : node.delegated) calls += count;
-  return calls;
-}
-
 }  // namespace
 
 int64_t Diagnosis::NodesHere() const {
   return std::count_if(stats.nodes.begin(), stats.nodes.end(), [](const NodeCount& node) { return node.ran > 0; });
-}
-
-int64_t Diagnosis::NodesDelegated() const {
-  return std::count_if(stats.nodes.begin(), stats.nodes.end(),
-                       [](const NodeCount& node) { return DelegatedCalls(node) > 0; });
 }
 
 std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
@@ -84,7 +73,6 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
     sum.op = op;
     ++sum.nodes;
     sum.ran += node.ran;
-    sum.delegated += DelegatedCalls(node);
     if (!node.kernel.empty()) kernels[op].insert(node.kernel);
   }
   std::vector<OpSummary> summaries;
@@ -93,21 +81,6 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
     summaries.push_back(std::move(sum));
   }
   return summaries;
-}
-
-std::vector<Delegation> SummarizeDelegations(const LibraryStats& stats) {
-  std::map<std::pair<std::string, std::string>, Delegation> by_reason;
-  for (const NodeCount& node : stats.nodes) {
-    for (const auto& [reason, calls] : node.delegated) {
-      Delegation& sum = by_reason[{NameOfOp(node), reason}];
-      if (sum.nodes == 0) sum = {NameOfOp(node), reason, node.node, 0, 0};
-      ++sum.nodes;
-      sum.calls += calls;
-    }
-  }
-  std::vector<Delegation> delegations;
-  for (auto& [key, sum] : by_reason) delegations.push_back(std::move(sum));
-  return delegations;
 }
 
 Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std::string& model_path,

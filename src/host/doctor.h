@@ -13,8 +13,7 @@ struct Diagnosis {
   std::string workload;  // what was run, in words
   LibraryStats stats;
 
-  int64_t NodesHere() const;       // nodes with at least one call served by kvshare
-  int64_t NodesDelegated() const;  // nodes with at least one call handed on
+  int64_t NodesHere() const;  // nodes with at least one call
 };
 
 // The nodes of one op, added up.
@@ -23,20 +22,9 @@ struct OpSummary {
   std::string kernels;  // those that served it, comma separated
   int64_t nodes = 0;
   int64_t ran = 0;
-  int64_t delegated = 0;
-};
-
-// Why an op's calls were handed on, and where: the first node and how many more.
-struct Delegation {
-  std::string op;
-  std::string reason;
-  std::string first_node;
-  int64_t nodes = 0;
-  int64_t calls = 0;
 };
 
 std::vector<OpSummary> SummarizeOps(const LibraryStats& stats);
-std::vector<Delegation> SummarizeDelegations(const LibraryStats& stats);
 
 // Loads `model_path` with `setup`, whose library must be a kvshare library, and runs it: a decoder a prefill and a
 // decode step, another model once. kRefused where ONNX Runtime does not take the model or the invented inputs.

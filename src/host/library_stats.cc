@@ -26,9 +26,6 @@ NodeCount NodeOf(const Object& object) {
   node.node = Member(object, "node").string_value();
   node.kernel = Member(object, "kernel").string_value();
   node.ran = Count(Member(object, "ran"));
-  for (const auto& [reason, calls] : Member(object, "delegated").struct_value().fields()) {
-    node.delegated[reason] = Count(calls);
-  }
   return node;
 }
 

@@ -1,8 +1,7 @@
-// What a kvshare library tells about itself: its version, and the counters of the nodes it ran or delegated.
+// What a kvshare library tells about itself: its version, and the counters of the nodes it ran.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -14,9 +13,8 @@ struct NodeCount {
   std::string domain;
   std::string op;
   std::string node;
-  std::string kernel;                        // the row of the kernel table that served the last call here
-  int64_t ran = 0;                           // calls served by kvshare
-  std::map<std::string, int64_t> delegated;  // calls handed to ONNX Runtime's own kernel, by reason
+  std::string kernel;  // the row of the kernel table that served the last call
+  int64_t ran = 0;     // calls
 };
 
 struct LibraryStats {

@@ -95,9 +95,8 @@ Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host)
   KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
   for (const auto& [name, domain] : set->domains)
     KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
-  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, delegate {}, SIMD target {}",
-                                    KVSHARE_VERSION, config.DropInText(), config.lower_right ? "lower_right" : "spec",
-                                    config.delegate ? 1 : 0, SimdTarget()));
+  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", KVSHARE_VERSION,
+                                    config.DropInText(), config.lower_right ? "lower_right" : "spec", SimdTarget()));
   return {};
 }
 

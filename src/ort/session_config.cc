@@ -64,11 +64,6 @@ Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptio
   if (alignment && *alignment != "spec" && *alignment != "lower_right")
     return BadValue("session entry", "kvshare.causal_alignment", *alignment, "spec or lower_right");
   config.lower_right = alignment == "lower_right";
-
-  KVSHARE_ASSIGN_OR_RETURN(const auto delegate, ReadEntry(api, options, "kvshare.delegate"));
-  if (delegate && *delegate != "0" && *delegate != "1")
-    return BadValue("session entry", "kvshare.delegate", *delegate, "0 or 1");
-  config.delegate = delegate != "0";
   return config;
 }
 

@@ -25,7 +25,6 @@ struct SessionConfig {
   bool gqa = false;          // replace com.microsoft.GroupQueryAttention
   bool attention = false;    // replace ai.onnx.Attention
   bool lower_right = false;  // kvshare.causal_alignment=lower_right: drop-in Attention without past, as ORT <= 1.27
-  bool delegate = true;      // kvshare.delegate: hand what is not served to ORT's kernel, or refuse it
   HostVersion host;
 
   friend bool operator<(const SessionConfig& a, const SessionConfig& b) { return a.Bits() < b.Bits(); }
@@ -33,12 +32,12 @@ struct SessionConfig {
   const char* DropInText() const;
 
  private:
-  // The host is one a process; the four switches tell configurations apart.
-  int Bits() const { return (gqa ? 1 : 0) | (attention ? 2 : 0) | (lower_right ? 4 : 0) | (delegate ? 8 : 0); }
+  // The host is one a process; the three switches tell configurations apart.
+  int Bits() const { return (gqa ? 1 : 0) | (attention ? 2 : 0) | (lower_right ? 4 : 0); }
 };
 
-// Reads the session entries kvshare.drop_in, kvshare.causal_alignment and kvshare.delegate and the environment's
-// KVSHARE_DROP_IN. kInvalidInput for a value that is none of the accepted ones.
+// Reads the session entries kvshare.drop_in and kvshare.causal_alignment and the environment's KVSHARE_DROP_IN.
+// kInvalidInput for a value that is none of the accepted ones.
 Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptions* options, HostVersion host);
 
 }  // namespace kvshare::ort

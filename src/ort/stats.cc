@@ -61,12 +61,12 @@ std::string StatsJson() {
   for (auto& [key, stats] : registry.nodes) {
     const int64_t ran = stats.ran_.load(std::memory_order_relaxed);
     all_ran += ran;
-    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}, "delegated": {{}}}})",
+    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}}})",
                          nodes.empty() ? "" : ", ", Quoted(std::get<0>(key)), Quoted(std::get<1>(key)),
                          Quoted(std::get<2>(key)), Quoted(stats.kernel_.load(std::memory_order_relaxed)), ran);
   }
-  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "delegated": 0, "nodes": [{}]}})", KVSHARE_VERSION,
-                     SimdTarget(), all_ran, nodes);
+  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "nodes": [{}]}})", KVSHARE_VERSION, SimdTarget(),
+                     all_ran, nodes);
 }
 
 void ResetStats() {

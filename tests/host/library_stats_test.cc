@@ -10,18 +10,18 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr const char* kJson = R"({"version": "0.1.0", "simd": "AVX3", "ran": 4, "delegated": 3, "nodes": [
-  {"domain": "", "op": "Attention", "node": "a", "kernel": "", "ran": 0, "delegated": {"bf16 \"mask\"": 1}},
-  {"domain": "", "op": "Attention", "node": "b", "kernel": "", "ran": 0, "delegated": {"bf16 \"mask\"": 2}},
-  {"domain": "kvshare", "op": "GroupQueryAttention", "node": "c", "kernel": "Decode256", "ran": 4, "delegated": {}}]})";
+constexpr const char* kJson = R"({"version": "0.1.0", "simd": "AVX3", "ran": 4, "nodes": [
+  {"domain": "", "op": "Attention", "node": "a \"b\"", "kernel": "", "ran": 0},
+  {"domain": "", "op": "Attention", "node": "b", "kernel": "", "ran": 0},
+  {"domain": "kvshare", "op": "GroupQueryAttention", "node": "c", "kernel": "Decode256", "ran": 4}]})";
 
-TEST(ParseStats, ReadsNodesAndReasons) {
+TEST(ParseStats, ReadsNodes) {
   const auto stats = ParseStats(kJson);
   ASSERT_TRUE(stats.ok()) << stats.status().message();
   EXPECT_EQ(stats->version, "0.1.0");
   EXPECT_EQ(stats->simd, "AVX3");
   ASSERT_EQ(stats->nodes.size(), 3U);
-  EXPECT_EQ(stats->nodes[0].delegated.at("bf16 \"mask\""), 1);
+  EXPECT_EQ(stats->nodes[0].node, "a \"b\"");
   EXPECT_EQ(stats->nodes[2].kernel, "Decode256");
   EXPECT_EQ(stats->nodes[2].ran, 4);
 }
@@ -36,18 +36,9 @@ TEST(Doctor, AddsUpNodesByOp) {
   ASSERT_EQ(ops.size(), 2U);
   EXPECT_EQ(ops[0].op, "ai.onnx::Attention");
   EXPECT_EQ(ops[0].nodes, 2);
-  EXPECT_EQ(ops[0].delegated, 3);
   EXPECT_EQ(ops[1].op, "kvshare::GroupQueryAttention");
   EXPECT_EQ(ops[1].ran, 4);
   EXPECT_EQ(ops[1].kernels, "Decode256");
-}
-
-TEST(Doctor, AddsUpDelegationsByReason) {
-  const auto delegations = SummarizeDelegations(*ParseStats(kJson));
-  ASSERT_EQ(delegations.size(), 1U);
-  EXPECT_EQ(delegations[0].first_node, "a");
-  EXPECT_EQ(delegations[0].nodes, 2);
-  EXPECT_EQ(delegations[0].calls, 3);
 }
 
 TEST(KvshareLibrary, AnotherLibraryIsNoKvshareLibrary) {

@@ -116,7 +116,7 @@ error), crash (the process died), – (there is no such form). kvshare's column 
 
 class Judges:
     def __init__(self):
-        self.ort, self.ours = Peer(), Peer(harness.ORT_LIB, drop_in="1", delegate="0")
+        self.ort, self.ours = Peer(), Peer(harness.ORT_LIB, drop_in="1")
 
     def ask_ort(self, spec):
         model = spec.model()
@@ -128,7 +128,7 @@ class Judges:
     def ask_ours(self, spec):
         answer = self.ours.run(spec.model(), spec.inputs)
         status, _ = verdict(spec, answer)
-        return "delegated" if status == "ok" and answer.here != 1 else status
+        return "elsewhere" if status == "ok" and answer.here != 1 else status
 
 
 def shared_of(choices):

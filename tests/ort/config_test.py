@@ -69,7 +69,6 @@ def test_environment_switches_drop_in_off(lib, monkeypatch):
     (ORT_LIB, "drop_in", "yes", "session entry 'kvshare.drop_in' is 'yes'; needs 0, 1, gqa or attention"),
     (DROPIN_LIB, "drop_in", "0", "session entry 'kvshare.drop_in' is '0'; needs 1, gqa or attention"),
     (ORT_LIB, "causal_alignment", "left", "session entry 'kvshare.causal_alignment' is 'left'; needs spec or lower_right"),
-    (ORT_LIB, "delegate", "no", "session entry 'kvshare.delegate' is 'no'; needs 0 or 1"),
 ])
 def test_another_value_is_an_error_that_names_the_accepted_ones(lib, key, value, text):
     p = Problem(61, S=1, lens=[1])
@@ -178,7 +177,7 @@ def test_one_info_line_says_version_mode_and_simd_target():
     lines = [l for l in program(True).splitlines() if "kvshare " in l]
     assert len(lines) == 1
     version = Counters(DROPIN_LIB).lib.kvshare_version().decode()
-    assert f"kvshare {version}: drop-in gqa+attention, causal alignment spec, delegate 1, SIMD target " in lines[0]
+    assert f"kvshare {version}: drop-in gqa+attention, causal alignment spec, SIMD target " in lines[0]
 
 
 def test_counters_fit_any_buffer():

@@ -69,7 +69,7 @@ def test_equals_a_full_cache_over_many_wraps(C, W, longest, dtype):
     s = Sequence(C * 100 + W, 60, C, W, dtype=dtype)
     want, keys, values = s.full()
     for start, end in steps_of(s.rng, s.tokens, longest):
-        got = s.step(start, end, drop_in="gqa", delegate="0")
+        got = s.step(start, end, drop_in="gqa")
         assert_close(got["output"], want[:, start:end], dtype, f"output {start}:{end}")
         n = resident(end, C, W)
         assert_close(got["present_key"][:, :, :n], keys[:, :, end - n:end], dtype, f"keys {start}:{end}")
@@ -105,7 +105,7 @@ def test_padded_chunks_of_a_ragged_batch(lib):
         inputs = {"query": take(s.q), "key": take(s.k), "value": take(s.v), **s.cache, **s.rotary,
                   "seqlens_k": (ends - 1).astype(np.int32), "total_sequence_length": np.array(tokens, np.int32),
                   "query_seqlens": count.astype(np.int32)}
-        got = gqa(inputs, s.attributes, **({"drop_in": "gqa", "delegate": "0"} if lib == "kvshare" else {"lib": None}))
+        got = gqa(inputs, s.attributes, **({"drop_in": "gqa"} if lib == "kvshare" else {"lib": None}))
         s.cache = {"past_key": got["present_key"], "past_value": got["present_value"]}
         for b in range(3):
             assert_close(got["output"][b, :count[b]], want[b, done[b]:ends[b]], np.float32, f"turn {turn} sequence {b}")
@@ -122,7 +122,7 @@ def test_past_bound_onto_present_moves_in_place():
     want, keys, _ = s.full()
     m = harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS, s.inputs(0, 1),
                       ("output", "present_key", "present_value"), s.attributes)
-    sess = harness.session(m, drop_in="gqa", delegate="0")
+    sess = harness.session(m, drop_in="gqa")
     shared = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in s.cache.items()}
     for start, end in steps_of(s.rng, 30, 9):
         binding = sess.io_binding()
@@ -144,7 +144,7 @@ def borrow(s, form, end, count=1, domain="com.microsoft", outputs=("output",)):
               "seqlens_k": np.full(s.B, end - 1, np.int32), "total_sequence_length": np.array(end, np.int32)}
     if form == "shared":
         inputs["key"] = inputs["value"] = np.zeros((s.B, 0, HKV * D), s.dtype)
-    return gqa(inputs, s.attributes, outputs, domain, drop_in="gqa", delegate="0")
+    return gqa(inputs, s.attributes, outputs, domain, drop_in="gqa")
 
 
 @pytest.mark.parametrize("form", ["shared", "external"])
@@ -190,7 +190,7 @@ def test_attention_bias_has_absolute_columns():
     age = np.arange(30)[:, None] - np.arange(30)[None]
     want = folded(reference(q, k, v, (age >= 0) & (age < W), 1 / np.sqrt(D), bias=bias))
     for start, end in steps_of(s.rng, 30, 6):
-        got = s.step(start, end, {"attention_bias": bias[:, :, start:end, :end]}, drop_in="gqa", delegate="0")
+        got = s.step(start, end, {"attention_bias": bias[:, :, start:end, :end]}, drop_in="gqa")
         assert_close(got["output"], want[:, start:end], np.float32, f"{start}:{end}")
 
 
@@ -214,7 +214,7 @@ def test_quantized(cache):
     q = rope(s.q, s.rotary["cos_cache"], s.rotary["sin_cache"], np.arange(30)[None])
     want = folded(reference(q, stored(keys), stored(values), (age >= 0) & (age < W), 1 / np.sqrt(D)))
     for start, end in steps_of(s.rng, 30, 9):
-        got = s.step(start, end, scales, drop_in="gqa", delegate="0")
+        got = s.step(start, end, scales, drop_in="gqa")
         np.testing.assert_allclose(got["output"], want[:, start:end], atol=2e-3 if cache == "int8" else 2e-2)
     assert unpack(pack(np.arange(-8, 8)), 16).tolist() == list(range(-8, 8))
 

@@ -126,7 +126,7 @@ def test_random_calls_agree(op, record_property):
             counters = harness.Counters()
             counters.reset()
             try:
-                got = harness.run(harness.session(model, drop_in="1", delegate="0"), spec.inputs)
+                got = harness.run(harness.session(model, drop_in="1"), spec.inputs)
             except Exception as e:
                 raise AssertionError(f"{where}\nrefused here: {e}") from None
             assert counters.read()["ran"] == 1, where

@@ -24,9 +24,8 @@ std::shared_ptr<const OrtHost> Ort() {
 }
 
 Session DropInSession(const std::shared_ptr<const OrtHost>& ort) {
-  auto session = Session::Create(
-      ort, kCase + "/model.onnx",
-      {.entries = {{"kvshare.drop_in", "1"}, {"kvshare.delegate", "0"}}, .library = KVSHARE_ORT_LIBRARY});
+  auto session = Session::Create(ort, kCase + "/model.onnx",
+                                 {.entries = {{"kvshare.drop_in", "1"}}, .library = KVSHARE_ORT_LIBRARY});
   EXPECT_TRUE(session.ok()) << session.status().message();
   return *std::move(session);
 }
