@@ -93,6 +93,11 @@ def test_an_entry_set_after_registration_is_ignored():
     assert ran("GroupQueryAttention", "com.microsoft", lambda: ort.InferenceSession(m, options).run(None, p.inputs), ORT_LIB) == 0
 
 
+def test_an_entry_of_another_name_is_ignored():
+    assert which(ORT_LIB, dropin="1") == []
+    assert which(ORT_LIB, drop_in="gqa", delegate="0") == ["gqa"]  # once an entry
+
+
 def test_two_registrations_of_one_session_are_ortss_error():
     options = ort.SessionOptions()
     options.register_custom_ops_library(ORT_LIB)
