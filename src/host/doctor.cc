@@ -26,10 +26,13 @@ Tensor Invent(const ValueInfo& input, std::mt19937_64& random) {
     if (shape[i] < 0) shape[i] = input.symbols[i].find("batch") != std::string::npos ? 1 : kInventedExtent;
   }
   Tensor tensor = Tensor::Zeros(input.type, shape);
-  for (int64_t i = 0; i < tensor.Elements(); ++i) {
-    const bool integer = input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64;
-    if (!integer) StoreElement(tensor.data.data(), input.type, i, static_cast<double>(random() % 2001) / 1000 - 1);
+  if (input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64) return tensor;
+  if (input.type == DType::kI8 || input.type == DType::kI4) {
+    for (std::byte& code : tensor.data) code = static_cast<std::byte>(random() & 0xFF);
+    return tensor;
   }
+  for (int64_t i = 0; i < tensor.Elements(); ++i)
+    StoreElement(tensor.data.data(), input.type, i, static_cast<double>(random() % 2001) / 1000 - 1);
   return tensor;
 }
 

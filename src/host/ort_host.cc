@@ -52,9 +52,14 @@ ONNXTensorElementDataType OnnxType(DType type) {
     case DType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
     case DType::kI8: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
     case DType::kF8E4M3: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FN;
-    case DType::kI4: break;  // two to a uint8: no tensor's own type
+    case DType::kI4: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   }
   return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+}
+
+// A uint8 is a pair of kI4 codes here: what caches make of it, and all the same where it only passes through.
+std::optional<DType> HostType(ONNXTensorElementDataType type) {
+  return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 ? DType::kI4 : DTypeOf(type);
 }
 
 // The type and shape of a tensor; the fields of `info` beside the name.
@@ -62,10 +67,11 @@ Status Describe(const OrtApi& api, const OrtTensorTypeAndShapeInfo* shape, Value
   const std::string what = fmt::format("'{}'", info.name);
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.GetTensorElementType(shape, &type), what));
-  const auto known = DTypeOf(type);
+  const auto known = HostType(type);
   if (!known) {
     return Status::Refused(
-        fmt::format("{} has ONNX element type {}; needs f32, f16, bf16, f64, int32, int64, int8, float8e4m3fn or bool",
+        fmt::format("{} has ONNX element type {}; needs f32, f16, bf16, f64, int32, int64, int8, uint8, float8e4m3fn "
+                    "or bool",
                     what, static_cast<int>(type)));
   }
   info.type = *known;

@@ -14,7 +14,7 @@ namespace kvshare::host {
 
 struct Tensor {
   DType type = DType::kF32;
-  std::vector<int64_t> shape;
+  std::vector<int64_t> shape;   // in pairs where the type is kI4
   std::vector<std::byte> data;  // row-major, SizeOf(type) * Elements() bytes
 
   // All zeros. `shape` has no negative extent.

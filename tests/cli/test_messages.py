@@ -45,7 +45,7 @@ def test_verify_names_what_is_no_decoder(kvshare, case, tmp_path, name):
 
 TYPES = {
     "strings": ([("x", TensorProto.STRING, [1])], [("y", F32, [8])], None,
-                "'x' has ONNX element type 8; needs f32, f16, bf16, f64, int32, int64, int8, float8e4m3fn or bool"),
+                "'x' has ONNX element type 8; needs f32, f16, bf16, f64, int32, int64, int8, uint8, float8e4m3fn or bool"),
     "numbers_that_do_not_suit": (
         [("x", F32, [2]), ("rows", I64, [1])], [("y", F32, None)],
         [helper.make_node("Constant", [], ["far"], value=helper.make_tensor("", I64, [1], [9])),
