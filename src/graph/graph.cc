@@ -84,6 +84,7 @@ Graph::Graph(Graph&& other) noexcept
       model_(other.model_),
       proto_(other.proto_),
       outer_(other.outer_),
+      holder_(other.holder_),
       folder_(std::move(other.folder_)),
       place_(std::move(other.place_)),
       shadowed_(std::move(other.shadowed_)),
@@ -108,6 +109,7 @@ Status Graph::MakeBody(const Node& holder, const std::string& attribute, onnx::G
   body->model_ = model_;
   body->proto_ = &proto;
   body->outer_ = this;
+  body->holder_ = &holder;
   body->folder_ = folder_;
   body->place_ = fmt::format("{} of {}{}{}", attribute, Describe(holder), place_.empty() ? "" : " in ", place_);
   body->is_function_ = is_function_;
@@ -331,9 +333,15 @@ bool Graph::DependsOn(const std::string& value, const std::string& ancestor) con
     const std::string name = std::move(open.back());
     open.pop_back();
     if (name == ancestor) return true;
-    if (!seen.insert(name).second) continue;
-    if (const Node* node = Producer(name))
+    const Graph* owner = OwnerOf(name);
+    if (owner == nullptr || !seen.insert(name).second) continue;
+    if (const Node* node = owner->Producer(name)) {
       for (auto& read : ReadNames(*node)) open.push_back(std::move(read));
+    } else if (owner->holder_ != nullptr) {  // Loop and Scan give their inputs to the body's in the same order
+      const auto& inputs = owner->proto_->input();
+      for (int i = 0; i < inputs.size(); ++i)
+        if (inputs[i].name() == name) open.push_back(Input(*owner->holder_, i));
+    }
   }
   return false;
 }

@@ -60,7 +60,7 @@ class Graph {
   bool IsInput(const std::string& value) const;
   bool IsOutput(const std::string& value) const;
   bool IsRead(const std::string& value) const { return IsOutput(value) || !Consumers(value).empty(); }
-  // Does `value` depend on `ancestor`?
+  // Does `value` depend on `ancestor`? What a Loop or Scan hands to its body counts as what it first hands over.
   bool DependsOn(const std::string& value, const std::string& ancestor) const;
 
   // Constants: initializers and Constant nodes, inline or external. Nothing where `value` is not a small one.
@@ -122,6 +122,7 @@ class Graph {
   onnx::ModelProto* model_ = nullptr;
   onnx::GraphProto* proto_ = nullptr;
   Graph* outer_ = nullptr;
+  const Node* holder_ = nullptr;  // of a body: the node of outer_ that has it
   std::filesystem::path folder_;
   std::string place_;
   std::string shadowed_;

@@ -194,7 +194,9 @@ class Finder {
     for (Node* step : key.steps) layer.copies.push_back(step);
     for (Node* step : value.steps) layer.copies.push_back(step);
     if (graph.IsInput(key.value) && graph.IsInput(value.value)) {
-      layer.trouble = "borrows from a graph input, not from a layer of this model";
+      const std::string& place = graph.OwnerOf(key.value)->place();
+      layer.trouble = fmt::format("borrows from an input of {}, not from a layer of this model",
+                                  place.empty() ? "the graph" : place);
       return;
     }
     const auto from_key = MakerOf(graph, key.value);

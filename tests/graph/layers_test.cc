@@ -47,7 +47,7 @@ TEST(FindLayers, AKeyOfAGraphInputIsBorrowedFromOutside) {
   const auto layers = FindLayers(graph);
   EXPECT_EQ(layers.at(1).kind, LayerKind::kShared);
   EXPECT_EQ(layers.at(1).source, -1);
-  EXPECT_EQ(layers.at(1).trouble, "borrows from a graph input, not from a layer of this model");
+  EXPECT_EQ(layers.at(1).trouble, "borrows from an input of the graph, not from a layer of this model");
 }
 
 TEST(FindLayers, AFunctionOfTheModelIsNoAttentionWhateverItsName) {
