@@ -44,7 +44,7 @@ enum class Rope { kFold, kKeep };
 
 struct RewriteOptions {
   Target target = Target::kKvshare;
-  bool keep_own = false;          // kKvshare: leave own layers com.microsoft
+  bool keep_own = false;          // leave own layers as they are, GroupQueryAttention or Attention
   Rope rope = Rope::kFold;        // kKvshareAttention: kKeep is the only choice; the CLI's default follows the target
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run

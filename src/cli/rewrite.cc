@@ -45,7 +45,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
       ->required()
       ->transform(CLI::CheckedTransformer(targets));
   static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};
-  verb->add_option("--own", options.keep_own, "Own layers, with --to kvshare: convert (default) or keep")
+  verb->add_option("--own", options.keep_own, "Own layers: convert (default) or keep, as --to kvshare-attention does")
       ->transform(CLI::CheckedTransformer(own));
   static const std::map<std::string, Rope> ropes = {{"fold", Rope::kFold}, {"keep", Rope::kKeep}};
   CLI::Option* rope = verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold (default) or keep")

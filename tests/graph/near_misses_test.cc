@@ -327,6 +327,100 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
   EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
 }
 
+TEST(SharedGqa, AConstantEmptyKeyMakesWayInEachTarget) {
+  std::string text = UpstreamsForm();
+  const size_t begin = text.find("empty = ");
+  text.replace(begin, text.find('\n', begin) - begin, "const empty f32[1,0,8] = 0");
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)),
+              testing::HasSubstr("out1 = kvshare.GroupQueryAttention(rotated, _, _, _, _, seqlens2, total"));
+  const std::string ort = TextAfter(text, To(Target::kOrt));
+  EXPECT_THAT(ort, testing::HasSubstr("out1_empty_kv = ConstantOfShape(out1_empty_kv_shape)"));
+  EXPECT_THAT(ort, testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(rotated, out1_empty_kv, out1_empty_kv, "
+                                      "present_k, present_v, seqlens2, total)"));
+  EXPECT_THAT(RewriteText(text, To(Target::kOrt)).report.notes,
+              testing::Contains("repaired: the empty key was a constant, which fixed the batch to 1; any batch fits"));
+}
+
+// Both layers Attention: the default form of exporters.
+std::string AllAttention(std::string_view own =
+                             "out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, "
+                             "past_v) {q_num_heads=4, kv_num_heads=1, scale=1.0, is_causal=1}",
+                         std::string_view from = kTwoLayers) {
+  return TwoLayersWith("out0", own, from);
+}
+
+TEST(OwnAttention, TurnsWithItsBorrowers) {
+  for (const auto& [target, domain, borrower] :
+       {std::tuple{Target::kKvshare, "kvshare", "out1 = kvshare.GroupQueryAttention(rotated, _, _, _, _"},
+        std::tuple{Target::kOrt, "com.microsoft",
+                   "out1 = com.microsoft.GroupQueryAttention(rotated, out1_empty_kv, out1_empty_kv, present_k, "
+                   "present_v"}}) {
+    const std::string lengths = ", attention_mask_seqlens_k, attention_mask_total";
+    const std::string after = TextAfter(AllAttention(), To(target));
+    EXPECT_THAT(after, testing::HasSubstr("out0, present_k, present_v = " + std::string(domain) +
+                                          ".GroupQueryAttention(q0, k0, k0, past_k, past_v" + lengths +
+                                          ") {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4, "
+                                          "scale=1.0}"));
+    EXPECT_THAT(after, testing::HasSubstr(borrower + lengths));
+    EXPECT_THAT(after, testing::Not(testing::HasSubstr("CumSum")));
+    EXPECT_THAT(RewriteText(AllAttention(), To(target)).report.notes,
+                testing::Contains(testing::HasSubstr("changed contract: caches are compact")));
+  }
+}
+
+TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
+  const std::string after = TextAfter(AllAttention(), To(Target::kKvshareAttention));
+  EXPECT_THAT(after, testing::HasSubstr("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v)"));
+  EXPECT_THAT(after, testing::HasSubstr("out1 = kvshare.Attention(rotated, present_k, present_v, _, _, _, _, "
+                                        "attention_mask)"));
+  RewriteOptions keep = To(Target::kKvshare);
+  keep.keep_own = true;
+  const Rewritten kept = RewriteText(AllAttention(), keep);
+  EXPECT_EQ(
+      kept.DeclineOf("shared-attention"),
+      "source layer 0 stayed Attention, whose cache may have gaps where GroupQueryAttention counts lengths; needs "
+      "GroupQueryAttention there, or --to kvshare-attention");
+  EXPECT_EQ(kept.before, kept.after);
+}
+
+// kTwoLayers with one piece of text for another.
+std::string Replaced(std::string_view from, std::string_view to) {
+  std::string text(kTwoLayers);
+  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+  return text;
+}
+
+TEST(OwnAttention, SaysWhyItStays) {
+  const auto reason = [](const std::string& text, Target target = Target::kKvshare) {
+    const Rewritten result = RewriteText(text, To(target));
+    EXPECT_EQ(result.before, result.after);
+    return result.DeclineOf("own-attention");
+  };
+  EXPECT_EQ(reason(AllAttention("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k) {q_num_heads=4, "
+                                "kv_num_heads=1, is_causal=1}")),
+            "has only a part of past and present; needs key and value of both");
+  EXPECT_EQ(reason(AllAttention("out0, present_k, present_v, scores = Attention(q0, k0, k0, bias, past_k, past_v) "
+                                "{q_num_heads=4, kv_num_heads=1, is_causal=1}")),
+            "has qk_matmul_output");
+  EXPECT_EQ(reason(AllAttention("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v) "
+                                "{q_num_heads=4, kv_num_heads=1, is_causal=1, softmax_precision=10}")),
+            "has softmax_precision 10; needs 1 (float)");
+  EXPECT_EQ(reason(AllAttention("out0, present_k, present_v = Attention(q0, given, given, bias, past_k, past_v) "
+                                "{q_num_heads=4, kv_num_heads=1, is_causal=1}\ninput given f32[B,N,8]")),
+            "its mask takes the number of queries from 'input_ids', which the key does not depend on");
+  const std::string own = AllAttention();
+  const std::string line = own.substr(own.find("out0, "), own.find('\n', own.find("out0, ")) - own.find("out0, "));
+  EXPECT_EQ(reason(AllAttention(line, Replaced("f32[B,1,P,8]", "i32[B,1,P,8]"))),
+            "the element type of 'past_k' is 6; needs float, float16 or bfloat16");
+  EXPECT_EQ(reason(AllAttention(line, Replaced("past_v f32[B,1,P,8]", "past_v f32[B,1,P,16]"))),
+            "the head sizes of 'past_k' and 'past_v' are not known to be one");
+  EXPECT_EQ(reason(AllAttention(line, Replaced("f32[B,1,P,8]", "f32[B,1,P,12]")), Target::kOrt),
+            "has head size 12; ONNX Runtime's GroupQueryAttention needs a multiple of 8");
+  EXPECT_EQ(reason(AllAttention(line, Replaced("attention_mask i64", "attention_mask i32"))),
+            "its mask is made from 'attention_mask' of element type 6; needs 7 (int64)");
+}
+
 TEST(OwnLayers, SayWhyTheyStay) {
   const std::string unshared = TwoLayersWith("near", "near = LessOrEqual(distance, window)");
   EXPECT_EQ(RewriteText(unshared, To(Target::kKvshare)).DeclineOf("own-layers"),
@@ -348,14 +442,6 @@ TEST(OwnLayers, SayWhyTheyStay) {
                         To(Target::kKvshare))
                 .DeclineOf("own-layers"),
             "has 18 inputs; kvshare knows 17");
-}
-
-// kTwoLayers with one piece of text for another.
-std::string Replaced(std::string_view from, std::string_view to) {
-  std::string text(kTwoLayers);
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
-  return text;
 }
 
 TEST(SharedAttention, NeedsTypeAndHeadSizeForAnEmptyKey) {

@@ -1,6 +1,6 @@
 """Makes the same model look different: each variant computes what the original does, under another surface.
 
-usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: one of NAMES below, or branched
+usage: variants.py VARIANT MODEL OUT_FOLDER        VARIANT: one of NAMES or BODIES below
 Graph inputs and outputs keep their names, which callers use.
 """
 
@@ -103,13 +103,16 @@ def shuffled(model):
     model.graph.node.extend(nodes)
 
 
+def borrowers(graph):
+    """Attention nodes without presents."""
+    return [n for n in graph.node if n.op_type in ("Attention", "GroupQueryAttention") and not any(n.output[1:])]
+
+
 def branched(model):
-    """Each attention layer of its own name lies in both branches of an If, and captures what it reads."""
+    """Each borrowing layer lies in both branches of an If, and captures what it reads."""
     graph = model.graph
     graph.initializer.append(helper.make_tensor("always", onnx.TensorProto.BOOL, [], [True]))
-    for node in graph.node:
-        if node.op_type not in ("Attention", "GroupQueryAttention") or any(node.output[1:]):
-            continue
+    for node in borrowers(graph):
         inner = onnx.NodeProto()
         inner.CopyFrom(node)
         inner.output[:] = [f"{node.output[0]}_inner"]
@@ -117,6 +120,65 @@ def branched(model):
         node.CopyFrom(helper.make_node("If", ["always"], [node.output[0]], name=f"{node.name}_if", then_branch=body, else_branch=body))
 
 
+def in_bodies(model, holder):
+    """Each borrowing layer, with the rotary embedding of its query, moves into a body: holder(number, the query that both
+    had, the body's nodes, which read `query<number>` instead) gives the nodes in its place; their last output is renamed."""
+    graph = model.graph
+    rotary = {n.output[0]: n for n in graph.node if n.op_type == "RotaryEmbedding"}
+    layers = {n.output[0]: n for n in borrowers(graph)}
+    rotated = {n.input[0] for n in layers.values()}
+    nodes = []
+    for node in graph.node:
+        if node.output[0] in layers:
+            i, turn = len(nodes), rotary[node.input[0]]
+            inner = [onnx.NodeProto(), onnx.NodeProto()]
+            for copy, original in zip(inner, (turn, node)):
+                copy.CopyFrom(original)
+                copy.output[0] += "_inner"
+            inner[0].input[0], inner[1].input[0] = f"query{i}", inner[0].output[0]
+            nodes += holder(i, turn.input[0], inner)
+            nodes[-1].output[0] = node.output[0]
+        elif node.output[0] not in rotated:
+            nodes.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def looped(model):
+    """Each borrowing layer runs twice in a Loop: its second query is its first output."""
+    value = helper.make_tensor_value_info
+    model.graph.initializer.append(helper.make_tensor("twice", onnx.TensorProto.INT64, [], [2]))
+
+    def loop(i, query, nodes):
+        nodes.append(helper.make_node("Identity", [f"go_on{i}"], [f"go_on_next{i}"]))
+        body = helper.make_graph(
+            nodes, "body", [value(f"iteration{i}", onnx.TensorProto.INT64, []), value(f"go_on{i}", onnx.TensorProto.BOOL, []),
+                            value(f"query{i}", onnx.TensorProto.FLOAT, None)],
+            [value(f"go_on_next{i}", onnx.TensorProto.BOOL, []), value(nodes[1].output[0], onnx.TensorProto.FLOAT, None)])
+        return [helper.make_node("Loop", ["twice", "", query], [""], name=f"loop{i}", body=body)]
+
+    in_bodies(model, loop)
+
+
+def scanned(model):
+    """Each borrowing layer runs in a Scan over its query and the query's negative; the two outputs are added."""
+    value = helper.make_tensor_value_info
+    node = helper.make_node
+    model.graph.initializer.append(helper.make_tensor("axis0", onnx.TensorProto.INT64, [1], [0]))
+
+    def scan(i, query, nodes):
+        body = helper.make_graph(nodes, "body", [value(f"query{i}", onnx.TensorProto.FLOAT, None)],
+                                 [value(nodes[1].output[0], onnx.TensorProto.FLOAT, None)])
+        return [node("Unsqueeze", [query, "axis0"], [f"first{i}"]), node("Neg", [f"first{i}"], [f"second{i}"]),
+                node("Concat", [f"first{i}", f"second{i}"], [f"queries{i}"], axis=0),
+                node("Scan", [f"queries{i}"], [f"outputs{i}"], name=f"scan{i}", body=body, num_scan_inputs=1),
+                node("ReduceSum", [f"outputs{i}", "axis0"], [""], keepdims=0)]
+
+    in_bodies(model, scan)
+
+
+BODIES = {"branched": branched, "looped": looped, "scanned": scanned}
 NAMES = ["renamed", "inlined", "constants", "initializers", "shuffled", "external", "all"]
 
 
@@ -136,11 +198,11 @@ def make(variant, path, out):
         renamed(model)
     if variant in ("shuffled", "all"):
         shuffled(model)
-    if variant == "branched":
-        branched(model)
+    if variant in BODIES:
+        BODIES[variant](model)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "model.onnx"
-    if variant in ("renamed", "constants", "initializers", "shuffled", "branched"):
+    if variant in ("renamed", "constants", "initializers", "shuffled", *BODIES):
         for name in {e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"}:
             (out / name).write_bytes((path.parent / name).read_bytes())
         target.write_bytes(model.SerializeToString())
@@ -150,6 +212,6 @@ def make(variant, path, out):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in [*NAMES, "branched"]:
+    if len(sys.argv) != 4 or sys.argv[1] not in [*NAMES, *BODIES]:
         sys.exit(__doc__)
     print(make(*sys.argv[1:]))

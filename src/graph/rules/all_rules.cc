@@ -7,8 +7,10 @@ namespace kvshare::graph {
 
 const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> rules = {
+      {kOwnAttentionRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention && !o.keep_own; },
+       RunOwnAttention},
       {kSharedAttentionRule, [](const RewriteOptions&) { return true; }, RunSharedAttention},
-      {kSharedGqaRule, [](const RewriteOptions& o) { return o.target == Target::kKvshare; }, RunSharedGqa},
+      {kSharedGqaRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention; }, RunSharedGqa},
       {kFoldRotaryRule, [](const RewriteOptions& o) { return o.rope == Rope::kFold; }, RunFoldRotary},
       {kOwnLayersRule, [](const RewriteOptions& o) { return o.target == Target::kKvshare && !o.keep_own; },
        RunOwnLayers},

@@ -62,6 +62,7 @@ void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewri
 // In the order they run.
 const std::vector<Rule>& AllRules();
 
+inline constexpr const char* kOwnAttentionRule = "own-attention";
 inline constexpr const char* kSharedAttentionRule = "shared-attention";
 inline constexpr const char* kSharedGqaRule = "shared-gqa";
 inline constexpr const char* kFoldRotaryRule = "fold-rotary";
@@ -70,6 +71,7 @@ inline constexpr const char* kUnnamePresentsRule = "unname-presents";
 inline constexpr const char* kDeadNodesRule = "dead-nodes";
 inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
+void RunOwnAttention(Rewriting& rewriting);
 void RunSharedAttention(Rewriting& rewriting);
 void RunSharedGqa(Rewriting& rewriting);
 void RunFoldRotary(Rewriting& rewriting);

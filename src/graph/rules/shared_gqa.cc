@@ -1,18 +1,39 @@
-// Upstream's shared form becomes kvshare's.
+// Upstream's shared form becomes kvshare's; for ONNX Runtime itself, an empty key that is a constant of batch 1 becomes
+// one of the query's batch.
 //
 //  before   com.microsoft::GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total, ...)
 //  after    kvshare::GroupQueryAttention(q, seqlens_k, total, ..., external: source.present)
+#include "graph/rules/empty_key.h"
 #include "graph/rules/rule.h"
 #include "graph/schema.h"
 
 namespace kvshare::graph {
 namespace {
 
+void Replace(Rewriting& rewriting, const Layer& layer, int input, const std::string& value) {
+  rewriting.released.push_back({&rewriting.GraphOf(layer), Input(*layer.node, input)});
+  SetInput(*layer.node, input, value);
+}
+
+void GiveEmptyKey(Rewriting& rewriting, const Layer& layer) {
+  const std::string empty = EmptyKey(rewriting, layer);
+  for (const int input : {1, 2}) Replace(rewriting, layer, input, empty);
+  rewriting.layers[static_cast<size_t>(layer.index)].constant_empty = false;  // the next borrower may read it too
+}
+
+void TurnIntoKvshare(Rewriting& rewriting, const Layer& layer) {
+  for (const int input : {1, 2, 3, 4}) Replace(rewriting, layer, input, "");
+  SetInput(*layer.node, kExternalKey, layer.key);
+  SetInput(*layer.node, kExternalValue, layer.value);
+  layer.node->set_domain(kKvshare);
+  rewriting.graph.RequireImport(kKvshare, 1);
+}
+
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
-  if (!layer.IsShared() || !layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  const bool to_ort = rewriting.options.target == Target::kOrt;
+  if (!layer.IsShared() || !layer.IsGqa() || layer.IsKvshare() || (to_ort && !layer.constant_empty))
+    return Outcome::NoMatch();
   Node& node = *layer.node;
-  if (layer.constant_empty)
-    return Outcome::Decline("its empty key is a constant, which fixes the batch to 1; this form is not converted yet");
   if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
   if (const auto text = UnknownAttributeText(node); !text.empty()) return Outcome::Decline("{}", text);
   if (layer.window == 0) return Outcome::Decline("has local_window_size 0; needs -1 or at least 1");
@@ -23,16 +44,17 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (source.kv_heads != layer.kv_heads)
     return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index,
                             source.kv_heads, layer.kv_heads);
-  for (const int input : {1, 2, 3, 4}) {
-    rewriting.released.push_back({&rewriting.GraphOf(layer), Input(node, input)});
-    SetInput(node, input, "");
+  if (to_ort)
+    if (const Status status = CheckEmptyKey(layer); !status.ok()) return Outcome::Decline("{}", status.message());
+  const bool repairs = layer.constant_empty;
+  if (to_ort) {
+    GiveEmptyKey(rewriting, layer);
+  } else {
+    TurnIntoKvshare(rewriting, layer);
   }
-  SetInput(node, kExternalKey, layer.key);
-  SetInput(node, kExternalValue, layer.value);
-  node.set_domain(kKvshare);
-  rewriting.graph.RequireImport(kKvshare, 1);
   rewriting.GraphOf(layer).Touch();
-  return Outcome::Applied();
+  return Outcome::Applied(repairs ? "repaired: the empty key was a constant, which fixed the batch to 1; any batch fits"
+                                  : "");
 }
 
 }  // namespace

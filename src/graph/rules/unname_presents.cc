@@ -14,8 +14,6 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const std::string value = Output(node, 2);
   if (key.empty() && value.empty()) return Outcome::NoMatch();
   if (rewriting.options.target == Target::kOrt && layer.IsKvshare()) return Outcome::NoMatch();
-  if (layer.constant_empty)
-    return Outcome::Decline("its empty key is a constant, which fixes the batch to 1; this form is not converted yet");
   if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
   if (rewriting.options.target == Target::kKvshare && !layer.IsKvshare())
     return Outcome::Decline("is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents");
