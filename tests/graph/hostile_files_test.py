@@ -1,11 +1,13 @@
 """Files that are malformed or mean harm, disks that fail, and outputs that are complete or absent."""
 
+import json
 import os
 import pathlib
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import cases
@@ -346,6 +348,57 @@ def test_weights_that_find_no_room_are_not_left_in_part(kvshare, tmp_path, survi
         assert [name for name in contents(out.parent) if not name.startswith(".")] == []
         assert not survives or not contents(out.parent)
     assert contents(tmp_path / "in") == before
+
+
+# Runs in a mount namespace of its own: mounts a small tmpfs on `disk`, copies `files` there, fills it up but for `room`
+# bytes, runs the command, and prints what came of it.
+ON_A_SMALL_DISK = """
+import json, os, pathlib, shutil, subprocess, sys
+disk, files, size, room, *command = sys.argv[1:]
+disk = pathlib.Path(disk)
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=True)
+shutil.copytree(files, disk, dirs_exist_ok=True)
+free = os.statvfs(disk)
+(disk / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - int(room))))
+contents = lambda: {str(p.relative_to(disk)): p.read_bytes() for p in disk.rglob("*")}
+before = contents()
+done = subprocess.run(command, capture_output=True, text=True)
+print(json.dumps({"code": done.returncode, "error": done.stderr, "unchanged": contents() == before}))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """(command, files, room) -> what the command did on a disk that holds `files` and has `room` bytes left."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    tried = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(disk)], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no file system may be mounted here: {tried.stderr.strip()}")
+
+    def run(command, files, room):
+        done = subprocess.run(["unshare", "-rm", sys.executable, "-c", ON_A_SMALL_DISK, str(disk), str(files), "4m", str(room),
+                               *map(str, command(disk))], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("out", ["out.onnx", "new.onnx", "model.onnx"])
+def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(kvshare, small_disk, tmp_path, out):
+    shutil.copytree(good(), tmp_path / "in")
+    (tmp_path / "in" / "out.onnx").write_bytes(b"old")
+    found = small_disk(lambda disk: [kvshare, "rewrite", disk / "model.onnx", "-o", disk / out, "--to", "ort"], tmp_path / "in", 40_000)
+    assert found["code"] == 5 and found["unchanged"], found
+    assert f"cannot write '{tmp_path / 'disk' / out}': No space left on device" in found["error"]
+
+
+def test_weights_that_find_no_room_on_a_full_disk_leave_nothing(kvshare, small_disk, tmp_path):
+    (tmp_path / "empty").mkdir()
+    found = small_disk(lambda disk: [kvshare, "rewrite", good() / "model.onnx", "-o", disk / "out.onnx", "--to", "ort"],
+                       tmp_path / "empty", 40_000)
+    assert found["code"] == 5 and found["unchanged"], found
+    assert f"cannot write '{tmp_path / 'disk' / 'model.onnx.data'}': No space left on device" in found["error"]
 
 
 @pytest.mark.parametrize("delay_ms", [1, 3, 6, 10, 15, 20, 30, 50])
