@@ -117,6 +117,27 @@ def test_a_model_of_attention_alone_is_converted(kvshare, library, tmp_path, tar
 
 
 @pytest.mark.parametrize("target", ["kvshare", "ort"])
+def test_the_compact_caches_of_a_converted_model_serve_ragged_batches(kvshare, library, tmp_path, target):
+    """As the report says: each row's mask is ones, then zeros. Each sequence alone in the original is the truth."""
+    original, out = cases.DATA / "default_attention" / "model.onnx", tmp_path / "model.onnx"
+    cases.rewrite(kvshare, original, out, "--to", target)
+    rng, lens, width = np.random.default_rng(2), np.array([12, 7]), 12
+    prompts, following = rng.integers(0, 160, (2, width)), rng.integers(0, 160, (2, 3))
+    mask = lambda ones, columns: (np.arange(columns) < ones[:, None]).astype(np.int64)
+    together = cases.Decoder(out, 2, None if target == "ort" else library)
+    got = [together.step(prompts, mask(lens, width), np.tile(np.arange(width), (2, 1)))]
+    for t in range(3):
+        got.append(together.step(following[:, t:t + 1], mask(lens + t + 1, width + t + 1), lens[:, None] + t))
+    for row, n in enumerate(lens):
+        alone = cases.Decoder(original, 1)
+        want = alone.step(prompts[row:row + 1, :n], np.ones((1, n), np.int64), np.arange(n)[None])
+        assert np.abs(got[0][row, :n] - want[0]).max() <= 1e-4
+        for t in range(3):
+            want = alone.step(following[row:row + 1, t:t + 1], np.ones((1, n + t + 1), np.int64), np.array([[n + t]]))
+            assert np.abs(got[t + 1][row] - want[0]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("target", ["kvshare", "ort"])
 def test_a_constant_empty_key_no_longer_fixes_the_batch(kvshare, library, tmp_path, target):
     case, out = "webgpu_constant_empty", tmp_path / "model.onnx"
     report = cases.rewrite(kvshare, cases.DATA / case / "model.onnx", out, "--to", target)
