@@ -237,7 +237,8 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointe
   const auto strip = [&](int64_t d, auto columns, auto partial, size_t lanes) HWY_ATTR {
     constexpr int kStripColumns = decltype(columns)::value;
     constexpr bool kPartial = decltype(partial)::value;
-    const Fetch rows{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count};
+    const Fetch rows =
+        kFetch ? Fetch{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count} : Fetch{};
     WeightStrip<P, R, kRows, kStripColumns, kPartial, kFetch>(weights, values + d, stride, count, rows, lanes, rescale,
                                                               factors, out + d, out_stride);
     for (int r = kRows; r < R; r += kRows)

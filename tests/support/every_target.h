@@ -18,8 +18,7 @@ class EveryTarget : public ::testing::TestWithParam<int64_t> {
 
 inline std::vector<int64_t> TargetsHere() {
   std::vector<int64_t> here;
-  for (const int64_t target : {HWY_SSE2, HWY_AVX2, HWY_AVX3, HWY_AVX3_ZEN4})
-    if ((hwy::SupportedTargets() & target) != 0) here.push_back(target);
+  for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1) here.push_back(left & -left);
   return here;
 }
 
