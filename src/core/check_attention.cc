@@ -169,10 +169,14 @@ Status CheckScores(const AttentionCall& call, std::string_view where) {
   if (scores.OfEveryKey() && (scores.keys != call.key.tokens || scores.first_column != nullptr))
     return Bad(where, "scores of every key have {} columns; needs {}, the rows of 'key'", scores.keys, call.key.tokens);
   for (int64_t b = 0; b < call.query.batch; ++b) {
+    const int64_t first = scores.FirstColumn(b);
+    if (first < 0 || first > scores.keys)
+      return Bad(where, "scores of batch {} begin in column {}; needs 0 to {}", b, first, scores.keys);
     const bool bounded = call.positions.length != nullptr && !call.key_mask;
-    const int64_t end = scores.FirstColumn(b) + (bounded ? call.positions.length[b] : call.key.tokens);
-    if (scores.FirstColumn(b) < 0 || end > scores.keys)
-      return Bad(where, "scores have {} columns; needs {} for the keys of batch {}", scores.keys, end, b);
+    const int64_t count = bounded ? call.positions.length[b] : call.key.tokens;
+    if (count > scores.keys - first)
+      return Bad(where, "scores have {} columns; needs {} for the keys of batch {}", scores.keys,
+                 static_cast<uint64_t>(first) + static_cast<uint64_t>(count), b);  // of two numbers that int64 holds
   }
   return {};
 }

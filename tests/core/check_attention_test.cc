@@ -140,6 +140,12 @@ TEST(CheckAttention, NamesMasksAndTablesThatItCannotRead) {
         g.call.mask.keys = 7;
       },
       bad, "Op 'node': mask of batch 0 begins in column 8; needs 0 to 7");
+  ExpectRefusal(
+      [](Good& g) {
+        g.call.scores = {g.data, DType::kF32, ScoreStage::kMasked, 7};
+        g.call.scores.first_column = g.length;
+      },
+      bad, "Op 'node': scores of batch 0 begin in column 8; needs 0 to 7");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, nullptr, DType::kF32, 64, 8, false}; }, bad,
                 "Op 'node': input 'sin_cache' is absent; needs the shape of 'cos_cache'");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF64, 64, 8, false}; }, bad,
@@ -171,6 +177,12 @@ TEST(CheckAttention, RefusesTheLargestAndTheSmallestNumbers) {
     g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, 8};
     g.call.mask.first_column = columns;
   }));
+  static const int64_t last[2] = {most, most};
+  for (const int64_t keys : {least, int64_t{8}, most})
+    EXPECT_TRUE(refuses([&](Good& g) {
+      g.call.scores = {g.data, DType::kF32, ScoreStage::kWeights, keys};
+      g.call.scores.first_column = last;
+    }));
 }
 
 TEST(CheckAppend, RefusesTheLargestAndTheSmallestNumbers) {

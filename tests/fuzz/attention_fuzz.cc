@@ -1,6 +1,6 @@
 // Bytes -> an AttentionCall or AppendCall with odd extents, lengths, positions, windows and types -> the check -> on
-// accepted ones the kernels and the oracle, which must agree. Buffers end where the views say, rows past the lengths
-// hold NaN: AddressSanitizer and the comparison show what reads either.
+// accepted ones the kernels, any that serves the type, and the oracle, which must agree. Buffers end where the views
+// say, rows past the lengths hold NaN: AddressSanitizer and the comparison show what reads either.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "attention/kernel_table.h"
 #include "core/half.h"
 #include "kvshare/attention.h"
 
@@ -92,16 +93,24 @@ Quant Scales(Bytes& in, DType type, Buffer& scales) {
 
 double Tolerance(DType type) { return type == DType::kF32 ? 1e-4 : type == DType::kF64 ? 1e-9 : 2e-2; }
 
+// Scores are sums of any size.
+double ScoreTolerance(DType type, const Buffer& scores) {
+  double most = 1;
+  for (int64_t i = 0; i < scores.count; ++i)
+    if (std::isfinite(scores.At(i))) most = std::max(most, std::fabs(scores.At(i)));
+  return most * Tolerance(type);
+}
+
 [[noreturn]] void Fail(const char* what, int64_t at, double want, double got) {
   std::fprintf(stderr, "%s: element %ld: oracle %g, kernel %g\n", what, static_cast<long>(at), want, got);
   std::abort();
 }
 
-void Compare(const char* what, const Buffer& want, const Buffer& got) {
+void Compare(const char* what, const Buffer& want, const Buffer& got, double tolerance) {
   for (int64_t i = 0; i < want.count; ++i) {
     const double a = want.At(i);
     const double b = got.At(i);
-    if (!(std::fabs(a - b) <= Tolerance(want.type))) Fail(what, i, a, b);
+    if (a != b && !(std::fabs(a - b) <= tolerance)) Fail(what, i, a, b);
   }
 }
 
@@ -124,6 +133,17 @@ void Poison(Buffer& buffer, const HeadsView& view, int64_t b, int64_t begin) {
 
 RotaryView Rotary(Bytes& in, Buffer& cos, Buffer& sin, int64_t rows, int64_t half) {
   return {cos.data.get(), sin.data.get(), cos.type, rows, in.Odd(half), in.Below(2) == 1};
+}
+
+// Mostly nothing, else a row of the table that serves `type`: small calls would never see the wide ones.
+const TileKernelRow* ForcedKernel(Bytes& in, DType type) {
+  const TileKernelRow& row = TileKernels()[in.Byte() % TileKernels().size()];
+  if (row.type != type || in.Below(2) == 0) {
+    unsetenv("KVSHARE_FORCE_KERNEL");
+    return nullptr;
+  }
+  setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+  return &row;
 }
 
 void TryAttention(Bytes& in) {
@@ -200,8 +220,22 @@ void TryAttention(Bytes& in) {
   for (int64_t& p : rotary_position) p = in.Odd(random() % rows);
   if (in.Below(2) == 0) call.rotary_positions = rotary_position.data();
 
+  const int64_t score_columns = T + in.Of({0, 0, 5});
+  if (CountOf({B, Hq, S, score_columns}) < 0) return;
+  const DType score_type = FloatType(in);
+  Buffer want_scores(score_type, B * Hq * S * score_columns, random), scores(score_type, want_scores.count, random);
+  std::vector<int64_t> score_column(B);
+  for (int64_t& c : score_column) c = in.Odd(in.Of({0, 0, 5}));
+  if (in.Below(3) == 0) {
+    call.scores = {scores.data.get(), score_type, static_cast<ScoreStage>(in.Below(4)), score_columns};
+    if (in.Below(2) == 0) call.scores.outside = 0;
+    if (in.Below(2) == 0) call.scores.first_column = score_column.data();
+    std::memcpy(want_scores.data.get(), scores.data.get(), static_cast<size_t>(BytesOf(score_type, scores.count)));
+  }
+
   // Extents no memory is behind: only the check may see them.
   AttentionCall odd = call;
+  odd.scores.keys = in.Odd(score_columns);
   odd.key.tokens = in.Odd(T);
   odd.value.tokens = in.Odd(odd.key.tokens);
   odd.query.batch = in.Odd(B);
@@ -213,14 +247,19 @@ void TryAttention(Bytes& in) {
   const bool holds_nan = kv_type != DType::kI8 && kv_type != DType::kI4;
   if (holds_nan && !call.key_mask && call.positions.length != nullptr)
     for (int64_t b = 0; b < B; ++b) {
-      Poison(key, call.key, b, length[b]);
+      if (!call.scores || !call.scores.OfEveryKey()) Poison(key, call.key, b, length[b]);
       Poison(value, call.value, b, length[b]);
     }
+  const TileKernelRow* forced = ForcedKernel(in, kv_type);
   WorkspacePool pool;
   if (!Attend(call, ParallelFor::Serial(), pool).ok()) std::abort();
   call.output = MutableView(want, B, Hq, S, Dv);
+  if (call.scores) call.scores.data = want_scores.data.get();
   AttendOracle(call);
-  Compare("attention", want, got);
+  // Dot products round queries to 16 bits; the scores here may be so large that this moves weights from key to key.
+  if (forced != nullptr && forced->products == Products::kDots) return;
+  Compare("attention", want, got, Tolerance(type));
+  if (call.scores) Compare("scores", want_scores, scores, ScoreTolerance(score_type, want_scores));
 }
 
 void TryAppend(Bytes& in) {
@@ -280,7 +319,7 @@ void TryAppend(Bytes& in) {
   if (!CheckAppend(with(got), "fuzz").ok()) return;
   Append(with(got), ParallelFor::Serial());
   AppendOracle(with(want));
-  if (!IsQuantized(type)) return Compare("append", want, got);
+  if (!IsQuantized(type)) return Compare("append", want, got, Tolerance(type));
   // Codes: the kernels round from f32, the oracle from double, so a tie may fall either way.
   for (int64_t i = 0; i < want.count; ++i) {
     if (i % row >= D) continue;  // the nibble that pads a row of int4
