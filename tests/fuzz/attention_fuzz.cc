@@ -132,7 +132,7 @@ void Poison(Buffer& buffer, const HeadsView& view, int64_t b, int64_t begin) {
 }
 
 RotaryView Rotary(Bytes& in, Buffer& cos, Buffer& sin, int64_t rows, int64_t half) {
-  return {cos.data.get(), sin.data.get(), cos.type, rows, in.Odd(half), in.Below(2) == 1};
+  return {cos.data.get(), sin.data.get(), cos.type, rows, half, in.Below(2) == 1};
 }
 
 // Mostly nothing, else a row of the table that serves `type`: small calls would never see the wide ones.
@@ -236,6 +236,7 @@ void TryAttention(Bytes& in) {
   // Extents no memory is behind: only the check may see them.
   AttentionCall odd = call;
   odd.scores.keys = in.Odd(score_columns);
+  odd.rotary.half = in.Odd(half);
   odd.key.tokens = in.Odd(T);
   odd.value.tokens = in.Odd(odd.key.tokens);
   odd.query.batch = in.Odd(B);
@@ -312,6 +313,7 @@ void TryAppend(Bytes& in) {
   AppendCall odd = with(got);
   odd.rotary_positions = nullptr;  // as many as S, whatever the extents claim
   odd.present.tokens = in.Odd(capacity);
+  odd.rotary.half = in.Odd(half);
   odd.fresh.tokens = in.Odd(S);
   odd.fresh.batch = in.Odd(B);
   (void)CheckAppend(odd, "odd");
