@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench matrix lint format docs compatibility install sanitize fuzz ci-full clean
+.PHONY: build test demo bench matrix lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -41,6 +41,12 @@ sanitize: ## all tests with AddressSanitizer and UBSan, those that run several t
 	cmake --workflow --preset asan
 	cmake --workflow --preset tsan
 
+coverage: ## does a test raise each message of docs/errors.md?
+	scripts/setup.sh build test
+	find build/coverage -name '*.gcda' -delete 2>/dev/null || true
+	cmake --workflow --preset coverage
+	python3 tests/docs/raised.py build/coverage
+
 fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 	scripts/setup.sh build fuzz
 	cmake --preset fuzz
@@ -50,6 +56,7 @@ fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 ci-full:  ## .ci/run, and what takes too long for it
 	.ci/run
 	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.sessions'
+	$(MAKE) coverage
 	$(MAKE) sanitize
 	$(MAKE) fuzz
 

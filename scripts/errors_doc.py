@@ -61,6 +61,7 @@ class Message:
     kind: str
     text: str
     remedy: str
+    lines: range  # of the call
 
 
 def tokens_of(source):
@@ -169,7 +170,8 @@ def messages_of(source, refused):
     for i, token in enumerate(tokens[:-1]):
         if token.kind != "name" or tokens[i + 1].text != "(" or any(b <= i <= e for b, e in bodies):
             continue
-        given = [g for g in split(arguments(tokens, i + 1)[0]) if g]
+        inside, end = arguments(tokens, i + 1)
+        given = [g for g in split(inside) if g]
         if kind := kind_of(token.text):
             text = text_of(given[0], {}) if given else "…"
         elif token.text == "Outcome::Decline":
@@ -188,8 +190,18 @@ def messages_of(source, refused):
         if kind == "Refused" and refused == LEFT_ALONE:
             kind = "LeftAlone"
         if re.search("[a-z]{2}", text.replace(PLACE, "")):
-            out.append(Message(kind, text, remedy_of(text, kind, tokens, i, refused)))
+            lines = range(token.line, tokens[end].line + 1)
+            out.append(Message(kind, text, remedy_of(text, kind, tokens, i, refused), lines))
     return out
+
+
+def all_messages():
+    """(file, its area's title, message) for each place that raises one."""
+    for path in sorted((ROOT / "src").rglob("*.cc")):
+        relative = path.relative_to(ROOT).as_posix()
+        _, title, refused = next(area for area in AREAS if relative.startswith(area[0]))
+        for message in messages_of(path.read_text(), refused):
+            yield relative, title, message
 
 
 def shown(text):
@@ -197,19 +209,15 @@ def shown(text):
 
 
 def page():
-    sections = {title: [] for _, title, _ in AREAS}
-    for path in sorted((ROOT / "src").rglob("*.cc")):
-        relative = path.relative_to(ROOT).as_posix()
-        _, title, refused = next(area for area in AREAS if relative.startswith(area[0]))
-        messages = messages_of(path.read_text(), refused)
-        if messages:
-            sections[title].append((relative, messages))
+    sections = {title: {} for _, title, _ in AREAS}
+    for relative, title, message in all_messages():
+        sections[title].setdefault(relative, []).append(message)
     lines = [HEAD]
     for title, files in sections.items():
         if not files:
             continue
         lines.append(f"## {title}\n")
-        for relative, messages in files:
+        for relative, messages in files.items():
             lines.append(f"`{relative}`\n\n| message | kind | remedy |\n|---|---|---|")
             for text, kind, remedy in dict.fromkeys((m.text, m.kind, m.remedy) for m in messages):
                 words = re.sub("([A-Z])", r" \1", kind).strip().lower()

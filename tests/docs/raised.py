@@ -1,0 +1,40 @@
+"""Every place in src/ that raises a message of docs/errors.md was run by a test: raised.py BUILD_DIR
+
+BUILD_DIR counts lines (preset `coverage`), and its tests have run: `make coverage`. triggers.py is the quick check, of
+what the tests say; this one watches.
+"""
+import json
+import pathlib
+import subprocess
+import sys
+
+import triggers
+from triggers import ROOT, errors_doc
+
+
+def lines_that_ran(build):
+    """{source file: the lines of which every block ran}; "if (...) return Status::...;" on one line has two."""
+    ran = {}
+    for counters in sorted(build.glob("src/**/*.gcda")):
+        done = subprocess.run(["gcov", "--json-format", "--stdout", counters], capture_output=True, text=True, check=True)
+        for file in json.loads(done.stdout)["files"]:
+            path = pathlib.Path(file["file"])
+            if path.suffix == ".cc" and path.is_relative_to(ROOT):
+                lines = {line["line_number"] for line in file["lines"] if line["count"] > 0 and not line["unexecuted_block"]}
+                ran.setdefault(path.relative_to(ROOT).as_posix(), set()).update(lines)
+    return ran
+
+
+def main():
+    ran = lines_that_ran(pathlib.Path(sys.argv[1]).resolve())
+    places = list(errors_doc.all_messages())
+    silent = [(path, message) for path, _, message in places
+              if message.text not in triggers.UNTESTED and ran.get(path, set()).isdisjoint(message.lines)]
+    for path, message in silent:
+        print(f"{path}:{message.lines.start}: no test raises: {message.text}")
+    print(f"{len(places) - len(silent)} of {len(places)} places that raise a message were run, or are known to be out of reach")
+    return 1 if silent else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
