@@ -127,6 +127,8 @@ TEST(CheckAttention, NamesMasksAndTablesThatItCannotRead) {
         g.call.key_mask = {g.data, DType::kBool, 8};
       },
       bad, "Op 'node': input 'key_mask' has T = 8 columns; needs at least the S = 9 new tokens");
+  ExpectRefusal([](Good& g) { g.call.key_mask = {g.data, DType::kF32, 8}; }, bad,
+                "Op 'node': input 'key_mask' has type f32; needs int64, int32 or bool");
   ExpectRefusal([](Good& g) { g.call.mask = {g.data, DType::kI32, 0, 0, 0, 1, 8}; }, bad,
                 "Op 'node': mask has type int32; needs bool, f32, f16 or bf16 (f64 with f64 'query')");
   ExpectRefusal([](Good& g) { g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, -1}; }, bad,
@@ -233,6 +235,11 @@ TEST(CheckAppend, NamesWhatNoCallCanMean) {
             "Op 'node': new rows have type int8; need f32, f16 or bf16");
   EXPECT_EQ(message([&](AppendCall& c) { c.past_length = past_length; }),
             "Op 'node': past length of batch 1 is 9; needs 0 to 8, the rows of 'past'");
+  EXPECT_EQ(message([&](AppendCall& c) {
+              c.past_length = past_length;
+              c.past = {};
+            }),
+            "Op 'node': past length of batch 0 is 4; needs 0 to 0, the rows of 'past'");
   EXPECT_EQ(message([&](AppendCall& c) {
               c.length = past_length;
               c.skip = dropped;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "graph/atomic_file.h"
 #include "graph/validate.h"
 #include "tests/graph/two_layers.h"
 
@@ -85,6 +86,15 @@ TEST(Validate, NamesWhatAnEditBroke) {
   twice.nodes()[1]->set_output(0, "a");
   twice.Touch();
   EXPECT_EQ(Validate(twice).message(), "Abs 'b': output 'a' is produced twice");
+  Graph lost = GraphOf("input x f32[4]\na = Neg(x)\noutput a f32[4]\n");
+  lost.Remove(lost.nodes()[0]);
+  EXPECT_EQ(Validate(lost).message(), "model: graph output 'a' is produced by no node");
+}
+
+TEST(CopyFileAtomically, NamesAFileThatCannotBeRead) {
+  const Status status = CopyFileAtomically("no/such/file", testing::TempDir() + "copy");
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_EQ(status.message(), "cannot read 'no/such/file': No such file or directory");
 }
 
 TEST(Validate, NamesADomainThatIsNotImported) {

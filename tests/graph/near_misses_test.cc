@@ -325,6 +325,20 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
             "presents stay named (and copied) for --min-ort 1.27: ONNX Runtime 1.27 to 1.30 crash without");
   const std::string read = UpstreamsForm("spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)");
   EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
+  std::string scored = UpstreamsForm();
+  scored.replace(scored.find("out1, own_k, own_v"), 18, "out1, own_k, own_v, scores");
+  EXPECT_EQ(RewriteText(scored, To(Target::kOrt)).DeclineOf("unname-presents"), "has output_qk");
+}
+
+TEST(SharedGqa, SaysWhyItStays) {
+  const auto reason = [](std::string_view from, std::string_view to) {
+    std::string text = UpstreamsForm();
+    text.replace(text.find(from, text.find("out1, ")), from.size(), to);
+    return RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-gqa");
+  };
+  EXPECT_EQ(reason("local_window_size=4", "local_window_size=0"), "has local_window_size 0; needs -1 or at least 1");
+  EXPECT_EQ(reason("local_window_size=4", "local_window_size=5"), "source layer 0 has window 4, shared layer has 5");
+  EXPECT_EQ(reason("kv_num_heads=1", "kv_num_heads=2"), "source layer 0 has 1 key-value heads, shared layer has 2");
 }
 
 TEST(SharedGqa, AConstantEmptyKeyMakesWayInEachTarget) {
