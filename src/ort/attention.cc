@@ -181,12 +181,12 @@ class Attention final : public Kernel {
       else
         Append(*append, parallel);
     }
-    if (!attend)  // without keys every row is zero
-      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(Core(out.y)));
-    else if (oracle_)
+    if (attend && oracle_)
       AttendOracle(call);
-    else
+    else if (attend)
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
+    else if (out.y.Count() > 0)  // without keys every row is zero; an empty tensor has no memory
+      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(Core(out.y)));
     stats_.Ran(oracle_ ? "oracle" : SimdTarget());
     return {};
   }

@@ -172,9 +172,10 @@ class GroupQueryAttention final : public Kernel {
     const ParallelFor parallel = context.Parallel();
     for (size_t i = 0; i < count; ++i)  // a borrowed cache bound onto its present is there already
       if (shape.Appends() || fills[i].present.data != fills[i].past.data) Append(fills[i], parallel);
-    if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros
+    if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
-        if (zeros) std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(Core(zeros), zeros.Count())));
+        if (zeros && zeros.Count() > 0)
+          std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(Core(zeros), zeros.Count())));
     } else if (shape.S > 0) {
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     }

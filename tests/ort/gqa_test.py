@@ -296,6 +296,14 @@ def test_empty_batch():
     assert got["output"].shape == (0, 1, HQ * D) and got["present_key"].shape == (0, HKV, 5, D)
 
 
+@pytest.mark.parametrize("window", [-1, 0])
+def test_no_new_tokens(window):
+    p = Problem(13, S=0, lens=[5], past=5, local_window_size=window)
+    got = gqa(p.inputs, p.attributes, drop_in="gqa")
+    assert got["output"].shape == (1, 0, HQ * D)
+    np.testing.assert_array_equal(got["present_key"], p.past_k)
+
+
 def test_window_of_zero_gives_zeros_and_still_appends():
     p = Problem(14, **STEPS["decode"], local_window_size=0)
     got = gqa(p.inputs, p.attributes, drop_in="gqa")
