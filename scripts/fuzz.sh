@@ -27,7 +27,7 @@ for target in "$@"; do
   folders=("$work/corpus/$target" "$work/seeds/$target")
   [[ ! -d tests/fuzz/found/$target ]] || folders+=("tests/fuzz/found/$target")
   {
-    TIMEFORMAT='processor seconds: %U'
+    TIMEFORMAT='processor seconds: %U + %S'
     time UBSAN_OPTIONS=print_stacktrace=1 nice -n 15 "$work/bin/fuzz_$target" "${options[@]}" "${folders[@]}"
   } >"$work/$target.log" 2>&1 &
   running[$target]=$!
