@@ -153,8 +153,18 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
     }
   }
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
+    // In assembly, since g++ 12 copies integer sums to other registers and back, as many copies as products.
+#if HWY_TARGET <= HWY_AVX3_DL
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+    return sum;
+#elif HWY_TARGET <= HWY_AVX2
+    const auto products = hn::WidenMulPairwiseAdd(I32(), a, b);
+    __asm__("vpaddd %1, %0, %0" : "+v"(sum.raw) : "v"(products.raw));
+    return sum;
+#else
     Sum odd = hn::Zero(I32());  // stays zero on x86
     return hn::ReorderWidenMulAccumulate(I32(), a, b, sum, odd);
+#endif
   }
   static HWY_INLINE Vec ToF32(Sum sum) { return hn::ConvertTo(F32(), sum); }
 

@@ -196,8 +196,8 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename P::Point
   for (int64_t j = 0; j < count; j += P::kElements) {
     const auto value = values + j * stride;
     typename P::Factor v[kColumns];
-    P::template LoadValues<kColumns, kPartial>(value, values + (std::min(j + P::kElements, count) - 1) * stride, lanes,
-                                               v);
+    const int64_t to_second = j + P::kElements <= count ? stride : 0;
+    P::template LoadValues<kColumns, kPartial>(value, value + to_second, lanes, v);
     if constexpr (kFetch) {
       HWY_UNROLL(2)
       for (int k = 0; k < P::kElements; ++k) {
