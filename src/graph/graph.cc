@@ -354,7 +354,7 @@ const onnx::TensorProto* Graph::ConstantTensor(const std::string& value) const {
   if (const auto it = initializers.find(value); it != initializers.end())
     return owner->index().inputs.contains(value) ? nullptr : it->second;
   const Node* node = Producer(value);
-  if (node == nullptr || node->op_type() != "Constant" || !node->domain().empty()) return nullptr;
+  if (!IsOnnx(node, "Constant")) return nullptr;
   const auto* attribute = FindAttribute(*node, "value");
   return attribute != nullptr && attribute->has_t() ? &attribute->t() : nullptr;
 }
@@ -362,7 +362,7 @@ const onnx::TensorProto* Graph::ConstantTensor(const std::string& value) const {
 std::optional<std::vector<int64_t>> Graph::Ints(const std::string& value) const {
   if (const auto* tensor = ConstantTensor(value)) return IntsOf(*tensor, folder_);
   const Node* node = Producer(value);
-  if (node == nullptr || node->op_type() != "Constant" || !node->domain().empty()) return std::nullopt;
+  if (!IsOnnx(node, "Constant")) return std::nullopt;
   if (const auto* one = FindAttribute(*node, "value_int")) return std::vector<int64_t>{one->i()};
   return IntsAttribute(*node, "value_ints");
 }
@@ -371,7 +371,7 @@ std::optional<double> Graph::Scalar(const std::string& value) const {
   if (const auto ints = Ints(value); ints && ints->size() == 1) return static_cast<double>(ints->front());
   if (const auto* tensor = ConstantTensor(value)) return ScalarOf(*tensor, folder_);
   const Node* node = Producer(value);
-  if (node == nullptr || node->op_type() != "Constant" || !node->domain().empty()) return std::nullopt;
+  if (!IsOnnx(node, "Constant")) return std::nullopt;
   if (const auto* one = FindAttribute(*node, "value_float")) return one->f();
   const auto* many = FindAttribute(*node, "value_floats");
   return many != nullptr && many->floats_size() == 1 ? std::optional<double>(many->floats(0)) : std::nullopt;
@@ -404,6 +404,10 @@ bool Graph::IsModelFunction(const Node& node) const {
   return std::any_of(model_->functions().begin(), model_->functions().end(), [&](const auto& function) {
     return function.name() == node.op_type() && function.domain() == node.domain();
   });
+}
+
+bool Graph::IsOnnx(const Node* node, std::string_view op) const {
+  return node != nullptr && node->domain().empty() && node->op_type() == op && !IsModelFunction(*node);
 }
 
 Node& Graph::InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -75,6 +76,8 @@ class Graph {
 
   // A node's op is a function of the model itself, whatever its name suggests.
   bool IsModelFunction(const Node& node) const;
+  // `node` is ai.onnx's operator `op`: not null, and nothing of that name in another domain or in the model itself.
+  bool IsOnnx(const Node* node, std::string_view op) const;
 
   // New nodes go right before `where`, a node of this graph; their outputs should be FreshName()s.
   Node& InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,

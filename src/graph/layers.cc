@@ -14,10 +14,6 @@
 namespace kvshare::graph {
 namespace {
 
-bool IsPlain(const Node* node, std::string_view op) {
-  return node != nullptr && node->domain().empty() && node->op_type() == op;
-}
-
 // A value followed up through Transpose and Reshape.
 struct Trace {
   std::string value;
@@ -27,7 +23,7 @@ struct Trace {
 Trace TraceUp(const Graph& graph, const std::string& value) {
   Trace trace{value, {}};
   Node* node = graph.Producer(trace.value);
-  while (IsPlain(node, "Transpose") || IsPlain(node, "Reshape")) {
+  while (graph.IsOnnx(node, "Transpose") || graph.IsOnnx(node, "Reshape")) {
     trace.steps.push_back(node);
     trace.value = Input(*node, 0);
     node = graph.Producer(trace.value);
@@ -38,7 +34,7 @@ Trace TraceUp(const Graph& graph, const std::string& value) {
 // BNSH -> Transpose [0,2,1,3] -> Reshape [0,0,-1], or nothing at all; else what is odd.
 std::string OddSteps(const Graph& graph, const Trace& trace, int64_t width) {
   if (trace.steps.empty()) return "";
-  if (trace.steps.size() != 2 || !IsPlain(trace.steps[0], "Reshape") || !IsPlain(trace.steps[1], "Transpose"))
+  if (trace.steps.size() != 2 || !graph.IsOnnx(trace.steps[0], "Reshape") || !graph.IsOnnx(trace.steps[1], "Transpose"))
     return fmt::format("{} nodes lie between '{}' and it; needs Transpose then Reshape", trace.steps.size(),
                        trace.value);
   const auto perm = IntsAttribute(*trace.steps[1], "perm");
@@ -64,12 +60,12 @@ Emptiness EmptinessOf(const Graph& graph, const std::string& value) {
     return shape->size() == 3 && (*shape)[1] == 0 ? Emptiness::kConstant : Emptiness::kNot;
   }
   const Node* node = graph.Producer(value);
-  if (IsPlain(node, "Cast")) node = graph.Producer(Input(*node, 0));
-  if (!IsPlain(node, "ConstantOfShape")) return Emptiness::kNot;
+  if (graph.IsOnnx(node, "Cast")) node = graph.Producer(Input(*node, 0));
+  if (!graph.IsOnnx(node, "ConstantOfShape")) return Emptiness::kNot;
   const Node* concat = graph.Producer(Input(*node, 0));
   if (const auto fixed = graph.Ints(Input(*node, 0)))
     return fixed->size() == 3 && (*fixed)[1] == 0 ? Emptiness::kConstant : Emptiness::kNot;
-  if (!IsPlain(concat, "Concat") || IntAttribute(*concat, "axis", 1) != 0 || concat->input_size() < 2 ||
+  if (!graph.IsOnnx(concat, "Concat") || IntAttribute(*concat, "axis", 1) != 0 || concat->input_size() < 2 ||
       ShapeExtentOf(graph, concat->input(0), 0) == nullptr)
     return Emptiness::kNot;
   std::vector<int64_t> rest;

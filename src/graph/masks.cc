@@ -17,12 +17,9 @@ Status Odd(const Node& node, const std::string& fact) {
   return Status::Refused(fmt::format("mask: {} {}", Describe(node), fact));
 }
 
-bool IsOp(const Node* node, std::string_view op) {
-  return node != nullptr && node->domain().empty() && node->op_type() == op;
-}
-
-bool CastsTo(const Node& node, std::initializer_list<int64_t> types) {
-  return IsOp(&node, "Cast") && std::find(types.begin(), types.end(), IntAttribute(node, "to", 0)) != types.end();
+bool CastsTo(const Graph& graph, const Node* node, std::initializer_list<int64_t> types) {
+  return graph.IsOnnx(node, "Cast") &&
+         std::find(types.begin(), types.end(), IntAttribute(*node, "to", 0)) != types.end();
 }
 
 // Axes of a rank-`rank` value, negative ones counted from its end.
@@ -35,8 +32,7 @@ bool HasAxis(const Graph& graph, const Node& node, int input, int64_t axis, int6
 Result<std::string> MaskInput(const Graph& graph, const std::string& value) {
   if (graph.IsInput(value)) return value;
   const Node* node = graph.Producer(value);
-  if (node != nullptr && CastsTo(*node, {onnx::TensorProto::INT32, onnx::TensorProto::INT64}) &&
-      graph.IsInput(Input(*node, 0)))
+  if (CastsTo(graph, node, {onnx::TensorProto::INT32, onnx::TensorProto::INT64}) && graph.IsInput(Input(*node, 0)))
     return Input(*node, 0);
   if (node != nullptr) return Odd(*node, "makes the padding; needs a graph input there");
   return Status::Refused(fmt::format("mask: '{}' is a constant; needs a graph input there", value));
@@ -47,7 +43,7 @@ Result<std::string> PositionsOf(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
   if (node == nullptr)
     return Status::Refused(fmt::format("mask: positions come from '{}'; need CumSum of a mask", value));
-  if (!IsOp(node, "CumSum")) return Odd(*node, "gives the positions; needs CumSum of a mask");
+  if (!graph.IsOnnx(node, "CumSum")) return Odd(*node, "gives the positions; needs CumSum of a mask");
   const auto axis = graph.Ints(Input(*node, 1));
   if (!axis || axis->size() != 1 || (axis->front() != 1 && axis->front() != -1))
     return Odd(*node, "does not run along axis 1");
@@ -70,7 +66,7 @@ Result<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
   if (!Input(slice, 4).empty() && graph.Ints(Input(slice, 4)) != std::vector<int64_t>{1}) return wrong;
   const std::string* total = ShapeExtentOf(graph, Input(slice, 2), 1);
   const Node* start = graph.Producer(Input(slice, 1));
-  if (total == nullptr || *total != mask || !IsOp(start, "Sub")) return wrong;
+  if (total == nullptr || *total != mask || !graph.IsOnnx(start, "Sub")) return wrong;
   const std::string* minuend = ShapeExtentOf(graph, Input(*start, 0), 1);
   const std::string* query = ShapeExtentOf(graph, Input(*start, 1), 1);
   if (minuend == nullptr || *minuend != mask || query == nullptr || *query == mask) return wrong;
@@ -82,10 +78,10 @@ Result<QueryPositions> ReadPositionPair(const Graph& graph, const Node& node, co
                                         const std::string& kv) {
   const Node* query = graph.Producer(q);
   const Node* key = graph.Producer(kv);
-  if (!IsOp(query, "Unsqueeze") || !IsOp(key, "Unsqueeze"))
+  if (!graph.IsOnnx(query, "Unsqueeze") || !graph.IsOnnx(key, "Unsqueeze"))
     return Odd(node, "does not compare positions of queries with positions of keys");
   const Node* slice = graph.Producer(Input(*query, 0));
-  if (!IsOp(slice, "Slice") || !HasAxis(graph, *query, 1, 2, 3) || !HasAxis(graph, *key, 1, 1, 3))
+  if (!graph.IsOnnx(slice, "Slice") || !HasAxis(graph, *query, 1, 2, 3) || !HasAxis(graph, *key, 1, 1, 3))
     return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
   KVSHARE_ASSIGN_OR_RETURN(const QueryPositions positions, ReadSlice(graph, *slice));
   if (Input(*key, 0) != positions.counts) return Odd(node, "compares positions that two different nodes count");
@@ -122,7 +118,7 @@ Result<MaskMeaning> ReadCausal(const Graph& graph, const Node& node) {
 
 Result<MaskMeaning> ReadWindow(const Graph& graph, const Node& node) {
   const Node* difference = graph.Producer(Input(node, 0));
-  if (!IsOp(difference, "Sub")) return Odd(node, "does not compare a difference of positions");
+  if (!graph.IsOnnx(difference, "Sub")) return Odd(node, "does not compare a difference of positions");
   KVSHARE_ASSIGN_OR_RETURN(const QueryPositions at,
                            ReadPositionPair(graph, *difference, Input(*difference, 0), Input(*difference, 1)));
   const auto window = graph.Ints(Input(node, 1));
@@ -147,7 +143,7 @@ Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node, int& read) 
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning meaning, ReadCondition(graph, Input(node, 0), read));
   const Node* shape = graph.Producer(Input(node, 1));
   const std::string* query = nullptr;
-  if (IsOp(shape, "Concat") && shape->input_size() == 3 && IntAttribute(*shape, "axis", 1) == 0) {
+  if (graph.IsOnnx(shape, "Concat") && shape->input_size() == 3 && IntAttribute(*shape, "axis", 1) == 0) {
     const std::string* total = ShapeExtentOf(graph, shape->input(2), 1);
     if (ShapeExtentOf(graph, shape->input(0), 0) != nullptr && total != nullptr && *total == meaning.key_mask)
       query = ShapeExtentOf(graph, shape->input(1), 1);
@@ -164,17 +160,17 @@ Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value, 
   if (node == nullptr)
     return Status::Refused(fmt::format("mask: '{}' is given from outside; its meaning is not known", value));
   if (++read > kMostConditions) return Odd(*node, fmt::format("is one of more than {} conditions", kMostConditions));
-  if (IsOp(node, "And")) return ReadAnd(graph, *node, read);
-  if (IsOp(node, "GreaterOrEqual")) return ReadCausal(graph, *node);
-  if (IsOp(node, "Less")) return ReadWindow(graph, *node);
-  if (IsOp(node, "Expand")) return ReadExpand(graph, *node, read);
-  if (CastsTo(*node, {onnx::TensorProto::BOOL})) {
+  if (graph.IsOnnx(node, "And")) return ReadAnd(graph, *node, read);
+  if (graph.IsOnnx(node, "GreaterOrEqual")) return ReadCausal(graph, *node);
+  if (graph.IsOnnx(node, "Less")) return ReadWindow(graph, *node);
+  if (graph.IsOnnx(node, "Expand")) return ReadExpand(graph, *node, read);
+  if (CastsTo(graph, node, {onnx::TensorProto::BOOL})) {
     const Node* wide = graph.Producer(Input(*node, 0));
-    if (IsOp(wide, "Unsqueeze") && HasAxis(graph, *wide, 1, 1, 3)) return Padding(graph, Input(*wide, 0));
+    if (graph.IsOnnx(wide, "Unsqueeze") && HasAxis(graph, *wide, 1, 1, 3)) return Padding(graph, Input(*wide, 0));
   }
-  if (IsOp(node, "Unsqueeze") && HasAxis(graph, *node, 1, 1, 3)) {
+  if (graph.IsOnnx(node, "Unsqueeze") && HasAxis(graph, *node, 1, 1, 3)) {
     const Node* flag = graph.Producer(Input(*node, 0));
-    if (flag != nullptr && CastsTo(*flag, {onnx::TensorProto::BOOL})) return Padding(graph, Input(*flag, 0));
+    if (CastsTo(graph, flag, {onnx::TensorProto::BOOL})) return Padding(graph, Input(*flag, 0));
   }
   return Odd(*node, "is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write them");
 }
@@ -193,10 +189,11 @@ Result<MaskMeaning> ReadWhere(const Graph& graph, const Node& node) {
 // A float mask, or a bool one, of rank 3.
 Result<MaskMeaning> ReadRank3(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
-  if (node != nullptr && CastsTo(*node, {onnx::TensorProto::FLOAT, onnx::TensorProto::FLOAT16,
-                                         onnx::TensorProto::BFLOAT16, onnx::TensorProto::DOUBLE}))
+  if (CastsTo(graph, node,
+              {onnx::TensorProto::FLOAT, onnx::TensorProto::FLOAT16, onnx::TensorProto::BFLOAT16,
+               onnx::TensorProto::DOUBLE}))
     node = graph.Producer(Input(*node, 0));
-  if (node != nullptr && IsOp(node, "Where")) return ReadWhere(graph, *node);
+  if (graph.IsOnnx(node, "Where")) return ReadWhere(graph, *node);
   int read = 0;
   return ReadCondition(graph, value, read);
 }
@@ -205,7 +202,7 @@ Result<MaskMeaning> ReadRank3(const Graph& graph, const std::string& value) {
 
 const std::string* ShapeExtentOf(const Graph& graph, const std::string& value, int64_t start) {
   const Node* node = graph.Producer(value);
-  if (!IsOp(node, "Shape") || node->input_size() != 1 || IntAttribute(*node, "start", 0) != start ||
+  if (!graph.IsOnnx(node, "Shape") || node->input_size() != 1 || IntAttribute(*node, "start", 0) != start ||
       IntAttribute(*node, "end", -1) != start + 1)
     return nullptr;
   return &node->input(0);
@@ -213,10 +210,10 @@ const std::string* ShapeExtentOf(const Graph& graph, const std::string& value, i
 
 Result<MaskMeaning> ReadMask(const Graph& graph, const std::string& mask) {
   const Node* node = graph.Producer(mask);
-  if (node != nullptr && IsOp(node, "Unsqueeze") && HasAxis(graph, *node, 1, 1, 4)) {
+  if (graph.IsOnnx(node, "Unsqueeze") && HasAxis(graph, *node, 1, 1, 4)) {
     const Node* inner = graph.Producer(Input(*node, 0));
     // Unsqueeze(Cast(mask, bool), [1]) is padding of rank 3, not a mask of rank 4.
-    if (inner != nullptr && !(CastsTo(*inner, {onnx::TensorProto::BOOL}) && graph.IsInput(Input(*inner, 0)))) {
+    if (inner != nullptr && !(CastsTo(graph, inner, {onnx::TensorProto::BOOL}) && graph.IsInput(Input(*inner, 0)))) {
       KVSHARE_ASSIGN_OR_RETURN(MaskMeaning meaning, ReadRank3(graph, Input(*node, 0)));
       meaning.rank = 4;
       return meaning;

@@ -60,5 +60,13 @@ TEST(FindLayers, AFunctionOfTheModelIsNoAttentionWhateverItsName) {
   EXPECT_EQ(FindLayers(*graph).size(), 1U);
 }
 
+TEST(FindLayers, AFunctionOfTheModelIsNoTransposeWhateverItsName) {
+  onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
+  model.add_functions()->set_name("Transpose");
+  const auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  EXPECT_EQ(FindLayers(*graph).at(1).kind, LayerKind::kOwn);
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -143,6 +143,17 @@ INSTANTIATE_TEST_SUITE_P(
                  "its mask takes the number of queries from 'other', which the query does not depend on"},
         NearMiss{"ComputedLengths", "seqlens", "seqlens = Identity(last)",
                  "the seqlens_k of source layer 0 is not known to count a mask"},
+        NearMiss{"LengthsCountedByAForeignOperator", "ones",
+                 "ones = com.microsoft.ReduceSum(attention_mask, one) {keepdims=0}",
+                 "the seqlens_k of source layer 0 is not known to count a mask"},
+        NearMiss{"LastTokenByAForeignOperator", "last", "last = com.microsoft.Sub(ones, one)",
+                 "the seqlens_k of source layer 0 is not known to count a mask"},
+        NearMiss{"LengthsThatWrapAt128", "last", "short = Cast(ones) {to=3}\nlast = Sub(short, one)",
+                 "the seqlens_k of source layer 0 is not known to count a mask"},
+        NearMiss{"TotalByAForeignOperator", "total64", "total64 = com.microsoft.Gather(extents, one)",
+                 "the total_sequence_length of source layer 0 is not known to count a mask"},
+        NearMiss{"ExtentsByAForeignOperator", "extents", "extents = com.microsoft.Shape(attention_mask)",
+                 "the total_sequence_length of source layer 0 is not known to count a mask"},
         NearMiss{"SourceSeesTheFuture", "out0",
                  "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, "
                  "total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, local_window_size=4, causal=0}",
@@ -244,6 +255,8 @@ INSTANTIATE_TEST_SUITE_P(
                    "{num_heads=4}",
                    "positions 'later' are computed; needs a graph input that counts the kept tokens"},
         RotaryMiss{"NotGathered", "cos", "cos = Identity(cos_table)", "rotary table 'cos' is not gathered by position"},
+        RotaryMiss{"GatheredByAForeignOperator", "cos", "cos = com.microsoft.Gather(cos_table, position_ids)",
+                   "rotary table 'cos' is not gathered by position"},
         RotaryMiss{"OfAnotherDomain", "rotated",
                    "rotated = com.microsoft.RotaryEmbedding(out0, cos, sin) {num_heads=4}",
                    "RotaryEmbedding 'rotated' is com.microsoft's; needs ai.onnx's"},
@@ -488,7 +501,7 @@ TEST(Rewrite, OptionsThatContradictAreNamed) {
   EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");
 }
 
-TEST(UnnamePresents, APresentThatIsReadStays) {
+TEST(UnnamePresents, ReleasesThatCrashWithoutPresentsGetNames) {
   RewriteOptions named = To(Target::kOrt);
   named.min_ort = "1.27";
   const std::string first = TextAfter(kTwoLayers, named);

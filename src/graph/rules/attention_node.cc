@@ -9,9 +9,11 @@ namespace {
 
 Status Reason(std::string text) { return Status::Refused(std::move(text)); }
 
-const Node* SkipCast(const Graph& graph, const std::string& value) {
+// `value`, or what it was before a cast that leaves lengths as they are.
+const std::string& BeforeCast(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
-  return node != nullptr && node->op_type() == "Cast" ? graph.Producer(Input(*node, 0)) : node;
+  const int64_t to = graph.IsOnnx(node, "Cast") ? IntAttribute(*node, "to", 0) : 0;
+  return to == onnx::TensorProto::INT32 || to == onnx::TensorProto::INT64 ? Input(*node, 0) : value;
 }
 
 }  // namespace
@@ -63,24 +65,21 @@ void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
 }
 
 std::string SeqlensMask(const Graph& graph, const std::string& seqlens) {
-  const Node* minus = SkipCast(graph, seqlens);
-  if (minus == nullptr || minus->op_type() != "Sub" || graph.Scalar(Input(*minus, 1)) != 1.0) return "";
-  const Node* sum = SkipCast(graph, Input(*minus, 0));
-  if (sum == nullptr || sum->op_type() != "ReduceSum") return "";
+  const Node* minus = graph.Producer(BeforeCast(graph, seqlens));
+  if (!graph.IsOnnx(minus, "Sub") || graph.Scalar(Input(*minus, 1)) != 1.0) return "";
+  const Node* sum = graph.Producer(BeforeCast(graph, Input(*minus, 0)));
+  if (!graph.IsOnnx(sum, "ReduceSum")) return "";
   const auto axes = graph.Ints(Input(*sum, 1));
   if (axes != std::vector<int64_t>{1} && axes != std::vector<int64_t>{-1}) return "";
-  const Node* cast = graph.Producer(Input(*sum, 0));
-  return cast != nullptr && cast->op_type() == "Cast" ? Input(*cast, 0) : Input(*sum, 0);
+  return BeforeCast(graph, Input(*sum, 0));
 }
 
 std::string TotalMask(const Graph& graph, const std::string& total) {
-  const Node* gather = SkipCast(graph, total);
-  if (gather == nullptr || gather->op_type() != "Gather") return "";
+  const Node* gather = graph.Producer(BeforeCast(graph, total));
+  if (!graph.IsOnnx(gather, "Gather")) return "";
   const auto index = graph.Ints(Input(*gather, 1));
-  const Node* shape = SkipCast(graph, Input(*gather, 0));
-  if (index != std::vector<int64_t>{1} || shape == nullptr || shape->op_type() != "Shape" ||
-      shape->attribute_size() != 0)
-    return "";
+  const Node* shape = graph.Producer(BeforeCast(graph, Input(*gather, 0)));
+  if (index != std::vector<int64_t>{1} || !graph.IsOnnx(shape, "Shape") || shape->attribute_size() != 0) return "";
   return Input(*shape, 0);
 }
 

@@ -23,7 +23,7 @@ Status Reason(std::string text) { return Status::Refused(std::move(text)); }
 // Gather(table, ids) along axis 0.
 Status ReadGather(const Graph& graph, const std::string& value, std::string& table, std::string& ids) {
   const Node* gather = graph.Producer(value);
-  if (gather == nullptr || gather->op_type() != "Gather" || IntAttribute(*gather, "axis", 0) != 0)
+  if (!graph.IsOnnx(gather, "Gather") || IntAttribute(*gather, "axis", 0) != 0)
     return Reason(fmt::format("rotary table '{}' is not gathered by position", value));
   table = Input(*gather, 0);
   ids = Input(*gather, 1);
