@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -18,12 +17,9 @@ struct Arguments {
   bool json = false;
 };
 
-int Run(const Arguments& arguments) {
+ExitCode Run(const Arguments& arguments) {
   const auto inspection = Inspect(arguments.model);
-  if (!inspection.ok()) {
-    fmt::print(stderr, "kvshare inspect: {}\n", inspection.status().message());
-    return ExitCodeOf(inspection.status());
-  }
+  if (!inspection.ok()) return Report(inspection.status());
   fmt::print("{}", arguments.json ? ToJson(*inspection) + "\n" : ToText(*inspection));
   return kEqual;
 }
@@ -34,7 +30,7 @@ void AddInspect(CLI::App& app, int& exit_code) {
   CLI::App* verb =
       app.add_subcommand("inspect", "Show a model's attention: who owns K/V, who borrows, masks, copies, traps");
   const auto arguments = std::make_shared<Arguments>();
-  verb->add_option("model", arguments->model, "ONNX model")->required();
+  verb->add_option("MODEL", arguments->model, "ONNX model")->required();
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->callback([arguments, &exit_code] { exit_code = Run(*arguments); });
 }

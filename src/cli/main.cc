@@ -1,5 +1,8 @@
 #include <CLI/CLI.hpp>
+#include <exception>
+#include <new>
 
+#include "cli/run_flags.h"
 #include "cli/verbs.h"
 
 int main(int argc, char** argv) {
@@ -14,6 +17,10 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kvshare::cli::kEqual : kvshare::cli::kBadInput;
+  } catch (const std::bad_alloc&) {
+    return kvshare::cli::Report(kvshare::Status::Internal("out of memory"));
+  } catch (const std::exception& error) {
+    return kvshare::cli::Report(kvshare::Status::Internal(error.what()));
   }
   return exit_code;
 }

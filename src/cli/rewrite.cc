@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,12 +19,9 @@ struct Arguments {
   RewriteOptions options;
 };
 
-int Run(const Arguments& arguments) {
+ExitCode Run(const Arguments& arguments) {
   const auto report = Rewrite(arguments.model, arguments.out, arguments.options);
-  if (!report.ok()) {
-    fmt::print(stderr, "kvshare rewrite: {}\n", report.status().message());
-    return ExitCodeOf(report.status());
-  }
+  if (!report.ok()) return Report(report.status());
   fmt::print("{}{}\n", ToText(*report),
              arguments.options.dry_run ? "dry run: nothing written" : fmt::format("written: {}", arguments.out));
   return kEqual;
@@ -37,7 +33,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   CLI::App* verb = app.add_subcommand("rewrite", "Turn a model's shared attention layers into a form that runs well");
   const auto arguments = std::make_shared<Arguments>();
   RewriteOptions& options = arguments->options;
-  verb->add_option("model", arguments->model, "ONNX model")->required();
+  verb->add_option("MODEL", arguments->model, "ONNX model")->required();
   CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Where to write; needed unless --dry-run");
   static const std::map<std::string, Target> targets = {
       {"kvshare", Target::kKvshare}, {"kvshare-attention", Target::kKvshareAttention}, {"ort", Target::kOrt}};

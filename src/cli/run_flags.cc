@@ -47,19 +47,10 @@ Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags) {
   return host::OrtHost::Open(file);
 }
 
-ExitCode ExitCodeOf(const Status& status) {
-  switch (status.code()) {
-    case StatusCode::kOk: return kEqual;
-    case StatusCode::kInvalidInput: return kBadInput;
-    case StatusCode::kRefused: return kRefused;
-    case StatusCode::kInternal: return kFailed;
-  }
-  return kFailed;
-}
-
 ExitCode Report(const Status& failure) {
   fmt::print(stderr, "kvshare: {}\n", failure.message());
-  return ExitCodeOf(failure);
+  if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
+  return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }
 
 }  // namespace kvshare::cli

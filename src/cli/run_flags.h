@@ -28,10 +28,7 @@ void AddRunFlags(CLI::App& verb, RunFlags& flags);
 // The ONNX Runtime that the flags name.
 Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags);
 
-// What a status ends the process with: 2 bad input, 3 refused, 5 any other failure.
-ExitCode ExitCodeOf(const Status& status);
-
-// Prints the failure on stderr and returns its exit code.
+// Prints the failure on stderr and returns its exit code: 2 bad input, 3 refused, 5 any other failure.
 ExitCode Report(const Status& failure);
 
 }  // namespace kvshare::cli

@@ -20,11 +20,13 @@ bool IsDecoder(const Session& session) {
   return std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == "input_ids"; });
 }
 
-Tensor Invent(const ValueInfo& input, std::mt19937_64& random) {
+Result<Tensor> Invent(const ValueInfo& input, std::mt19937_64& random) {
   std::vector<int64_t> shape = input.shape;
   for (size_t i = 0; i < shape.size(); ++i) {
     if (shape[i] < 0) shape[i] = input.symbols[i].find("batch") != std::string::npos ? 1 : kInventedExtent;
   }
+  if (const auto bytes = BytesOf(input.type, shape); !bytes.ok())
+    return Status::Refused(fmt::format("input '{}': {}", input.name, bytes.status().message()));
   Tensor tensor = Tensor::Zeros(input.type, shape);
   if (input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64) return tensor;
   if (input.type == DType::kI8 || input.type == DType::kI4) {
@@ -48,7 +50,9 @@ Status RunDecoder(Session session, const RandomTokens& tokens) {
 Status RunOnce(const Session& session) {
   std::mt19937_64 random(1);
   NamedTensors feeds;
-  for (const ValueInfo& input : session.inputs()) feeds[input.name] = Invent(input, random);
+  for (const ValueInfo& input : session.inputs()) {
+    KVSHARE_ASSIGN_OR_RETURN(feeds[input.name], Invent(input, random));
+  }
   const auto outputs = session.Run(feeds);
   if (outputs.ok()) return {};
   return Status::Refused(

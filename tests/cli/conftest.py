@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
-EQUAL, DIFFERS, BAD_INPUT, REFUSED, NO_ORT = 0, 1, 2, 3, 4
+EQUAL, DIFFERS, BAD_INPUT, REFUSED, NO_ORT, FAILED = range(6)
 
 
 class Cases:
