@@ -59,11 +59,6 @@ void SetInput(Node& node, int index, const std::string& value) {
   node.set_input(index, value);
 }
 
-void DropTrailingEmpty(Node& node) {
-  while (node.input_size() > 0 && node.input(node.input_size() - 1).empty()) node.mutable_input()->RemoveLast();
-  while (node.output_size() > 0 && node.output(node.output_size() - 1).empty()) node.mutable_output()->RemoveLast();
-}
-
 std::string NameOf(const Node& node) { return !node.name().empty() ? node.name() : "-> " + Output(node, 0); }
 
 std::string Describe(const Node& node) { return fmt::format("{} '{}'", node.op_type(), NameOf(node)); }

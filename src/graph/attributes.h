@@ -29,7 +29,6 @@ const std::string& Output(const Node& node, int index);
 
 // Sets input `index`, with empty inputs before it where needed.
 void SetInput(Node& node, int index, const std::string& value);
-void DropTrailingEmpty(Node& node);
 
 // "GroupQueryAttention 'layers.15/attn'", as messages open; nodes without a name go by their first output.
 std::string Describe(const Node& node);

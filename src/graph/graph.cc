@@ -249,6 +249,7 @@ namespace {
 void CollectNames(const onnx::GraphProto& graph, std::unordered_set<std::string>& names) {
   for (const auto& input : graph.input()) names.insert(input.name());
   for (const auto& initializer : graph.initializer()) names.insert(initializer.name());
+  for (const auto& sparse : graph.sparse_initializer()) names.insert(sparse.values().name());
   for (const auto& node : graph.node()) {
     names.insert(node.input().begin(), node.input().end());
     names.insert(node.output().begin(), node.output().end());

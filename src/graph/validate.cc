@@ -7,12 +7,21 @@ namespace {
 
 using Names = std::unordered_set<std::string>;
 
-// `known`: what the graphs around this one have produced so far.
-Status ValidateGraph(const Graph& graph, Names known, const Names& domains) {
+// What a graph has produced so far, and what the graphs around it have: not copied for each body, of which a model may
+// have thousands.
+struct Scope {
+  const Scope* outer;
+  Names names = {};
+
+  bool Knows(const std::string& name) const { return names.contains(name) || (outer != nullptr && outer->Knows(name)); }
+};
+
+Status ValidateGraph(const Graph& graph, const Scope* outer, const Names& domains) {
   const auto& proto = graph.proto();
-  for (const auto& input : proto.input()) known.insert(input.name());
-  for (const auto& initializer : proto.initializer()) known.insert(initializer.name());
-  for (const auto& initializer : proto.sparse_initializer()) known.insert(initializer.values().name());
+  Scope known{outer};
+  for (const auto& input : proto.input()) known.names.insert(input.name());
+  for (const auto& initializer : proto.initializer()) known.names.insert(initializer.name());
+  for (const auto& initializer : proto.sparse_initializer()) known.names.insert(initializer.values().name());
   Names made;
   for (const Node* node : graph.nodes()) {
     const std::string domain = node->domain() == "ai.onnx" ? "" : node->domain();
@@ -20,17 +29,17 @@ Status ValidateGraph(const Graph& graph, Names known, const Names& domains) {
       return Status::InvalidInput(
           fmt::format("{}: domain '{}' is not imported; needs an opset_import", Describe(*node), domain));
     for (const auto& name : ReadNames(*node))
-      if (!known.contains(name))
+      if (!known.Knows(name))
         return Status::InvalidInput(fmt::format("{}: input '{}' is not produced before", Describe(*node), name));
-    for (const Graph* body : graph.BodiesOf(*node)) KVSHARE_RETURN_IF_ERROR(ValidateGraph(*body, known, domains));
+    for (const Graph* body : graph.BodiesOf(*node)) KVSHARE_RETURN_IF_ERROR(ValidateGraph(*body, &known, domains));
     for (const auto& output : node->output()) {
       if (!output.empty() && !made.insert(output).second)
         return Status::InvalidInput(fmt::format("{}: output '{}' is produced twice", Describe(*node), output));
-      known.insert(output);
+      known.names.insert(output);
     }
   }
   for (const auto& output : proto.output())
-    if (!known.contains(output.name()))
+    if (!known.Knows(output.name()))
       return Status::InvalidInput(fmt::format("{}: graph output '{}' is produced by no node",
                                               graph.place().empty() ? "model" : graph.place(), output.name()));
   return {};
@@ -42,7 +51,7 @@ Status Validate(const Graph& graph) {
   Names domains;
   for (const auto& import : graph.model().opset_import())
     domains.insert(import.domain() == "ai.onnx" ? "" : import.domain());
-  return ValidateGraph(graph, {}, domains);
+  return ValidateGraph(graph, nullptr, domains);
 }
 
 }  // namespace kvshare::graph
