@@ -2,12 +2,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -38,11 +38,23 @@ void SyncFolder(const fs::path& folder) {
   ::close(fd);
 }
 
+// A new file in `folder` for what will be `name`, with the mode that the umask leaves: the umask is all threads', so it
+// is not to be asked by setting it. `*path` is what it is called meanwhile.
+int CreateBeside(const fs::path& folder, const std::string& name, std::string* path) {
+  std::random_device random;
+  int fd = -1;
+  do {
+    *path = (folder / fmt::format(".{}.{:08x}", name, random())).string();
+    fd = ::open(path->c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (fd < 0 && errno == EEXIST);
+  return fd;
+}
+
 // `fill` writes the contents to a descriptor and says whether that went well (else errno).
 Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  std::string temporary = (folder / fmt::format(".{}.XXXXXX", path.filename().string())).string();
-  const int fd = ::mkostemp(temporary.data(), O_CLOEXEC);
+  std::string temporary;
+  const int fd = CreateBeside(folder, path.filename().string(), &temporary);
   if (fd < 0) return Failure("create a file for", path);
   const auto give_up = [&](const char* what) {
     Status status = Failure(what, path);
@@ -50,9 +62,6 @@ Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
     ::unlink(temporary.c_str());
     return status;
   };
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  if (::fchmod(fd, 0666 & ~mask) != 0) return give_up("set the mode of");
   if (!fill(fd)) return give_up("write");
   if (::fsync(fd) != 0) return give_up("sync");
   if (::rename(temporary.c_str(), path.c_str()) != 0) return give_up("rename to");

@@ -2,6 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "graph/atomic_file.h"
 #include "graph/validate.h"
@@ -70,6 +74,14 @@ TEST(Graph, FreshNamesCollideWithNothing) {
   EXPECT_EQ(graph.FreshName("z"), "z");
 }
 
+TEST(Graph, FreshNamesDoNotCollideWithASparseInitializer) {
+  onnx::ModelProto model = *ParseTextGraph("input x f32[4]\ny = Neg(x)\noutput y f32[4]\n");
+  model.mutable_graph()->add_sparse_initializer()->mutable_values()->set_name("taken");
+  const auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  EXPECT_EQ(graph->FreshName("taken"), "taken_1");
+}
+
 TEST(Graph, ReleaseGivesBackEverythingButTheOrder) {
   const onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
   auto graph = Graph::Make(model, ".");
@@ -95,6 +107,16 @@ TEST(CopyFileAtomically, NamesAFileThatCannotBeRead) {
   const Status status = CopyFileAtomically("no/such/file", testing::TempDir() + "copy");
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_EQ(status.message(), "cannot read 'no/such/file': No such file or directory");
+}
+
+TEST(WriteFileAtomically, GivesTheFileTheModeThatTheUmaskLeaves) {
+  const std::string path = testing::TempDir() + "kvshare_mode_" + std::to_string(::getpid());
+  const mode_t before = ::umask(027);
+  const Status status = WriteFileAtomically(path, "text");
+  EXPECT_EQ(::umask(before), 027U);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms(0640));
+  std::filesystem::remove(path);
 }
 
 TEST(Validate, NamesADomainThatIsNotImported) {
