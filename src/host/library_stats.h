@@ -13,7 +13,7 @@ struct NodeCount {
   std::string domain;
   std::string op;
   std::string node;
-  std::string kernel;  // the row of the kernel table that served the last call
+  std::string kernel;  // what served the last call: a SIMD target, or "oracle"
   int64_t ran = 0;     // calls
 };
 

@@ -13,7 +13,7 @@ using ::testing::HasSubstr;
 constexpr const char* kJson = R"({"version": "0.1.0", "simd": "AVX3", "ran": 4, "nodes": [
   {"domain": "", "op": "Attention", "node": "a \"b\"", "kernel": "", "ran": 0},
   {"domain": "", "op": "Attention", "node": "b", "kernel": "", "ran": 0},
-  {"domain": "kvshare", "op": "GroupQueryAttention", "node": "c", "kernel": "Decode256", "ran": 4}]})";
+  {"domain": "kvshare", "op": "GroupQueryAttention", "node": "c", "kernel": "AVX3", "ran": 4}]})";
 
 TEST(ParseStats, ReadsNodes) {
   const auto stats = ParseStats(kJson);
@@ -22,7 +22,7 @@ TEST(ParseStats, ReadsNodes) {
   EXPECT_EQ(stats->simd, "AVX3");
   ASSERT_EQ(stats->nodes.size(), 3U);
   EXPECT_EQ(stats->nodes[0].node, "a \"b\"");
-  EXPECT_EQ(stats->nodes[2].kernel, "Decode256");
+  EXPECT_EQ(stats->nodes[2].kernel, "AVX3");
   EXPECT_EQ(stats->nodes[2].ran, 4);
 }
 
@@ -38,7 +38,7 @@ TEST(Doctor, AddsUpNodesByOp) {
   EXPECT_EQ(ops[0].nodes, 2);
   EXPECT_EQ(ops[1].op, "kvshare::GroupQueryAttention");
   EXPECT_EQ(ops[1].ran, 4);
-  EXPECT_EQ(ops[1].kernels, "Decode256");
+  EXPECT_EQ(ops[1].kernels, "AVX3");
 }
 
 TEST(KvshareLibrary, AnotherLibraryIsNoKvshareLibrary) {

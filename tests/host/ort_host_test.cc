@@ -26,8 +26,7 @@ class OrtHostTest : public ::testing::Test {
 };
 
 TEST_F(OrtHostTest, TellsItsVersionAsInTheFileName) {
-  EXPECT_THAT(ort_->file(), HasSubstr("libonnxruntime.so"));
-  EXPECT_THAT(ort_->version(), ::testing::StartsWith("1."));
+  EXPECT_THAT(ort_->file(), ::testing::EndsWith("/libonnxruntime.so." + ort_->version()));
 }
 
 TEST_F(OrtHostTest, DescribesInputsWithSymbols) {
