@@ -1,5 +1,3 @@
-#include "kvshare/status.h"
-
 #include "kvshare/shapes.h"
 
 namespace kvshare {
