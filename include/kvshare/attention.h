@@ -131,8 +131,8 @@ Status CheckAppend(const AppendCall& call, std::string_view where);
 
 // The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads
 // of its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the
-// oracle. Fails only (kRefused) where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call,
-// or KVSHARE_SIMD_TARGET a target that is not here.
+// oracle. Fails only where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call, or
+// KVSHARE_SIMD_TARGET a target that is not here (kRefused), and where there is no memory for scratch (kInternal).
 Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
 
 // Rotates and appends; needs CheckAppend(call).ok().

@@ -1,6 +1,8 @@
 // Attend and Append: plan, share out the units, merge.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <new>
 
 #include "attention/simd_target.h"
 #include "attention/unit.h"
@@ -39,18 +41,20 @@ struct UnitTask {
   const UnitCode* code;
   WorkspacePool* pool;
   size_t scratch_bytes;
+  std::atomic<bool>* out_of_memory;  // set by units, which may run on threads that nothing may be thrown through
 };
 
-void RunUnitTask(void* arg, int64_t unit) {
-  const auto& task = *static_cast<const UnitTask*>(arg);
-  const WorkspacePool::Lease scratch(*task.pool, task.scratch_bytes);
-  task.code->run(*task.job, unit, scratch.data());
-}
+using UnitFunction = void (*UnitCode::*)(const Job& job, int64_t unit, void* scratch);
 
-void ScoresTask(void* arg, int64_t item) {
+template <UnitFunction kRun>
+void RunInScratch(void* arg, int64_t unit) {
   const auto& task = *static_cast<const UnitTask*>(arg);
-  const WorkspacePool::Lease scratch(*task.pool, task.scratch_bytes);
-  task.code->scores(*task.job, item, scratch.data());
+  try {
+    const WorkspacePool::Lease scratch(*task.pool, task.scratch_bytes);
+    (task.code->*kRun)(*task.job, unit, scratch.data());
+  } catch (const std::bad_alloc&) {
+    task.out_of_memory->store(true, std::memory_order_relaxed);
+  }
 }
 
 void MergeTask(void* arg, int64_t item_row) {
@@ -58,9 +62,10 @@ void MergeTask(void* arg, int64_t item_row) {
   task.code->merge(*task.job, item_row);
 }
 
-}  // namespace
+Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
 
-Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
+// Attend, but for what its own thread's allocations throw.
+Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
   if (call.query.batch == 0 || call.query.tokens == 0) return {};
   if (call.query.type == DType::kF64) {
     AttendOracle(call);
@@ -86,23 +91,35 @@ Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspaceP
   job.ranges = ranges;
   job.holes = holes;
   KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.fast_dots));
-  UnitTask task{&job, &code, &pool, code.scratch_bytes(job)};
+  std::atomic<bool> out_of_memory = false;
+  UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};
   if (call.scores) {
     Job scores = job;
     scores.plan = PlanScores(call);
-    UnitTask scores_task{&scores, &code, &pool, code.scratch_bytes(scores)};
-    parallel.run(parallel.context, scores.items(), &ScoresTask, &scores_task);
+    UnitTask scores_task{&scores, &code, &pool, code.scratch_bytes(scores), &out_of_memory};
+    parallel.run(parallel.context, scores.items(), &RunInScratch<&UnitCode::scores>, &scores_task);
   }
   if (job.plan.splits == 1) {
-    parallel.run(parallel.context, job.items(), &RunUnitTask, &task);
-    return {};
+    parallel.run(parallel.context, job.items(), &RunInScratch<&UnitCode::run>, &task);
+    return out_of_memory ? OutOfMemory() : Status();
   }
   const int64_t value_stride = code.value_stride(job);
   const WorkspacePool::Lease partials(pool, PlacePartials(job, value_stride, nullptr));
   PlacePartials(job, value_stride, partials.data());
-  parallel.run(parallel.context, job.items() * job.plan.splits, &RunUnitTask, &task);
+  parallel.run(parallel.context, job.items() * job.plan.splits, &RunInScratch<&UnitCode::run>, &task);
+  if (out_of_memory) return OutOfMemory();
   parallel.run(parallel.context, job.items() * job.rows(), &MergeTask, &task);
   return {};
+}
+
+}  // namespace
+
+Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
+  try {
+    return AttendOrThrow(call, parallel, pool);
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
 }
 
 namespace {
