@@ -32,7 +32,7 @@ Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows, bool dot
   const TileKernelRow* chosen = nullptr;
   for (const TileKernelRow& row : kRows) {
     if (row.type != type) continue;
-    if (forced != nullptr) {
+    if (forced != nullptr && *forced != '\0') {
       if (std::string_view(forced) == row.name) return &row;
       continue;
     }

@@ -442,6 +442,24 @@ TEST(Workspace, IsAllocatedOnceAndThenReused) {
   EXPECT_EQ(pool.allocations(), warm);
 }
 
+TEST(Workspace, ThatDoesNotFitIntoMemoryIsAnErrorOnWhateverThread) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers end the process where an allocation fails";
+#endif
+  Problem p;
+  p.T = 1;
+  p.Fill();
+  Array out;
+  AttentionCall call = p.Call(out);
+  // No memory lies behind these extents; the scratch comes before any element is read.
+  call.query.head_size = call.key.head_size = call.value.head_size = call.output.head_size = int64_t{1} << 44;
+  ASSERT_TRUE(CheckAttention(call, "test").ok());
+  WorkspacePool pool;
+  const Status status = Attend(call, ParallelFor::Serial(), pool);
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_EQ(status.message(), "out of memory for the scratch of an attention call");
+}
+
 // Units run last to first, as threads might.
 ParallelFor Backwards() {
   return {nullptr, [](void*, int64_t n, void (*body)(void*, int64_t), void* arg) {
@@ -491,6 +509,14 @@ TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
   EXPECT_EQ(status.message(),
             "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, "
             "F32Rows8, F32Rows48");
+}
+
+TEST(KernelTable, AnEmptyNameForcesNothing) {
+  setenv("KVSHARE_FORCE_KERNEL", "", 1);
+  Problem p;
+  p.Fill();
+  ExpectMatchesOracle(p, kF32);
+  unsetenv("KVSHARE_FORCE_KERNEL");
 }
 
 TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
