@@ -64,16 +64,6 @@ Status CheckAttributes(const std::string& where, const Attributes& a) {
   return {};
 }
 
-Result<Inputs> ReadInputs(const CallContext& context, size_t count) {
-  Inputs inputs;
-  for (size_t i = 0; i < count; ++i) {
-    KVSHARE_ASSIGN_OR_RETURN(inputs[i], context.Input(i));
-  }
-  return inputs;
-}
-
-DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::kF32); }
-
 // [B, heads, tokens, D], or [B, tokens, heads*D] with the attribute `heads_name` = heads.
 Result<HeadsView> View(const std::string& where, const char* name, const Tensor& tensor, const char* heads_name,
                        int64_t heads) {
@@ -81,14 +71,15 @@ Result<HeadsView> View(const std::string& where, const char* name, const Tensor&
     if (heads > 0 && tensor.dims[1] != heads)
       return InputError(where, name, fmt::format("has {} heads (shape {})", tensor.dims[1], tensor.ShapeText()),
                         fmt::format("{} = {}", heads_name, heads));
-    return HeadsView::Bnsh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], tensor.dims[2], tensor.dims[3]);
+    return HeadsView::Bnsh(tensor.data, tensor.CoreType(), tensor.dims[0], tensor.dims[1], tensor.dims[2],
+                           tensor.dims[3]);
   }
   KVSHARE_RETURN_IF_ERROR(
       CheckRank(where, name, tensor, 3, "rank 3 [B, tokens, heads*D] or rank 4 [B, heads, tokens, D]"));
   if (heads == 0 || tensor.dims[2] % heads != 0)
     return InputError(where, name, fmt::format("has shape {} and {} is {}", tensor.ShapeText(), heads_name, heads),
                       "a number of heads that divides the last extent");
-  return HeadsView::Bsnh(tensor.data, Core(tensor), tensor.dims[0], tensor.dims[1], heads, tensor.dims[2] / heads);
+  return HeadsView::Bsnh(tensor.data, tensor.CoreType(), tensor.dims[0], tensor.dims[1], heads, tensor.dims[2] / heads);
 }
 
 // The views and numbers of one call, before outputs.
@@ -103,7 +94,7 @@ struct Problem {
 Result<MaskView> ViewMask(const std::string& where, const Tensor& mask, const Problem& p) {
   const std::array<int64_t, 4> full = {p.B, p.query.heads, p.S, p.T};
   std::array<int64_t, 4> stride = {};
-  const DType type = Core(mask);
+  const DType type = mask.CoreType();
   if (!DTypeOf(mask.type) || type == DType::kI32 || type == DType::kI64)
     return InputError(where, "attn_mask", fmt::format("has type {}", NameOf(mask.type)), "bool, f32, f16, bf16 or f64");
   if (mask.rank < 1 || mask.rank > 4)
@@ -138,7 +129,7 @@ class Attention final : public Kernel {
   const Attributes& attributes() const { return attributes_; }
 
   Status Run(CallContext& context) override {
-    KVSHARE_ASSIGN_OR_RETURN(const Inputs in, ReadInputs(context, inputs_));
+    KVSHARE_ASSIGN_OR_RETURN(const Inputs in, context.Inputs<kInputs>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const Problem p, Judge(in));
     const WorkspacePool::Lease numbers(pool_, static_cast<size_t>(3 * p.B) * sizeof(int64_t));
     auto* const length = static_cast<int64_t*>(numbers.data());
@@ -186,7 +177,7 @@ class Attention final : public Kernel {
     else if (attend)
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     else if (out.y.Count() > 0)  // without keys every row is zero; an empty tensor has no memory
-      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(Core(out.y)));
+      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(out.y.CoreType()));
     stats_.Ran(oracle_ ? "oracle" : SimdTarget());
     return {};
   }
@@ -279,7 +270,7 @@ class Attention final : public Kernel {
     call.key = p.key;
     call.value = p.value;
     const Tensor& y = out.y;
-    const DType type = Core(y);
+    const DType type = y.CoreType();
     const int64_t Dv = p.value.head_size;
     call.output = in[kQ].rank == 3 ? MutableHeadsView::Bsnh(y.data, type, p.B, p.S, p.query.heads, Dv)
                                    : MutableHeadsView::Bnsh(y.data, type, p.B, p.query.heads, p.S, Dv);
@@ -291,7 +282,7 @@ class Attention final : public Kernel {
     call.spec.window_right = attributes_.causal || in[kKeyMask] ? 0 : attributes_.window_right;
     call.mask = p.mask;
     if (out.scores) call.scores = {out.scores.data, type, kScoreStages[attributes_.scores], p.T};
-    if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, Core(in[kKeyMask]), p.T};
+    if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, in[kKeyMask].CoreType(), p.T};
     return call;
   }
 

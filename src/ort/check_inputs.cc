@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 namespace kvshare::ort {
@@ -124,7 +125,11 @@ Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool z
   const auto error = [&](const char* name, int64_t value, const char* want) {
     return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {}", where, name, value, want));
   };
+  // So that sums and products with the other extents stay in range.
+  constexpr int64_t kMostHeads = std::numeric_limits<int32_t>::max();
   if (a.query_heads < 1) return error("num_heads", a.query_heads, "at least 1");
+  if (a.query_heads > kMostHeads)
+    return error("num_heads", a.query_heads, fmt::format("at most {}", kMostHeads).c_str());
   if (a.kv_heads < 1) return error("kv_num_heads", a.kv_heads, "at least 1");
   if (a.query_heads % a.kv_heads != 0)
     return error("num_heads", a.query_heads, fmt::format("a multiple of kv_num_heads = {}", a.kv_heads).c_str());

@@ -74,22 +74,12 @@ Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& nod
   return a;
 }
 
-Result<GqaInputs> ReadInputs(const CallContext& context, size_t count) {
-  GqaInputs inputs;
-  for (size_t i = 0; i < count; ++i) {
-    KVSHARE_ASSIGN_OR_RETURN(inputs[i], context.Input(i));
-  }
-  return inputs;
-}
-
-DType Core(const Tensor& tensor) { return DTypeOf(tensor.type).value_or(DType::kF32); }
-
 // Heads [first, first + heads) of a [B, S, all*D] tensor.
 HeadsView Folded(const Tensor& tensor, int64_t all, int64_t first, int64_t heads, int64_t D) {
   const int64_t B = tensor.dims[0];
   const int64_t S = tensor.dims[1];
-  return {At(static_cast<const void*>(tensor.data), Core(tensor), first * D),
-          Core(tensor),
+  return {At(static_cast<const void*>(tensor.data), tensor.CoreType(), first * D),
+          tensor.CoreType(),
           B,
           heads,
           S,
@@ -109,7 +99,7 @@ class GroupQueryAttention final : public Kernel {
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
 
   Status Run(CallContext& context) override {
-    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, ReadInputs(context, inputs_));
+    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, context.Inputs<kGqaInputCount>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const GqaShape shape, CheckGqaInputs(where_, attributes_, in));
     const WorkspacePool::Lease numbers(
         pool_, static_cast<size_t>(shape.B * (GqaLengths::kArrays + shape.S)) * sizeof(int64_t));
@@ -134,7 +124,7 @@ class GroupQueryAttention final : public Kernel {
     call.rotary_positions = rotary_positions;
     if (scores) {
       const ScoreStage stage = attributes_.qk_output == 1 ? ScoreStage::kMasked : ScoreStage::kWeights;
-      call.scores = {scores.data, Core(scores), stage, shape.total, /*outside=*/0, lengths.first_column};
+      call.scores = {scores.data, scores.CoreType(), stage, shape.total, /*outside=*/0, lengths.first_column};
     }
 
     // The caches to fill, in order: what is staged reads the past that the present may overwrite.
@@ -175,7 +165,7 @@ class GroupQueryAttention final : public Kernel {
     if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
         if (zeros && zeros.Count() > 0)
-          std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(Core(zeros), zeros.Count())));
+          std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(zeros.CoreType(), zeros.Count())));
     } else if (shape.S > 0) {
       KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
     }
@@ -190,7 +180,7 @@ class GroupQueryAttention final : public Kernel {
 
   RotaryView Rotary(const GqaInputs& in) const {
     if (!attributes_.rotary) return {};
-    return {in[kCosCache].data,    in[kSinCache].data,    Core(in[kCosCache]),
+    return {in[kCosCache].data,    in[kSinCache].data,    in[kCosCache].CoreType(),
             in[kCosCache].dims[0], in[kCosCache].dims[1], attributes_.interleaved};
   }
 
@@ -206,7 +196,7 @@ class GroupQueryAttention final : public Kernel {
     }
     call.norm = Norm(in[kQNormWeight], attributes_.query_epsilon);
     call.rotary = Rotary(in);
-    call.output = MutableHeadsView::Bsnh(output.data, Core(output), shape.B, shape.S, shape.Hq, shape.D);
+    call.output = MutableHeadsView::Bsnh(output.data, output.CoreType(), shape.B, shape.S, shape.Hq, shape.D);
     call.spec.scale = attributes_.scale != 0 ? attributes_.scale : 1.0F / std::sqrt(static_cast<float>(shape.D));
     call.spec.softcap = attributes_.softcap;
     call.spec.window_left = attributes_.window > 0 ? attributes_.window - 1 : kUnlimited;
@@ -214,13 +204,13 @@ class GroupQueryAttention final : public Kernel {
     call.spec.smooth_softmax = attributes_.smooth_softmax;
     if (in[kHeadSink]) {
       call.spec.head_sink = in[kHeadSink].data;
-      call.spec.head_sink_type = Core(in[kHeadSink]);
+      call.spec.head_sink_type = in[kHeadSink].CoreType();
     }
     call.positions = {lengths.length, lengths.query_position, lengths.query_length};
     if (const Tensor& bias = in[kAttentionBias]) {
       const int64_t row = shape.S * shape.total;
       call.mask = {bias.data,
-                   Core(bias),
+                   bias.CoreType(),
                    bias.dims[0] == 1 ? 0 : bias.dims[1] * row,
                    bias.dims[1] == 1 ? 0 : row,
                    shape.total,
@@ -233,7 +223,7 @@ class GroupQueryAttention final : public Kernel {
 
   static NormView Norm(const Tensor& weight, float epsilon) {
     if (!weight) return {};
-    return {weight.data, Core(weight), epsilon};
+    return {weight.data, weight.CoreType(), epsilon};
   }
 
   Quant QuantOf(const GqaInputs& in, bool key) const {

@@ -46,6 +46,8 @@ struct Tensor {
   std::array<int64_t, kMaxRank> dims = {};
 
   explicit operator bool() const { return value != nullptr; }
+  // The core's type; f32 for one that the core does not know and no op takes.
+  DType CoreType() const { return DTypeOf(type).value_or(DType::kF32); }
   std::span<const int64_t> Dims() const { return {dims.data(), rank}; }
   int64_t Count() const;
   // "1x4x512x256"; "scalar" for rank 0.
@@ -57,8 +59,6 @@ class NodeInfo {
  public:
   NodeInfo(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
 
-  const OrtApi& api() const { return api_; }
-  const OrtKernelInfo* raw() const { return info_; }
   std::string Name() const;
   std::optional<int64_t> Int(const char* attribute) const;
   std::optional<float> Float(const char* attribute) const;
@@ -82,10 +82,17 @@ class CallContext {
  public:
   CallContext(const OrtApi& api, OrtKernelContext* context) : api_(api), context_(context) {}
 
-  const OrtApi& api() const { return api_; }
-  OrtKernelContext* raw() const { return context_; }
   // Absent where the node lacks it.
   Result<Tensor> Input(size_t index) const;
+  // The first `count` of them; later ones are absent.
+  template <size_t kMost>
+  Result<std::array<Tensor, kMost>> Inputs(size_t count) const {
+    std::array<Tensor, kMost> inputs;
+    for (size_t i = 0; i < count; ++i) {
+      KVSHARE_ASSIGN_OR_RETURN(inputs[i], Input(i));
+    }
+    return inputs;
+  }
   // Allocates it, or finds the caller's bound buffer; absent where the node does not name it.
   Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
   // ORT's own thread pool; valid as long as this context.

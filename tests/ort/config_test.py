@@ -98,7 +98,7 @@ def test_an_entry_of_another_name_is_ignored():
     assert which(ORT_LIB, drop_in="gqa", delegate="0") == ["gqa"]  # once an entry
 
 
-def test_two_registrations_of_one_session_are_ortss_error():
+def test_two_registrations_of_one_session_are_an_error_of_ort():
     options = ort.SessionOptions()
     options.register_custom_ops_library(ORT_LIB)
     options.register_custom_ops_library(DROPIN_LIB)

@@ -133,6 +133,7 @@ def test_one_present_without_the_other():
 
 @pytest.mark.parametrize("attributes,text", [
     ({"num_heads": 0}, "attribute 'num_heads' is 0; needs at least 1"),
+    ({"num_heads": 2**62, "kv_num_heads": 2**62}, "attribute 'num_heads' is 4611686018427387904; needs at most 2147483647"),
     ({"kv_num_heads": 0}, "attribute 'kv_num_heads' is 0; needs at least 1"),
     ({"num_heads": 3}, "attribute 'num_heads' is 3; needs a multiple of kv_num_heads = 2"),
     ({"local_window_size": 4, "causal": 0}, "attribute 'local_window_size' is 4; needs causal = 1"),
