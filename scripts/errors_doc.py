@@ -1,8 +1,9 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper of the same
-file that puts the place in front of it, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own part after the first "; "; where a message has
-none, a comment `// Remedy: ...` right above it, else what its kind always means. --check fails when the page is stale.
+file that puts the place in front of it, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own
+part after the first "; "; where a message has none, a comment `// Remedy: ...` right above it, else what its kind always
+means. --check fails when the page is stale.
 """
 import pathlib
 import re

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz]: bring what each stage lacks, as root or by sudo; safe to run again, also after a
-# run that was cut short.
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz]: bring what each stage lacks, as root or by sudo; safe to run
+# again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19

@@ -1,6 +1,6 @@
 """Where ONNX Runtime 1.32's CPU kernels are wrong or die, the kernels here are right. What ONNX Runtime does is recorded.
 
-The numbers are those of ../shared/SEMANTICS.md's list, which docs/compatibility.md shows."""
+The numbers are those of docs/compatibility.md."""
 import os
 
 import numpy as np
