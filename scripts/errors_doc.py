@@ -2,8 +2,7 @@
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper of the same
 file that puts the place in front of it, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own
-part after the first "; "; where a message has none, a comment `// Remedy: ...` right above it, else what its kind always
-means. --check fails when the page is stale.
+part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
 import re
@@ -153,13 +152,10 @@ def helpers_of(tokens):
     return found
 
 
-def remedy_of(text, kind, tokens, index, refused):
+def remedy_of(text, kind, refused):
     _, separator, tail = text.partition("; ")
     if separator and (kind != "LeftAlone" or tail.startswith("need")):
         return tail[0].upper() + tail[1:] + "."
-    for token in reversed(tokens[max(0, index - 12):index]):
-        if token.kind == "comment" and token.text.startswith("// Remedy: ") and tokens[index].line - token.line <= 2:
-            return token.text.removeprefix("// Remedy: ")
     return KINDS[kind] or refused
 
 
@@ -192,7 +188,7 @@ def messages_of(source, refused):
             kind = "LeftAlone"
         if re.search("[a-z]{2}", text.replace(PLACE, "")):
             lines = range(token.line, tokens[end].line + 1)
-            out.append(Message(kind, text, remedy_of(text, kind, tokens, i, refused), lines))
+            out.append(Message(kind, text, remedy_of(text, kind, refused), lines))
     return out
 
 
