@@ -127,41 +127,19 @@ class GroupQueryAttention final : public Kernel {
       call.scores = {scores.data, scores.CoreType(), stage, shape.total, /*outside=*/0, lengths.first_column};
     }
 
-    // The caches to fill, in order: what is staged reads the past that the present may overwrite.
-    AppendCall fills[4];
-    size_t count = 0;
-    std::optional<WorkspacePool::Lease> scratch;
-    if (shape.Appends() && (lengths.staged || !present_key)) {  // the keys still need a place to stand
-      const int64_t rows = lengths.staged ? lengths.stage_rows : shape.capacity;
-      const int64_t cache_bytes =
-          BytesOf(attributes_.cache, shape.B * shape.Hkv * rows * RowElements(attributes_.cache, shape.D));
-      scratch.emplace(pool_, static_cast<size_t>(2 * cache_bytes));
-      auto* const data = static_cast<std::byte*>(scratch->data());
-      for (const bool key : {true, false}) {
-        AppendCall& fill = fills[count++];
-        fill = ViewAppend(in, shape, lengths, key, key ? data : data + cache_bytes, rows, rotary_positions);
-        if (lengths.staged) {
-          fill.skip = nullptr;
-          fill.length = lengths.length;
-        }
-      }
-    }
-    if (present_key) {
-      KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
-      for (const bool key : {true, false})
-        fills[count++] = ViewAppend(in, shape, lengths, key, (key ? present_key : present_value).data, shape.capacity,
-                                    rotary_positions);
-    }
-    for (size_t i = 0; i < count; ++i) KVSHARE_RETURN_IF_ERROR(CheckAppend(fills[i], where_));
+    Fills fills;
+    if (present_key) KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
+    PlanFills(in, shape, lengths, rotary_positions, present_key, present_value, fills);
+    for (const AppendCall& fill : fills.All()) KVSHARE_RETURN_IF_ERROR(CheckAppend(fill, where_));
     if (shape.Appends()) {
-      call.key = Const(fills[0].present);
-      call.value = Const(fills[1].present);
+      call.key = Const(fills.calls[0].present);
+      call.value = Const(fills.calls[1].present);
     }
     if (shape.S > 0) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
     const ParallelFor parallel = context.Parallel();
-    for (size_t i = 0; i < count; ++i)  // a borrowed cache bound onto its present is there already
-      if (shape.Appends() || fills[i].present.data != fills[i].past.data) Append(fills[i], parallel);
+    for (const AppendCall& fill : fills.All())  // a borrowed cache bound onto its present is there already
+      if (shape.Appends() || fill.present.data != fill.past.data) Append(fill, parallel);
     if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
         if (zeros && zeros.Count() > 0)
@@ -173,6 +151,39 @@ class GroupQueryAttention final : public Kernel {
   }
 
  private:
+  // The caches that a call fills, in order, a key's before its value's; the keys that it looks at first.
+  struct Fills {
+    std::array<AppendCall, 4> calls;
+    size_t count = 0;
+    std::optional<WorkspacePool::Lease> scratch;
+
+    std::span<const AppendCall> All() const { return {calls.data(), count}; }
+  };
+
+  // What is staged, or stands in no present, goes to scratch; before the present, which may overwrite the past.
+  void PlanFills(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, const int64_t* rotary_positions,
+                 const Tensor& present_key, const Tensor& present_value, Fills& fills) {
+    if (shape.Appends() && (lengths.staged || !present_key)) {
+      const int64_t rows = lengths.staged ? lengths.stage_rows : shape.capacity;
+      const int64_t cache_bytes =
+          BytesOf(attributes_.cache, shape.B * shape.Hkv * rows * RowElements(attributes_.cache, shape.D));
+      fills.scratch.emplace(pool_, static_cast<size_t>(2 * cache_bytes));
+      auto* const data = static_cast<std::byte*>(fills.scratch->data());
+      for (const bool key : {true, false}) {
+        AppendCall& fill = fills.calls[fills.count++];
+        fill = ViewAppend(in, shape, lengths, key, key ? data : data + cache_bytes, rows, rotary_positions);
+        if (lengths.staged) {
+          fill.skip = nullptr;
+          fill.length = lengths.length;
+        }
+      }
+    }
+    if (!present_key) return;
+    for (const bool key : {true, false})
+      fills.calls[fills.count++] = ViewAppend(in, shape, lengths, key, (key ? present_key : present_value).data,
+                                              shape.capacity, rotary_positions);
+  }
+
   Status Done() {
     stats_.Ran(SimdTarget());
     return {};
