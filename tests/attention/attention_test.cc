@@ -40,6 +40,15 @@ void Poison(Problem& p, int64_t begin, int64_t end) {
         }
 }
 
+// What the kernels make of `p`.
+Array Attended(Problem& p) {
+  Array out;
+  const AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  EXPECT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  return out;
+}
+
 KVSHARE_ON_EVERY_TARGET();
 
 TEST_P(EveryTarget, IsTheOneThatRuns) { EXPECT_STREQ(SimdTarget(), hwy::TargetName(GetParam())); }
@@ -128,10 +137,7 @@ TEST(Decode, ANanInAnInt8QueryIsNotHidden) {
   p.kv_type = DType::kI8;
   p.Fill();
   p.query.Set(3, std::numeric_limits<double>::quiet_NaN());
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Array out = Attended(p);
   EXPECT_TRUE(std::isnan(out.Get(0)));
   EXPECT_FALSE(std::isnan(out.Get(p.D)));  // the next head's
 }
@@ -148,10 +154,7 @@ TEST_P(EveryTarget, EveryF8CodeIsTheOraclesNumber) {
   for (int64_t i = 0; i < p.value.size(); ++i)
     p.value.bytes[i] = static_cast<std::byte>(i / p.D % 128 == 127 ? 0 : i / p.D);  // NaN has its own test
   for (auto& code : p.key.bytes) code = std::byte{0};
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Array out = Attended(p);
   for (int64_t i = 0; i < out.size(); ++i) {
     const double want = p.value.Get(i) * p.value_scale[0];
     EXPECT_EQ(out.Get(i), static_cast<float>(want)) << i / p.D;
@@ -164,10 +167,7 @@ TEST_P(EveryTarget, AnF8NanIsNan) {
     p.kv_type = DType::kF8E4M3;
     p.Fill();
     p.value.bytes[3] = static_cast<std::byte>(code);
-    Array out;
-    AttentionCall call = p.Call(out);
-    WorkspacePool pool;
-    ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+    const Array out = Attended(p);
     for (int64_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isnan(out.Get(i)), i % p.D == 3) << i;
   }
 }
@@ -328,10 +328,7 @@ TEST(Decode, AWindowOf512TouchesOnlyItsKeysHoweverLongTheCache) {
     p.D = 16;
     p.window = 512;
     p.Fill();
-    Array out;
-    AttentionCall call = p.Call(out);
-    WorkspacePool pool;
-    ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+    Attended(p);
     EXPECT_EQ(p.key_rows_read, 512) << "T " << T;
   }
 }
@@ -343,10 +340,7 @@ TEST(Decode, KeysAreReadOncePerKvHeadNotOncePerQueryHead) {
   p.T = 3000;
   p.D = 16;
   p.Fill();
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  Attended(p);
   EXPECT_EQ(p.key_rows_read, 2 * 3000);
 }
 
@@ -357,10 +351,7 @@ TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
   p.D = 16;
   p.window = 128;
   p.Fill();
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  Attended(p);
   // 64 positions in units of 18 (three blocks of 48 rows) and the rest: each reads 127 earlier keys and its own.
   EXPECT_EQ(p.key_rows_read, 4 * 127 + 64);
 }
@@ -371,10 +362,7 @@ TEST(Rows, ThatSeeNoKeyGiveZeros) {
   p.T = 8;
   p.query_position = {-1};  // row 0 stands before key 0
   p.Fill();
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Array out = Attended(p);
   for (int64_t i = 0; i < p.Hq * p.D; ++i) EXPECT_EQ(out.Get(i), 0);
   ExpectMatchesOracle(p, kF32);
 }
@@ -384,10 +372,7 @@ TEST(Rows, WhoseBiasIsAllMinusInfinityGiveZeros) {
   p.Fill();
   p.AddBias(DType::kF32, false);
   for (int64_t j = 0; j < p.T; ++j) p.mask.Set(j, -std::numeric_limits<double>::infinity());
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Array out = Attended(p);
   for (int64_t i = 0; i < out.size(); ++i) EXPECT_EQ(out.Get(i), 0);
 }
 
@@ -395,10 +380,7 @@ TEST(Rows, ANanInAVisibleKeyIsNotHidden) {
   Problem p;
   p.Fill();
   Poison(p, 3, 4);
-  Array out;
-  AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  ASSERT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Array out = Attended(p);
   EXPECT_TRUE(std::isnan(out.Get(0)));
 }
 
