@@ -196,8 +196,8 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename P::Point
   for (int64_t j = 0; j < count; j += P::kElements) {
     const auto value = values + j * stride;
     typename P::Factor v[kColumns];
-    const int64_t to_second = j + P::kElements <= count ? stride : 0;
-    P::template LoadValues<kColumns, kPartial>(value, value + to_second, lanes, v);
+    const int64_t to_last = j + P::kElements <= count ? (P::kElements - 1) * stride : 0;
+    P::template LoadValues<kColumns, kPartial>(value, value + to_last, lanes, v);
     if constexpr (kFetch) {
       HWY_UNROLL(2)
       for (int k = 0; k < P::kElements; ++k) {

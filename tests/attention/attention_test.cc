@@ -3,6 +3,7 @@
 #include <hwy/targets.h>
 
 #include <random>
+#include <thread>
 
 #include "attention/kernel_table.h"
 #include "tests/support/every_target.h"
@@ -424,6 +425,15 @@ TEST(Workspace, IsAllocatedOnceAndThenReused) {
   EXPECT_EQ(pool.allocations(), warm);
 }
 
+// Units run on a thread of their own, as a pool's do: what they threw there would end the process.
+ParallelFor Elsewhere() {
+  return {nullptr, [](void*, int64_t n, void (*body)(void*, int64_t), void* arg) {
+            std::thread([=] {
+              for (int64_t i = 0; i < n; ++i) body(arg, i);
+            }).join();
+          }};
+}
+
 TEST(Workspace, ThatDoesNotFitIntoMemoryIsAnErrorOnWhateverThread) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers end the process where an allocation fails";
@@ -437,9 +447,11 @@ TEST(Workspace, ThatDoesNotFitIntoMemoryIsAnErrorOnWhateverThread) {
   call.query.head_size = call.key.head_size = call.value.head_size = call.output.head_size = int64_t{1} << 44;
   ASSERT_TRUE(CheckAttention(call, "test").ok());
   WorkspacePool pool;
-  const Status status = Attend(call, ParallelFor::Serial(), pool);
-  EXPECT_EQ(status.code(), StatusCode::kInternal);
-  EXPECT_EQ(status.message(), "out of memory for the scratch of an attention call");
+  for (const ParallelFor& parallel : {ParallelFor::Serial(), Elsewhere()}) {
+    const Status status = Attend(call, parallel, pool);
+    EXPECT_EQ(status.code(), StatusCode::kInternal);
+    EXPECT_EQ(status.message(), "out of memory for the scratch of an attention call");
+  }
 }
 
 // Units run last to first, as threads might.
