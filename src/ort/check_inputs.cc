@@ -205,8 +205,9 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
     const char* cache = in[kExternalKey] ? "external_key" : "past_key";
     if (!in[kExternalKey] && !in[kPastKey])
       return InputError(where, cache, "is absent", "the window-sized cache, because sliding_window_cache is 1");
-    return InputError(where, cache, fmt::format("has {} rows", shape.past_tokens),
-                      fmt::format("at least local_window_size = {}", attributes.window));
+    return InputError(
+        where, cache, fmt::format("has {} rows", shape.past_tokens),
+        fmt::format("at least local_window_size = {}, because sliding_window_cache is 1", attributes.window));
   }
   if (!shape.Appends() && !windowed && shape.total > shape.past_tokens)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),

@@ -66,7 +66,10 @@ Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& nod
   a.scale = node.Float("scale").value_or(0);
   a.softcap = node.Float("softcap").value_or(0);
   a.window = node.Int("local_window_size").value_or(-1);
-  a.causal = node.Int("causal").value_or(1) != 0;
+  const int64_t causal = node.Int("causal").value_or(1);
+  if (causal != 0 && causal != 1)
+    return Status::InvalidInput(fmt::format("{}: attribute 'causal' is {}; needs 0 or 1", where, causal));
+  a.causal = causal == 1;
   a.rotary = node.Int("do_rotary").value_or(0) != 0;
   a.interleaved = node.Int("rotary_interleaved").value_or(0) != 0;
   a.qk_output = node.Int("qk_output").value_or(0);

@@ -136,6 +136,7 @@ def test_one_present_without_the_other():
     ({"num_heads": 2**62, "kv_num_heads": 2**62}, "attribute 'num_heads' is 4611686018427387904; needs at most 2147483647"),
     ({"kv_num_heads": 0}, "attribute 'kv_num_heads' is 0; needs at least 1"),
     ({"num_heads": 3}, "attribute 'num_heads' is 3; needs a multiple of kv_num_heads = 2"),
+    ({"causal": 2}, "attribute 'causal' is 2; needs 0 or 1"),
     ({"local_window_size": 4, "causal": 0}, "attribute 'local_window_size' is 4; needs causal = 1"),
     ({"local_window_size": 0}, "attribute 'local_window_size' is 0; needs at least 1"),
     ({"softcap": -1.0}, "attribute 'softcap' is -1; needs a finite number >= 0"),

@@ -221,7 +221,7 @@ def test_quantized(cache):
 
 ERRORS = {
     "capacity": (lambda s: s.cache.update(past_key=s.cache["past_key"][:, :, :3], past_value=s.cache["past_value"][:, :, :3]),
-                 "input 'past_key' has 3 rows; needs at least local_window_size = 4"),
+                 "input 'past_key' has 3 rows; needs at least local_window_size = 4, because sliding_window_cache is 1"),
     "no past": (lambda s: s.cache.clear(),
                 "input 'past_key' is absent; needs the window-sized cache, because sliding_window_cache is 1"),
     "no window": (lambda s: s.attributes.update(local_window_size=-1),
