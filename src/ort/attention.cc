@@ -34,11 +34,11 @@ struct Attributes {
 
 Attributes ReadAttributes(const NodeInfo& node) {
   Attributes a;
-  a.causal = node.Int("is_causal").value_or(0) != 0;
+  a.causal = node.IsOn("is_causal");
   a.query_heads = node.Int("q_num_heads").value_or(0);
   a.kv_heads = node.Int("kv_num_heads").value_or(0);
   a.scale = node.Float("scale");
-  a.softcap = node.Float("softcap").value_or(0);
+  a.softcap = node.Softcap();
   a.window = node.Int("local_window_size").value_or(-1);
   a.window_left = node.Int("left_window_size").value_or(-1);
   a.window_right = node.Int("right_window_size").value_or(-1);

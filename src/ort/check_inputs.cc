@@ -13,8 +13,7 @@ namespace {
 std::string HasShape(const Tensor& tensor) { return fmt::format("has shape {}", tensor.ShapeText()); }
 
 bool IsLengthVector(const Tensor& tensor, int64_t B) {
-  if (tensor.rank == 1) return tensor.dims[0] == B;
-  return tensor.rank == 2 && tensor.Count() == B && (tensor.dims[0] == 1 || tensor.dims[1] == 1);
+  return tensor.Count() == B && std::ranges::find(tensor.Dims(), B) != tensor.Dims().end();
 }
 
 Result<KvForm> FormOf(std::string_view where, const GqaInputs& in) {
@@ -70,7 +69,7 @@ Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, 
                        const GqaShape& shape) {
   if (!IsLengthVector(in[kSeqlensK], shape.B))
     return InputError(where, "seqlens_k", HasShape(in[kSeqlensK]),
-                      fmt::format("[B], [B, 1] or [1, B] with B = {}", shape.B));
+                      fmt::format("[B], or B among dimensions of 1, with B = {}", shape.B));
   if (attributes.rotary) {
     KVSHARE_RETURN_IF_ERROR(CheckPair(where, "cos_cache", bool(in[kCosCache]), "sin_cache", bool(in[kSinCache])));
     if (!in[kCosCache]) return InputError(where, "cos_cache", "is absent", "both tables, because do_rotary is 1");

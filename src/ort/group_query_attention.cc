@@ -57,23 +57,23 @@ Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& nod
           fmt::format("{}: attribute '{}' is '{}'; needs NONE, PER_TENSOR or PER_CHANNEL", where, name, text));
     *type = *parsed;
   }
-  a.window_sized_cache = node.Int("sliding_window_cache").value_or(0) != 0;
+  a.window_sized_cache = node.IsOn("sliding_window_cache");
   const float epsilon = node.Float("qk_norm_epsilon").value_or(1e-6F);
   a.query_epsilon = node.Float("q_norm_epsilon").value_or(epsilon);
   a.key_epsilon = node.Float("k_norm_epsilon").value_or(epsilon);
   a.query_heads = node.Int("num_heads").value_or(0);
   a.kv_heads = node.Int("kv_num_heads").value_or(0);
   a.scale = node.Float("scale").value_or(0);
-  a.softcap = node.Float("softcap").value_or(0);
+  a.softcap = node.Softcap();
   a.window = node.Int("local_window_size").value_or(-1);
   const int64_t causal = node.Int("causal").value_or(1);
   if (causal != 0 && causal != 1)
     return Status::InvalidInput(fmt::format("{}: attribute 'causal' is {}; needs 0 or 1", where, causal));
   a.causal = causal == 1;
-  a.rotary = node.Int("do_rotary").value_or(0) != 0;
-  a.interleaved = node.Int("rotary_interleaved").value_or(0) != 0;
+  a.rotary = node.IsOn("do_rotary");
+  a.interleaved = node.IsOn("rotary_interleaved");
   a.qk_output = node.Int("qk_output").value_or(0);
-  a.smooth_softmax = node.Int("smooth_softmax").value_or(0) > 0;
+  a.smooth_softmax = node.IsOn("smooth_softmax");
   return a;
 }
 

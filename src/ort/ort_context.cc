@@ -75,6 +75,11 @@ std::optional<float> NodeInfo::Float(const char* attribute) const {
   return value;
 }
 
+float NodeInfo::Softcap() const {
+  const float softcap = Float("softcap").value_or(0);
+  return softcap > 0 ? softcap : 0;
+}
+
 std::optional<std::string> NodeInfo::String(const char* attribute) const {
   return ReadString(
       api_, [&](char* out, size_t* size) { return api_.KernelInfoGetAttribute_string(info_, attribute, out, size); });

@@ -61,7 +61,11 @@ class NodeInfo {
 
   std::string Name() const;
   std::optional<int64_t> Int(const char* attribute) const;
+  // As ONNX Runtime reads them: 1 is on, and anything else off.
+  bool IsOn(const char* attribute) const { return Int(attribute) == 1; }
   std::optional<float> Float(const char* attribute) const;
+  // 0, no cap, for what is not above it, as in ONNX Runtime.
+  float Softcap() const;
   std::optional<std::string> String(const char* attribute) const;
   size_t InputCount() const;
   size_t OutputCount() const;

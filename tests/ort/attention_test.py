@@ -87,6 +87,12 @@ def test_equals_the_specification_and_orts_kernel(variant, shape, rank, dtype):
         assert_close(got["Y"], attention(inputs, attributes, outputs, lib=None)["Y"], dtype)
 
 
+@pytest.mark.parametrize("attributes", [{"is_causal": 2}, {"is_causal": -1}, {"softcap": -1.0}, {"softcap": float("nan")}], ids=str)
+def test_attributes_are_read_as_ort_reads_them(attributes):
+    inputs, _, _, _, _ = case(5, **SHAPES["square"])
+    assert_close(ours(inputs, attributes)["Y"], attention(inputs, attributes, lib=None)["Y"], np.float32)
+
+
 MASKS = {"2d": lambda S, T: (S, T), "3d_one": lambda S, T: (1, S, T), "3d_heads": lambda S, T: (HQ, S, T),
          "4d": lambda S, T: (2, HQ, S, T), "batch": lambda S, T: (2, 1, S, T), "keys_only": lambda S, T: (2, 1, 1, T),
          "row": lambda S, T: (1, T), "vector": lambda S, T: (T,), "heads_only": lambda S, T: (1, HQ, S, T), "short": lambda S, T: (2, 1, S, T - 2)}

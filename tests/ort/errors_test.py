@@ -55,7 +55,7 @@ OWN = {
     "seqlens_negative": (changed("seqlens_k", lambda a: i32(11, -1)), "input 'seqlens_k' has seqlens_k[1] = -1; needs 0 to 11"),
     "seqlens_over": (changed("seqlens_k", lambda a: i32(12, 4)), "input 'seqlens_k' has seqlens_k[0] = 12; needs 0 to 11"),
     "seqlens_int_max": (changed("seqlens_k", lambda a: i32(11, 2**31 - 1)), "seqlens_k[1] = 2147483647; needs 0 to 11"),
-    "seqlens_2x2": (changed("seqlens_k", lambda a: np.zeros((2, 2), np.int32)), "input 'seqlens_k' has shape 2x2; needs [B], [B, 1] or [1, B] with B = 2"),
+    "seqlens_2x2": (changed("seqlens_k", lambda a: np.zeros((2, 2), np.int32)), "input 'seqlens_k' has shape 2x2; needs [B], or B among dimensions of 1, with B = 2"),
     "seqlens_scalar": (changed("seqlens_k", lambda a: np.array(3, np.int32)), "input 'seqlens_k' has shape scalar; needs [B]"),
     "total_zero": (changed("total_sequence_length", lambda a: np.array(0, np.int32)), "input 'total_sequence_length' is 0; needs at least 1"),
     "total_vector": (changed("total_sequence_length", lambda a: i32(12, 12)), "input 'total_sequence_length' has shape 2; needs one number"),
@@ -139,7 +139,7 @@ def test_one_present_without_the_other():
     ({"causal": 2}, "attribute 'causal' is 2; needs 0 or 1"),
     ({"local_window_size": 4, "causal": 0}, "attribute 'local_window_size' is 4; needs causal = 1"),
     ({"local_window_size": 0}, "attribute 'local_window_size' is 0; needs at least 1"),
-    ({"softcap": -1.0}, "attribute 'softcap' is -1; needs a finite number >= 0"),
+    ({"softcap": float("inf")}, "attribute 'softcap' is inf; needs a finite number >= 0"),
 ])
 def test_gqa_attributes(attributes, text):
     p = decode(**attributes)

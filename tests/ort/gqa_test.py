@@ -155,6 +155,25 @@ def test_own_layer_equals_orts_kernel(variant, step, kind, dtype):
         check_against_ort(p, got)
 
 
+@pytest.mark.skipif(VERSION < (1, 32), reason="has not all of these attributes")
+@pytest.mark.parametrize("attributes", [
+    {"do_rotary": 2}, {"do_rotary": -1}, {"rotary_interleaved": 2}, {"smooth_softmax": 2}, {"sliding_window_cache": 2},
+    {"softcap": -1.0}, {"softcap": float("nan")}], ids=str)
+def test_attributes_are_read_as_ort_reads_them(attributes):
+    p = Problem(23, **STEPS["decode"], do_rotary=1, local_window_size=2)
+    p.attributes.update(attributes)
+    got, want = gqa(p.inputs, p.attributes, drop_in="gqa"), gqa(p.inputs, p.attributes, lib=None)
+    for name, value in want.items():
+        assert_close(got[name], value, np.float32, name)
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (2, 1, 1), (1, 2, 1)], ids=str)
+def test_seqlens_k_may_have_dimensions_of_1(shape):
+    p = Problem(29, S=1, lens=[7, 5], past=7)
+    p.inputs["seqlens_k"] = p.inputs["seqlens_k"].reshape(shape)
+    check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa"))
+
+
 def hash_of(*words):
     return sum(ord(c) * (i + 1) for i, c in enumerate("/".join(words)))
 
