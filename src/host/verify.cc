@@ -42,6 +42,17 @@ Status CheckShape(const std::string& name, const Tensor& tensor, const std::vect
       fmt::format("golden.npz: '{}' has shape {}; needs {}", name, ShapeText(tensor.shape), ShapeText(want)));
 }
 
+// Each sequence has a token to compare, so that no model is equal because nothing was compared.
+Status CheckLens(const Tensor& lens, int64_t tokens) {
+  if (lens.shape[0] == 0)
+    return Status::InvalidInput("golden.npz: 'lens' has no element; needs one for each sequence, and one sequence");
+  for (int64_t b = 0; b < lens.shape[0]; ++b)
+    if (!(lens.At(b) >= 1 && lens.At(b) <= static_cast<double>(tokens)))
+      return Status::InvalidInput(
+          fmt::format("golden.npz: 'lens' has lens[{}] = {}; needs 1 to {}, the tokens", b, lens.At(b), tokens));
+  return {};
+}
+
 Status CheckLogits(const Tensor& logits, const std::vector<int64_t>& want) {
   if (logits.shape == want) return {};
   return Status::InvalidInput(
@@ -54,7 +65,7 @@ double PrefillDifference(const Tensor& logits, const Tensor& expected, const Ten
   const int64_t vocabulary = expected.shape[2];
   double largest = 0;
   for (int64_t b = 0; b < expected.shape[0]; ++b) {
-    const auto valid = std::clamp<int64_t>(static_cast<int64_t>(lens.At(b)), 0, tokens);
+    const auto valid = static_cast<int64_t>(lens.At(b));
     const int64_t begin = b * tokens * vocabulary;
     largest = Larger(MaxDifference(logits, expected, begin, begin + valid * vocabulary), largest);
   }
@@ -86,6 +97,7 @@ Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden) 
   KVSHARE_RETURN_IF_ERROR(CheckShape("attention_mask", *mask, {batch, tokens}));
   KVSHARE_RETURN_IF_ERROR(CheckShape("position_ids", *positions, {batch, tokens}));
   KVSHARE_RETURN_IF_ERROR(CheckShape("lens", *lens, {batch}));
+  KVSHARE_RETURN_IF_ERROR(CheckLens(*lens, tokens));
   KVSHARE_RETURN_IF_ERROR(CheckShape("prefill_logits", *prefill, {batch, tokens, vocabulary}));
   KVSHARE_RETURN_IF_ERROR(CheckShape("decode_input_ids", *decode_ids, {steps, batch}));
   KVSHARE_RETURN_IF_ERROR(CheckShape("decode_position_ids", *decode_positions, {steps, batch}));

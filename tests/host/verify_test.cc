@@ -1,5 +1,6 @@
 #include "host/verify.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -110,6 +111,21 @@ INSTANTIATE_TEST_SUITE_P(
         OddArray{"decode_input_ids", {6, 2}, "golden.npz: 'decode_input_ids' has shape [6, 2]; needs [6, 1]"},
         OddArray{"decode_position_ids", {8, 2}, "golden.npz: 'decode_position_ids' has shape [8, 2]; needs [6, 1]"}),
     [](const auto& test) { return std::string(test.param.name) + std::to_string(test.index); });
+
+TEST(VerifyGolden, RefusesToCompareNothing) {
+  Decoder decoder = Load("head_shared_gqa");
+  NamedTensors golden = Golden("head_shared_gqa");
+  for (const double length : {0.0, 30.0, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    golden["lens"] = Tensor::Zeros(DType::kF32, {1});
+    StoreElement(golden["lens"].data.data(), DType::kF32, 0, length);
+    EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+              fmt::format("golden.npz: 'lens' has lens[0] = {}; needs 1 to 29, the tokens", length));
+  }
+  golden["lens"] = Tensor::Zeros(DType::kF32, {0});
+  golden["input_ids"] = golden["attention_mask"] = golden["position_ids"] = Tensor::Zeros(DType::kI64, {0, 29});
+  EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+            "golden.npz: 'lens' has no element; needs one for each sequence, and one sequence");
+}
 
 TEST(VerifyGolden, NamesLogitsOfAnotherShape) {
   Decoder decoder = Load("head_shared_gqa");
