@@ -7,6 +7,7 @@ find_package(fmt REQUIRED)
 find_package(Threads REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(CLI11 REQUIRED)
+find_package(nlohmann_json REQUIRED)
 # Debian's libzip package config also wants its command-line tools, which nothing here uses.
 find_library(KVSHARE_LIBZIP zip REQUIRED)
 find_path(KVSHARE_LIBZIP_INCLUDE zip.h REQUIRED)

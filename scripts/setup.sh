@@ -12,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
-BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev libgtest-dev libgmock-dev
-  libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
+BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev nlohmann-json3-dev
+  libgtest-dev libgmock-dev libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against

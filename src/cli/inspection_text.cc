@@ -1,30 +1,16 @@
 #include "cli/inspection_text.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "cli/verbs.h"
 
 namespace kvshare::cli {
 namespace {
-
-std::string JsonString(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      quoted += '\\';
-      quoted += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      quoted += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-    } else {
-      quoted += c;
-    }
-  }
-  return quoted + '"';
-}
 
 const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind::kOwn ? "own" : "shared"; }
 
@@ -43,13 +29,20 @@ std::string SourceOf(const AttentionLayer& layer) {
   return layer.source < 0 ? "input" : fmt::format("{}", layer.source);
 }
 
-std::string LayerJson(const AttentionLayer& l) {
-  return fmt::format(
-      R"({{"index": {}, "node": {}, "place": {}, "domain": {}, "form": "{}", "kind": "{}", "source": {}, "source_key": {}, )"
-      R"("window": {}, "query_heads": {}, "kv_heads": {}, "head_size": {}, "note": {}}})",
-      l.index, JsonString(l.node), JsonString(l.place), JsonString(l.domain),
-      l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention", KindOf(l), l.source,
-      JsonString(l.source_key), l.window, l.query_heads, l.kv_heads, l.head_size, JsonString(l.note));
+nlohmann::ordered_json LayerJson(const AttentionLayer& l) {
+  return {{"index", l.index},
+          {"node", l.node},
+          {"place", l.place},
+          {"domain", l.domain},
+          {"form", l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention"},
+          {"kind", KindOf(l)},
+          {"source", l.source},
+          {"source_key", l.source_key},
+          {"window", l.window},
+          {"query_heads", l.query_heads},
+          {"kv_heads", l.kv_heads},
+          {"head_size", l.head_size},
+          {"note", l.note}};
 }
 
 std::string Counts(const Inspection& i) {
@@ -95,15 +88,18 @@ std::string ToText(const Inspection& inspection) {
 }
 
 std::string ToJson(const Inspection& i) {
-  std::vector<std::string> layers;
-  std::vector<std::string> warnings;
-  for (const auto& layer : i.layers) layers.push_back("    " + LayerJson(layer));
-  for (const auto& warning : i.warnings) warnings.push_back(JsonString(warning));
-  return fmt::format(
-      "{{\n  \"layers\": [\n{}\n  ],\n  \"nodes\": {},\n  \"mask_nodes\": {},\n  \"borrowed_copies\": {},\n"
-      "  \"named_unused_presents\": {},\n  \"predicted_cpu_gpu_copies\": {},\n  \"warnings\": [{}]\n}}",
-      fmt::join(layers, ",\n"), i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents,
-      i.predicted_cpu_gpu_copies, fmt::join(warnings, ", "));
+  using Json = nlohmann::ordered_json;
+  Json layers = Json::array();
+  for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
+  const Json all = {{"layers", std::move(layers)},
+                    {"nodes", i.nodes},
+                    {"mask_nodes", i.mask_nodes},
+                    {"borrowed_copies", i.borrowed_copies},
+                    {"named_unused_presents", i.named_unused_presents},
+                    {"predicted_cpu_gpu_copies", i.predicted_cpu_gpu_copies},
+                    {"warnings", i.warnings}};
+  // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
+  return all.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string ToText(const RewriteReport& report) {

@@ -2,44 +2,36 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
-#include <google/protobuf/struct.pb.h>
-#include <google/protobuf/util/json_util.h>
+
+#include <nlohmann/json.hpp>
 
 namespace kvshare::host {
 namespace {
 
-using Object = google::protobuf::Struct;
-using google::protobuf::Value;
+using nlohmann::json;
 
-// Absent members read as empty, so that a newer or older library is still understood.
-const Value& Member(const Object& object, const char* name) {
-  const auto found = object.fields().find(name);
-  return found == object.fields().end() ? Value::default_instance() : found->second;
+std::string Text(const json& object, const char* name) {
+  const auto found = object.find(name);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-int64_t Count(const Value& value) { return static_cast<int64_t>(value.number_value()); }
-
-NodeCount NodeOf(const Object& object) {
-  NodeCount node;
-  node.domain = Member(object, "domain").string_value();
-  node.op = Member(object, "op").string_value();
-  node.node = Member(object, "node").string_value();
-  node.kernel = Member(object, "kernel").string_value();
-  node.ran = Count(Member(object, "ran"));
-  return node;
+int64_t Count(const json& object, const char* name) {
+  const auto found = object.find(name);
+  return found != object.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
 }
 
 }  // namespace
 
-Result<LibraryStats> ParseStats(const std::string& json) {
-  Object object;
-  const auto parsed = google::protobuf::util::JsonStringToMessage(json, &object);
-  if (!parsed.ok()) return Status::InvalidInput(fmt::format("kvshare's counters are no JSON: {}", parsed.ToString()));
+// Absent members read as empty, so that a newer or older library is still understood.
+Result<LibraryStats> ParseStats(const std::string& text) {
+  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) return Status::InvalidInput("kvshare's counters are no JSON object");
   LibraryStats stats;
-  stats.version = Member(object, "version").string_value();
-  stats.simd = Member(object, "simd").string_value();
-  for (const Value& node : Member(object, "nodes").list_value().values())
-    stats.nodes.push_back(NodeOf(node.struct_value()));
+  stats.version = Text(object, "version");
+  stats.simd = Text(object, "simd");
+  for (const json& node : object.value("nodes", json::array()))
+    stats.nodes.push_back(
+        {Text(node, "domain"), Text(node, "op"), Text(node, "node"), Text(node, "kernel"), Count(node, "ran")});
   return stats;
 }
 

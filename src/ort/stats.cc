@@ -1,14 +1,15 @@
 #include "ort/stats.h"
 
-#include <fmt/format.h>
-
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "kvshare/attention.h"
 
@@ -33,18 +34,6 @@ Registry& TheRegistry() {
   return registry;
 }
 
-std::string Quoted(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    if (static_cast<unsigned char>(c) < 0x20)
-      out += fmt::format("\\u{:04x}", static_cast<int>(c));
-    else
-      out += c;
-  }
-  return out + "\"";
-}
-
 }  // namespace
 
 NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node) {
@@ -54,19 +43,25 @@ NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_vie
 }
 
 std::string StatsJson() {
+  using Json = nlohmann::ordered_json;
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   int64_t all_ran = 0;
-  std::string nodes;
+  Json nodes = Json::array();
   for (auto& [key, stats] : registry.nodes) {
+    const auto& [domain, op, node] = key;
     const int64_t ran = stats.ran_.load(std::memory_order_relaxed);
     all_ran += ran;
-    nodes += fmt::format(R"({}{{"domain": {}, "op": {}, "node": {}, "kernel": {}, "ran": {}}})",
-                         nodes.empty() ? "" : ", ", Quoted(std::get<0>(key)), Quoted(std::get<1>(key)),
-                         Quoted(std::get<2>(key)), Quoted(stats.kernel_.load(std::memory_order_relaxed)), ran);
+    nodes.push_back({{"domain", domain},
+                     {"op", op},
+                     {"node", node},
+                     {"kernel", stats.kernel_.load(std::memory_order_relaxed)},
+                     {"ran", ran}});
   }
-  return fmt::format(R"({{"version": "{}", "simd": "{}", "ran": {}, "nodes": [{}]}})", KVSHARE_VERSION, SimdTarget(),
-                     all_ran, nodes);
+  const Json all = {
+      {"version", KVSHARE_VERSION}, {"simd", SimdTarget()}, {"ran", all_ran}, {"nodes", std::move(nodes)}};
+  // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
+  return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 void ResetStats() {

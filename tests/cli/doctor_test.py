@@ -1,4 +1,5 @@
 """kvshare doctor and verify with kvshare's own library."""
+import json
 import pathlib
 import shutil
 
@@ -47,6 +48,17 @@ def test_doctor_sets_entries_before_it_registers(kvshare, case):
     assert done.returncode == EQUAL, done.stdout + done.stderr
     assert "com.microsoft::GroupQueryAttention" in done.stdout
     assert "ai.onnx::Attention" not in done.stdout
+
+
+def test_a_node_name_need_be_no_utf8(kvshare, case, tmp_path):
+    source = pathlib.Path(case.model("head_shared_gqa"))
+    shutil.copy(source.with_name("model.onnx.data"), tmp_path)
+    name = next(n.name for n in onnx.load(source, load_external_data=False).graph.node if n.op_type == "GroupQueryAttention").encode()
+    (tmp_path / "named.onnx").write_bytes(source.read_bytes().replace(name, b"\xff" + name[1:]))
+    listed = kvshare("inspect", tmp_path / "named.onnx", "--json")
+    assert json.loads(listed.stdout)["layers"][0]["node"] == "\ufffd" + name[1:].decode()
+    done = kvshare("doctor", tmp_path / "named.onnx", "--entry", "kvshare.drop_in=1")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
 
 
 def test_doctor_finds_a_misspelt_attribute(kvshare, case, tmp_path):
