@@ -194,16 +194,37 @@ void AddRows(const View& view, int64_t b, int64_t head, int64_t heads, int64_t f
               BytesOf(view.type, view.head_stride), tokens, BytesOf(view.type, view.token_stride));
 }
 
-// All tiles of one unit whose kernels are wide. What is wanted next, of K, V, queries and output, is brought into L2
-// while scores are computed: the memory then works all the time, not in bursts that the multipliers wait for.
+// What is wanted next, for a block to bring into L2 while its scores are computed: its share of the next tile of K and
+// V, [first_key, first_key + keys); in a unit's first tile the next block's queries; in its last the block's output.
+Lines LinesAhead(const Job& job, const Place& place, int64_t block, int64_t first_key, int64_t keys, bool first_tile) {
+  const AttentionCall& call = *job.call;
+  const int64_t R = job.plan.block_rows;
+  const int64_t blocks = job.plan.blocks();
+  const int64_t group = job.plan.group;
+  Lines lines;
+  const int64_t share = first_key + keys * block / blocks;
+  const int64_t share_end = first_key + keys * (block + 1) / blocks;
+  AddRows(call.key, place.b, place.kv_head, 1, share, share_end - share, lines);
+  AddRows(call.value, place.b, place.kv_head, 1, share, share_end - share, lines);
+  // Rows of this block and of the next begin and end in these positions.
+  const int64_t here = place.PositionOf(job, block * R);
+  const int64_t next = place.PositionOf(job, (block + 1) * R);
+  const int64_t end = place.PositionOf(job, place.rows);
+  const int64_t next_end = std::min(place.PositionOf(job, (block + 2) * R), end);
+  if (first_tile) AddRows(call.query, place.b, place.kv_head * group, group, next, next_end - next, lines);
+  if (keys == 0 && job.plan.splits == 1)
+    AddRows(call.output, place.b, place.kv_head * group, group, here, std::min(next, end) - here, lines);
+  return lines;
+}
+
+// All tiles of one unit whose kernels are wide. They fetch while they compute: the memory then works all the time, not
+// in bursts that the multipliers wait for.
 template <int R>
 void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const TileCode& key_code = CodeOf(job.plan.key_kernel);
   const TileCode& value_code = CodeOf(job.plan.value_kernel);
   const int64_t capacity = PackedKeys(job.plan.key_tile);
-  const int64_t blocks = job.plan.blocks();
-  const int64_t group = job.plan.group;
   const KeyRange range = KeysOf(job, place, scratch);
   HWY_ALIGN float rescale[kStateLanes<R>];
 
@@ -214,7 +235,7 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
                        scratch.keys);
     value_code.pack_values(RowsOf(call.value, place, tile), call.value.token_stride, tile_end - tile,
                            call.value.head_size, capacity, scratch.values);
-    for (int64_t block = 0; block < blocks; ++block) {
+    for (int64_t block = 0; block < job.plan.blocks(); ++block) {
       if (tile == range.begin) PackQueriesWide(job, place, scratch, block);
       const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
       const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, rows);
@@ -223,19 +244,7 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t begin = tile + skipped;
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
-      Lines lines;
-      const int64_t share = tile_end + next_keys * block / blocks;
-      const int64_t share_end = tile_end + next_keys * (block + 1) / blocks;
-      AddRows(call.key, place.b, place.kv_head, 1, share, share_end - share, lines);
-      AddRows(call.value, place.b, place.kv_head, 1, share, share_end - share, lines);
-      // Rows of this block and of the next begin and end in these positions.
-      const int64_t here = place.PositionOf(job, block * R);
-      const int64_t next = place.PositionOf(job, (block + 1) * R);
-      const int64_t next_end = std::min(place.PositionOf(job, (block + 2) * R), place.PositionOf(job, place.rows));
-      if (tile == range.begin) AddRows(call.query, place.b, place.kv_head * group, group, next, next_end - next, lines);
-      if (next_keys == 0 && job.plan.splits == 1)
-        AddRows(call.output, place.b, place.kv_head * group, group, here,
-                std::min(next, place.PositionOf(job, place.rows)) - here, lines);
+      Lines lines = LinesAhead(job, place, block, tile_end, next_keys, tile == range.begin);
       key_code.score_wide(scratch.query + block * R * KeyStride(job), scratch.keys + skipped * KeyStride(job), count,
                           call.key.head_size, lines, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
@@ -246,39 +255,64 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
 }
 
+// Where a row of scores begins in the call's output.
+int64_t ScoresRow(const Job& job, const Place& place, int64_t row) {
+  const AttentionCall& call = *job.call;
+  return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
+         call.scores.keys;
+}
+
+// The columns of keys that a row does not see: before its range and past it.
+void FillUnseenScores(const Job& job, const Place& place, const Scratch& scratch) {
+  const MutableScoresView& out = job.call->scores;
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const int64_t first_column = out.FirstColumn(place.b);
+  const float outside = out.stage == ScoreStage::kWeights ? 0.0F : out.outside;
+  for (int64_t row = 0; row < place.rows; ++row) {
+    const int64_t i = row / R * state_lanes + row % R;
+    const int64_t at = ScoresRow(job, place, row);
+    const int64_t end = first_column + scratch.end[i];
+    FillScores(outside, first_column + scratch.begin[i], out, at);
+    FillScores(outside, out.keys - end, out, at + end);
+  }
+}
+
+// The part of a tile's scores, `count` keys from `begin` on, that each row of a block sees.
+template <int R>
+void StoreTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, int64_t begin,
+               int64_t count) {
+  const MutableScoresView& out = job.call->scores;
+  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t i = block * kStateLanes<R> + r;
+    const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
+    const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
+    StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
+                    ScoresRow(job, place, block * R + r) + out.FirstColumn(place.b) + first);
+  }
+}
+
 // The scores of one item at the stage that the call asks for. A pass of its own over K, so that RunTiles need not know
 // of it; weights take two, the first for the rows' sums. By PlanScores: no splits, as sums need all keys of a row.
 template <int R>
 void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const MutableScoresView& out = call.scores;
-  constexpr int64_t kState = kStateLanes<R>;
   const bool weights = out.stage == ScoreStage::kWeights;
   const auto score_tile = CodeOf(job.plan.key_kernel).score;
-  HWY_ALIGN float rescale[kState];
-  const int64_t first_column = out.FirstColumn(place.b);
-  const auto index = [&](int64_t row) {  // of column 0
-    return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
-           out.keys;
-  };
+  HWY_ALIGN float rescale[kStateLanes<R>];
   KeyRange range{0, static_cast<int32_t>(out.keys)};
   if (!out.OfEveryKey()) {
     range = RowsUnion(job, place, scratch);
-    for (int64_t row = 0; row < place.rows; ++row) {
-      const int64_t i = row / R * kState + row % R;
-      const float outside = weights ? 0.0F : out.outside;
-      const int64_t end = first_column + scratch.end[i];
-      FillScores(outside, first_column + scratch.begin[i], out, index(row));
-      FillScores(outside, out.keys - end, out, index(row) + end);
-    }
+    FillUnseenScores(job, place, scratch);
   }
   for (int64_t block = 0; block < job.plan.blocks(); ++block) PackQueries(job, place, scratch, block);
   for (const bool store : {false, true}) {
     if (!store && !weights) continue;
     for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
       for (int64_t block = 0; block < job.plan.blocks(); ++block) {
-        const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
-        const BlockRange seen = RangeOf(scratch, kState, block, rows);
+        const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, std::min<int64_t>(R, place.rows - block * R));
         const int64_t begin = out.OfEveryKey() ? tile : std::max<int64_t>(tile, seen.lo);
         const int64_t end = out.OfEveryKey() ? range.end : std::min(range.end, seen.hi);
         const int64_t count = std::min<int64_t>(tile + job.plan.key_tile, end) - begin;
@@ -295,13 +329,7 @@ void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
           continue;
         }
         if (weights) NormalizeTile<R>(scratch.scores, lanes, StateOf<R>(scratch, block));
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t i = block * kState + r;
-          const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
-          const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
-          StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
-                          index(block * R + r) + first_column + first);
-        }
+        StoreTile<R>(job, place, scratch, block, begin, count);
       }
     }
   }
