@@ -20,13 +20,17 @@ struct AttentionLayer {
   std::string domain;  // "", "com.microsoft", "kvshare"
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;
-  int source = -1;         // kShared: index of the layer whose K/V it borrows; -1: a graph input
-  std::string source_key;  // kShared: the borrowed key value's name
-  int64_t window = -1;     // keys with the query's own; -1: full
+  int source = -1;           // kShared: index of the layer whose K/V it borrows; -1: a graph input
+  std::string source_key;    // kShared: the borrowed key value's name
+  int64_t window = -1;       // keys with the query's own; -1: full
+  bool window_known = true;  // false: a mask that is not understood may hide more
   int64_t query_heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_size = 0;  // 0: not known from the graph
-  std::string note;       // what is odd about it, if anything
+  int64_t head_size = 0;      // 0: not known from the graph
+  std::string past_key;       // kOwn GroupQueryAttention: the cache it takes
+  std::string past_value;     //
+  bool window_sized = false;  // that cache holds no more than the window (sliding_window_cache)
+  std::string note;           // what is odd about it, if anything
 };
 
 struct Inspection {

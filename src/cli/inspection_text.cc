@@ -21,6 +21,7 @@ std::string OpOf(const AttentionLayer& layer) {
 }
 
 std::string WindowOf(const AttentionLayer& layer) {
+  if (!layer.window_known) return "?";
   return layer.window < 0 ? "full" : fmt::format("{}", layer.window);
 }
 
@@ -38,7 +39,7 @@ nlohmann::ordered_json LayerJson(const AttentionLayer& l) {
           {"kind", KindOf(l)},
           {"source", l.source},
           {"source_key", l.source_key},
-          {"window", l.window},
+          {"window", l.window_known ? nlohmann::ordered_json(l.window) : nlohmann::ordered_json()},
           {"query_heads", l.query_heads},
           {"kv_heads", l.kv_heads},
           {"head_size", l.head_size},

@@ -23,9 +23,15 @@ AttentionLayer Public(const Layer& layer) {
   out.source = layer.source;
   out.source_key = layer.key;
   out.window = layer.window;
+  out.window_known = layer.mask_trouble.empty();
   out.query_heads = layer.query_heads;
   out.kv_heads = layer.kv_heads;
   out.head_size = layer.head_size;
+  if (layer.IsGqa() && !layer.IsShared()) {
+    out.past_key = Input(*layer.node, 3);
+    out.past_value = Input(*layer.node, 4);
+    out.window_sized = IntAttribute(*layer.node, "sliding_window_cache", 0) == 1;
+  }
   out.note = !layer.trouble.empty() ? layer.trouble : layer.mask_trouble;
   if (out.note.empty() && layer.constant_empty) out.note = "empty key is a constant: batch 1 only";
   return out;
@@ -49,7 +55,7 @@ class Group {
 bool IsCausalTrap(const Layer& layer) {
   const Node& node = *layer.node;
   return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && IntAttribute(node, "is_causal", 0) == 1 &&
-         Input(node, 4).empty() && Input(node, 6).empty();
+         !layer.key.empty() && Input(node, 4).empty() && Input(node, 6).empty();
 }
 
 std::vector<std::string> Warnings(const std::vector<Layer>& layers) {

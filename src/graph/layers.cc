@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "graph/masks.h"
@@ -85,6 +86,19 @@ int64_t HeadSizeFrom(const Graph& graph, const std::string& bnsh) {
   return shape && shape->size() == 4 ? Extent((*shape)[3]) : 0;
 }
 
+// Of a 3-D value that holds `heads` heads side by side.
+int64_t HeadSizeIn(const Graph& graph, const std::string& folded, int64_t heads) {
+  const auto shape = graph.Shape(folded);
+  if (!shape || shape->size() != 3 || heads <= 0 || (*shape)[2] % heads != 0) return 0;
+  return Extent((*shape)[2] / heads);
+}
+
+// The extents of a query, key or value of rank 4; nothing where its rank is another, or not known.
+std::optional<std::vector<int64_t>> Bnsh(const Graph& graph, const std::string& value) {
+  auto shape = graph.Shape(value);
+  return shape && shape->size() == 4 ? std::move(shape) : std::nullopt;
+}
+
 // Finds the layers one after another; each may borrow from those before.
 class Finder {
  public:
@@ -150,8 +164,15 @@ class Finder {
         layer.trouble = "key has length 0 and value has not";
       return;
     }
-    layer.head_size = HeadSizeFrom(graph, Output(node, 1));
-    if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 3));
+    // The query first: a cache of int4 holds two channels in each of its elements.
+    const bool packed = Input(node, 1).empty();
+    layer.head_size =
+        HeadSizeIn(graph, Input(node, 0), packed ? layer.query_heads + 2 * layer.kv_heads : layer.query_heads);
+    if (layer.head_size == 0) layer.head_size = HeadSizeIn(graph, Output(node, 0), layer.query_heads);
+    if (layer.head_size == 0 && graph.ElementType(Input(node, 3)) != onnx::TensorProto::UINT8) {
+      layer.head_size = HeadSizeFrom(graph, Output(node, 1));
+      if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 3));
+    }
   }
 
   void ReadAttention(Layer& layer) {
@@ -180,6 +201,31 @@ class Finder {
     }
     layer.head_size = HeadSizeFrom(graph, Output(node, 1));
     if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 4));
+    ReadRank4(layer);
+    if (Input(node, 4).empty()) ReadEqualKeys(layer);
+  }
+
+  // A query and key of rank 4 tell what attributes tell of others.
+  static void ReadRank4(Layer& layer) {
+    const auto query = Bnsh(*layer.graph, Input(*layer.node, 0));
+    const auto key = Bnsh(*layer.graph, Input(*layer.node, 1));
+    if (query) layer.query_heads = Extent((*query)[1]);
+    if (key) layer.kv_heads = Extent((*key)[1]);
+    if (query && layer.head_size == 0) layer.head_size = Extent((*query)[3]);
+  }
+
+  // PyTorch's exporter joins past and new keys itself: a layer borrows by taking the very values that another takes.
+  void ReadEqualKeys(Layer& layer) {
+    const std::string& key = Input(*layer.node, 1);
+    const std::string& value = Input(*layer.node, 2);
+    const auto [taken, first] = takers_.try_emplace({layer.graph->OwnerOf(key), key, value}, layer.index);
+    if (first) return;
+    layer.kind = LayerKind::kShared;
+    layer.source = taken->second;
+    layer.trouble = fmt::format(
+        "takes the same key and value as layer {}, made outside of both; nothing is copied for it, and drop-in serves "
+        "it as it is",
+        layer.source);
   }
 
   void Borrow(Layer& layer, const Trace& key, const Trace& value) {
@@ -219,6 +265,7 @@ class Finder {
   }
 
   std::vector<Layer> layers_;
+  std::map<std::tuple<const Graph*, std::string, std::string>, int> takers_;  // key, value -> the first to take them
   std::map<std::pair<const Graph*, std::string>, int> maker_;  // a present, by the graph it belongs to -> layer
 };
 

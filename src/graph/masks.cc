@@ -157,6 +157,8 @@ Result<MaskMeaning> ReadExpand(const Graph& graph, const Node& node, int& read) 
 // A bool value of rank 3.
 Result<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value, int& read) {
   const Node* node = graph.Producer(value);
+  if (node == nullptr && graph.ConstantTensor(value) != nullptr)
+    return Status::Refused(fmt::format("mask: '{}' is a constant among conditions; its meaning is not known", value));
   if (node == nullptr)
     return Status::Refused(fmt::format("mask: '{}' is given from outside; its meaning is not known", value));
   if (++read > kMostConditions) return Odd(*node, fmt::format("is one of more than {} conditions", kMostConditions));

@@ -50,6 +50,44 @@ TEST(FindLayers, AKeyOfAGraphInputIsBorrowedFromOutside) {
   EXPECT_EQ(layers.at(1).trouble, "borrows from an input of the graph, not from a layer of this model");
 }
 
+// As PyTorch's exporter writes layers that share: query and key of rank 4, past and new keys joined outside of them.
+TEST(FindLayers, LayersThatTakeTheSameKeyAndValueShareThem) {
+  const Graph graph = GraphOf(R"(
+input q f32[B,4,S,8]
+input k f32[B,2,S,8]
+input past f32[B,2,P,8]
+output y f32[B,4,S,8]
+output joined f32[B,2,T,8]
+joined = Concat(past, k) {axis=2}
+x = Attention(q, joined, joined)
+y = Attention(x, joined, joined)
+)");
+  const auto layers = FindLayers(graph);
+  ASSERT_EQ(layers.size(), 2U);
+  EXPECT_EQ(layers[0].kind, LayerKind::kOwn);
+  EXPECT_EQ(layers[0].query_heads, 4);
+  EXPECT_EQ(layers[0].kv_heads, 2);
+  EXPECT_EQ(layers[0].head_size, 8);
+  EXPECT_EQ(layers[1].kind, LayerKind::kShared);
+  EXPECT_EQ(layers[1].source, 0);
+}
+
+// As onnxruntime-genai's model builder writes it: the cache's last extent is a name.
+TEST(FindLayers, APackedQueryTellsTheHeadSize) {
+  const Graph graph = GraphOf(R"(
+import com.microsoft 1
+input q f32[B,S,64]
+input past f32[B,2,P,width]
+input seqlens i32[B]
+input total i32[]
+output y f32[B,S,32]
+output k f32[B,2,T,width]
+output v f32[B,2,T,width]
+y, k, v = com.microsoft.GroupQueryAttention(q, _, _, past, past, seqlens, total) {num_heads=4, kv_num_heads=2}
+)");
+  EXPECT_EQ(FindLayers(graph).at(0).head_size, 8);
+}
+
 TEST(FindLayers, AFunctionOfTheModelIsNoAttentionWhateverItsName) {
   onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
   auto& function = *model.add_functions();

@@ -125,6 +125,11 @@ TEST(ReadMask, AMaskFromOutsideHasNoKnownMeaning) {
             "mask: 'attention_mask' is given from outside; its meaning is not known");
 }
 
+TEST(ReadMask, AConstantAmongConditionsHasNoKnownMeaning) {
+  EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith("both", "both = And(kept, one)")), "both").status().message(),
+            "mask: 'one' is a constant among conditions; its meaning is not known");
+}
+
 TEST(ReadMask, PositionsOfTwoCountersAreNotCompared) {
   const std::string text = TwoLayersWith("kv", "count2 = CumSum(attention_mask, one)\nkv = Unsqueeze(count2, one)");
   EXPECT_EQ(ReadMask(GraphOf(text), "bias").status().message(),

@@ -25,7 +25,8 @@ Status CheckAttentionNode(const Layer& layer) {
     if (FindAttribute(node, window) != nullptr)
       return Reason(fmt::format("has {}; needs its window in the mask", window));
   if (!Input(node, 6).empty()) return Reason("has nonpad_kv_seqlen, which is not converted");
-  if (layer.query_heads <= 0 || layer.kv_heads <= 0)
+  if (IntAttribute(node, "q_num_heads", 0) <= 0 || IntAttribute(node, "kv_num_heads", 0) <= 0 ||
+      layer.query_heads <= 0 || layer.kv_heads <= 0)
     return Reason("has no q_num_heads and kv_num_heads; needs a 3-D query");
   if (layer.query_heads % layer.kv_heads != 0)
     return Reason(fmt::format("has {} query heads for {} key-value heads", layer.query_heads, layer.kv_heads));
