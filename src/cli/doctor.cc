@@ -4,8 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 
+#include "cli/caches.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
@@ -13,17 +15,35 @@
 namespace kvshare::cli {
 namespace {
 
+// {}: the value of kvshare.drop_in.
 constexpr const char* kOrderRule =
     "Order: a session entry counts only if it is set before the library is registered; set later it is ignored\n"
     "silently. doctor sets its --entry flags first:\n"
-    "  options.add_session_config_entry(\"kvshare.drop_in\", \"1\")     # 1. entries\n"
+    "  options.add_session_config_entry(\"kvshare.drop_in\", \"{}\")     # 1. entries\n"
     "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
     "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
 
-constexpr const char* kNothingHere =
-    "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the library\n"
-    "replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in=1; here: --entry "
-    "kvshare.drop_in=1).\n";
+constexpr const char* kNothingToServe =
+    "No node ran in kvshare: the model has no GroupQueryAttention and no Attention, the ops that it serves. It does "
+    "not\n"
+    "serve MultiHeadAttention, nor attention made of MatMul and Softmax (PyTorch exports Attention from opset 23).\n";
+
+// What to replace in the model as it is: a model without com.microsoft's op need not import that domain.
+const char* DropIn(const Inspection& inspection) {
+  const bool gqa = std::any_of(inspection.layers.begin(), inspection.layers.end(),
+                               [](const AttentionLayer& l) { return l.form == LayerForm::kGroupQueryAttention; });
+  return gqa || inspection.layers.empty() ? "1" : "attention";
+}
+
+std::string NothingHere(const Inspection& inspection) {
+  if (inspection.layers.empty()) return kNothingToServe;
+  return fmt::format(
+      "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the "
+      "library\n"
+      "replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: --entry "
+      "kvshare.drop_in={0}).\n",
+      DropIn(inspection));
+}
 
 void PrintHeader(const host::OrtHost& ort, const RunFlags& flags, const host::SessionSetup& setup,
                  const host::Diagnosis& diagnosis) {
@@ -54,14 +74,20 @@ Result<ExitCode> Examine(const std::shared_ptr<const host::OrtHost>& ort, const 
   KVSHARE_ASSIGN_OR_RETURN(const auto setup,
                            host::SetupFor(model, host::Library::kAlways, flags.LibraryPath(), flags.Entries()));
   KVSHARE_ASSIGN_OR_RETURN(const auto inspection, Inspect(model));
-  KVSHARE_ASSIGN_OR_RETURN(const auto diagnosis, host::Diagnose(ort, model, setup));
+  const auto diagnosed = host::Diagnose(ort, model, setup, CachesOf(inspection));
+  if (!diagnosed.ok()) {
+    if (inspection.layers.empty()) fmt::print("{}", kNothingToServe);
+    return diagnosed.status();
+  }
+  const host::Diagnosis& diagnosis = *diagnosed;
   PrintHeader(*ort, flags, setup, diagnosis);
   if (!diagnosis.stats.nodes.empty()) PrintNodes(diagnosis.stats);
   const int64_t here = diagnosis.NodesHere();
   fmt::print("\n{} nodes ran in kvshare.\n", here);
-  if (here == 0) fmt::print("{}", kNothingHere);
+  if (here == 0) fmt::print("{}", NothingHere(inspection));
   PrintWarnings(inspection);
-  fmt::print("\n{}", kOrderRule);
+  fmt::print("\n");
+  fmt::print(fmt::runtime(kOrderRule), DropIn(inspection));
   return here > 0 ? kEqual : kDiffers;
 }
 

@@ -5,8 +5,10 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/caches.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
+#include "kvshare/rewrite.h"
 
 namespace kvshare::cli {
 namespace {
@@ -24,7 +26,8 @@ using Ort = std::shared_ptr<const host::OrtHost>;
 
 Result<host::Decoder> Load(const Ort& ort, const std::string& model, const host::SessionSetup& setup) {
   KVSHARE_ASSIGN_OR_RETURN(host::Session session, host::Session::Create(ort, model, setup));
-  return host::Decoder::Create(std::move(session));
+  const auto inspection = Inspect(model);  // a model that it does not take may still run
+  return host::Decoder::Create(std::move(session), inspection.ok() ? CachesOf(*inspection) : host::Caches{});
 }
 
 Result<host::Verification> Verify(const Ort& ort, const VerifyFlags& flags) {

@@ -29,8 +29,9 @@ Tensor As(DType type, const Tensor& tensor) {
 
 }  // namespace
 
-Result<Decoder> Decoder::Create(Session session) {
+Result<Decoder> Decoder::Create(Session session, Caches caches) {
   Decoder decoder(std::move(session));
+  decoder.caches_ = std::move(caches);
   const auto& inputs = decoder.session_.inputs();
   const auto& outputs = decoder.session_.outputs();
   for (const char* name : {"input_ids", "attention_mask"}) {
@@ -48,7 +49,13 @@ Result<Decoder> Decoder::Create(Session session) {
       return Status::Refused(fmt::format(
           "input '{}' is none of input_ids, attention_mask, position_ids and past_key_values.*", input.name));
     }
-    if (input.shape.size() != 4 || input.shape[1] < 0 || input.shape[3] < 0) {
+    int64_t& head_size = decoder.caches_[input.name].head_size;
+    if (input.shape.size() == 4 && input.shape[3] >= 0) {
+      head_size = input.shape[3];
+    } else if (input.type == DType::kI4) {
+      head_size = (head_size + 1) / 2;  // two channels an element
+    }
+    if (input.shape.size() != 4 || input.shape[1] < 0 || head_size <= 0) {
       return Status::Refused(
           fmt::format("input '{}' has shape {}; needs [batch, heads, past, head size] with fixed "
                       "heads and head size",
@@ -71,7 +78,8 @@ Result<Tensor> Decoder::Step(const DecoderStep& step) {
     if (const auto value = given.find(input.name); value != given.end()) {
       feeds[input.name] = As(input.type, *value->second);
     } else if (!feeds.contains(input.name)) {
-      feeds[input.name] = Tensor::Zeros(input.type, {step.ids.shape[0], input.shape[1], 0, input.shape[3]});
+      const CacheExtents& cache = caches_.at(input.name);
+      feeds[input.name] = Tensor::Zeros(input.type, {step.ids.shape[0], input.shape[1], cache.rows, cache.head_size});
     }
   }
   KVSHARE_ASSIGN_OR_RETURN(NamedTensors outputs, session_.Run(feeds));

@@ -16,10 +16,17 @@ struct DecoderStep {
   Tensor positions;
 };
 
+// What a model's inputs do not say of a cache.
+struct CacheExtents {
+  int64_t head_size = 0;  // for a symbolic last extent; 0: not known
+  int64_t rows = 0;       // of the first step's past: those that a window-sized cache has from the start
+};
+using Caches = std::map<std::string, CacheExtents>;  // by past input
+
 class Decoder {
  public:
   // Starts with an empty cache at the first step. kRefused where `session` is no such model.
-  static Result<Decoder> Create(Session session);
+  static Result<Decoder> Create(Session session, Caches caches = {});
 
   // The step's logits [B, S, V]; the cache grows by S.
   Result<Tensor> Step(const DecoderStep& step);
@@ -32,7 +39,8 @@ class Decoder {
   Session session_;
   int64_t vocabulary_ = 0;
   std::map<std::string, ValueInfo> pasts_;  // past input by the output that follows it
-  NamedTensors cache_;                      // by past input; empty before the first step
+  Caches caches_;
+  NamedTensors cache_;  // by past input; empty before the first step
 };
 
 // The shape of a random prompt and what is decoded after it; the same seed gives the same tokens.

@@ -6,8 +6,7 @@
 #include <map>
 #include <random>
 #include <set>
-
-#include "host/decoder.h"
+#include <string_view>
 
 namespace kvshare::host {
 namespace {
@@ -17,7 +16,10 @@ constexpr int64_t kInventedExtent = 8;
 
 bool IsDecoder(const Session& session) {
   const auto& inputs = session.inputs();
-  return std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == "input_ids"; });
+  const auto has = [&](std::string_view begin) {
+    return std::any_of(inputs.begin(), inputs.end(), [&](const ValueInfo& v) { return v.name.starts_with(begin); });
+  };
+  return has("input_ids") && has("past_key_values");
 }
 
 Result<Tensor> Invent(const ValueInfo& input, std::mt19937_64& random) {
@@ -38,8 +40,8 @@ Result<Tensor> Invent(const ValueInfo& input, std::mt19937_64& random) {
   return tensor;
 }
 
-Status RunDecoder(Session session, const RandomTokens& tokens) {
-  KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(session)));
+Status RunDecoder(Session session, const Caches& caches, const RandomTokens& tokens) {
+  KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(session), caches));
   for (const DecoderStep& step : RandomSteps(tokens, decoder.vocabulary())) {
     const auto logits = decoder.Step(step);
     if (!logits.ok()) return logits.status();
@@ -91,7 +93,7 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
 }
 
 Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std::string& model_path,
-                           const SessionSetup& setup) {
+                           const SessionSetup& setup, const Caches& caches) {
   KVSHARE_ASSIGN_OR_RETURN(const KvshareLibrary library, KvshareLibrary::Open(setup.library));
   library.ResetStats();
   KVSHARE_ASSIGN_OR_RETURN(Session session, Session::Create(ort, model_path, setup));
@@ -99,7 +101,7 @@ Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std:
   if (IsDecoder(session)) {
     const RandomTokens tokens{.seed = 1, .prompt = 24, .steps = 1};
     diagnosis.workload = fmt::format("random tokens: a prefill of {}, then one decode step", tokens.prompt);
-    KVSHARE_RETURN_IF_ERROR(RunDecoder(std::move(session), tokens));
+    KVSHARE_RETURN_IF_ERROR(RunDecoder(std::move(session), caches, tokens));
   } else {
     diagnosis.workload = "one run with random inputs";
     KVSHARE_RETURN_IF_ERROR(RunOnce(session));

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "host/decoder.h"
 #include "host/library_stats.h"
 #include "host/ort_host.h"
 
@@ -29,6 +30,6 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats);
 // Loads `model_path` with `setup`, whose library must be a kvshare library, and runs it: a decoder a prefill and a
 // decode step, another model once. kRefused where ONNX Runtime does not take the model or the invented inputs.
 Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std::string& model_path,
-                           const SessionSetup& setup);
+                           const SessionSetup& setup, const Caches& caches);
 
 }  // namespace kvshare::host

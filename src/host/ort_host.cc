@@ -41,6 +41,18 @@ Status Refusal(const OrtApi& api, OrtStatus* status, const std::string& what) {
   return {no_model ? StatusCode::kInvalidInput : StatusCode::kRefused, fmt::format("{}: {}", what, error->text)};
 }
 
+// Of a session that was not made; says what ONNX Runtime cannot know.
+Status WhyNoSession(Status refusal, const SessionSetup& setup) {
+  const std::string& text = refusal.message();
+  if (setup.library.empty() || setup.imports_microsoft || text.find("com.microsoft:") == std::string::npos ||
+      text.find("is not a registered function/op") == std::string::npos)
+    return refusal;
+  return Status::Refused(fmt::format(
+      "{}; the model does not import com.microsoft, so ONNX Runtime's optimizer may not use that domain's ops "
+      "beside a replaced GroupQueryAttention; needs kvshare.drop_in=attention, or the import (docs/ops.md)",
+      text));
+}
+
 ONNXTensorElementDataType OnnxType(DType type) {
   switch (type) {
     case DType::kF32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -168,9 +180,9 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
   }
   Session session;
   session.ort_ = std::move(ort);
-  KVSHARE_RETURN_IF_ERROR(Refusal(api,
-                                  api.CreateSession(session.ort_->env(), model_path.c_str(), raw, &session.session_),
-                                  fmt::format("'{}'", model_path)));
+  Status made = Refusal(api, api.CreateSession(session.ort_->env(), model_path.c_str(), raw, &session.session_),
+                        fmt::format("'{}'", model_path));
+  if (!made.ok()) return WhyNoSession(std::move(made), setup);
   KVSHARE_ASSIGN_OR_RETURN(session.inputs_, DescribeAll(api, session.session_, api.SessionGetInputCount,
                                                         api.SessionGetInputName, api.SessionGetInputTypeInfo));
   KVSHARE_ASSIGN_OR_RETURN(session.outputs_, DescribeAll(api, session.session_, api.SessionGetOutputCount,

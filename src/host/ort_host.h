@@ -53,8 +53,9 @@ struct ValueInfo {
 using SessionEntries = std::vector<std::pair<std::string, std::string>>;
 
 struct SessionSetup {
-  SessionEntries entries;  // set before the library is registered, the only moment at which it reads them
-  std::string library;     // a custom-op library to register; empty: none
+  SessionEntries entries;         // set before the library is registered, the only moment at which it reads them
+  std::string library;            // a custom-op library to register; empty: none
+  bool imports_microsoft = true;  // the model imports com.microsoft
 };
 
 class Session {
