@@ -33,6 +33,8 @@ def builders_decoder(path, **attributes):
     rng = np.random.default_rng(1)
     weight = lambda name, *shape: constant(name, rng.standard_normal(shape).astype(np.float32))
     packed = (HEADS + 2 * KV_HEADS) * D
+    cache = TensorProto.UINT8 if "kv_cache_bit_width" in attributes else TensorProto.FLOAT
+    scales = ["", "", "", "scale", "scale"] if cache == TensorProto.UINT8 else []
     angle = rng.uniform(0, 6, (64, D // 2)).astype(np.float32)
     node = helper.make_node
     nodes = [
@@ -41,7 +43,7 @@ def builders_decoder(path, **attributes):
         node("Cast", ["last"], ["seqlens"], to=TensorProto.INT32), node("Shape", ["attention_mask"], ["extents"]),
         node("Gather", ["extents", "one"], ["total64"]), node("Cast", ["total64"], ["total"], to=TensorProto.INT32),
         node("GroupQueryAttention",
-             ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "seqlens", "total", "cos", "sin"],
+             ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "seqlens", "total", "cos", "sin", *scales],
              ["y", "present.0.key", "present.0.value"], domain="com.microsoft", name="attention", num_heads=HEADS,
              kv_num_heads=KV_HEADS, do_rotary=1, **attributes),
         node("MatMul", ["y", "w_out"], ["logits"])]
@@ -49,14 +51,18 @@ def builders_decoder(path, **attributes):
     return save(
         path, nodes,
         [value("input_ids", ["batch", "tokens"], i64), value("attention_mask", ["batch", "total"], i64),
-         value("past_key_values.0.key", CACHE), value("past_key_values.0.value", CACHE)],
-        [value("logits", ["batch", "tokens", VOCABULARY]), value("present.0.key", CACHE), value("present.0.value", CACHE)],
+         value("past_key_values.0.key", CACHE, cache), value("past_key_values.0.value", CACHE, cache)],
+        [value("logits", ["batch", "tokens", VOCABULARY]), value("present.0.key", CACHE, cache),
+         value("present.0.value", CACHE, cache)],
         [weight("embedding", VOCABULARY, 8), weight("w_qkv", 8, packed), weight("w_out", HEADS * D, VOCABULARY),
-         constant("cos", np.cos(angle)), constant("sin", np.sin(angle)), constant("one", np.array([1], np.int64))],
+         constant("cos", np.cos(angle)), constant("sin", np.sin(angle)), constant("one", np.array([1], np.int64)),
+         constant("scale", np.array([0.25], np.float32))],
         [value("qkv", ["batch", "tokens", packed]), value("y", ["batch", "tokens", HEADS * D])])
 
 
-@pytest.mark.parametrize("attributes", [{}, {"local_window_size": 8, "sliding_window_cache": 1}], ids=str)
+@pytest.mark.parametrize("attributes", [
+    {}, {"local_window_size": 8, "sliding_window_cache": 1},
+    {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 4}], ids=str)
 def test_the_model_builders_caches_have_a_head_size_that_only_the_graph_tells(kvshare, tmp_path, attributes):
     model = builders_decoder(tmp_path / "model.onnx", **attributes)
     done = kvshare("verify", model, "--against", model, "--entry", "kvshare.drop_in=1")
