@@ -439,6 +439,8 @@ bool FastDots(DType type) {
   return type == DType::kI8 ? kIntegers : type == DType::kBF16 && HWY_NATIVE_DOT_BF16 != 0;
 }
 
+bool SpreadsKeys(const TileKernelRow* row) { return CodeOf(row).spreads; }
+
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
 }  // namespace kvshare::HWY_NAMESPACE
@@ -454,6 +456,7 @@ HWY_EXPORT(RunScores);
 HWY_EXPORT(MergeRow);
 HWY_EXPORT(AppendRows);
 HWY_EXPORT(FastDots);
+HWY_EXPORT(SpreadsKeys);
 HWY_EXPORT(TargetName);
 }  // namespace
 
@@ -461,10 +464,14 @@ UnitCode GetUnitCode() {
   static_cast<void>(LimitSimdTarget());  // Attend reports what is wrong with it
   // First, since it makes the choice: a pointer taken earlier would choose again in every call.
   const char* target = HWY_DYNAMIC_DISPATCH(TargetName)();
-  return {HWY_DYNAMIC_POINTER(ScratchBytes), HWY_DYNAMIC_POINTER(ValueStride),
-          HWY_DYNAMIC_POINTER(RunUnit),      HWY_DYNAMIC_POINTER(RunScores),
-          HWY_DYNAMIC_POINTER(MergeRow),     HWY_DYNAMIC_POINTER(AppendRows),
-          HWY_DYNAMIC_POINTER(FastDots),     target};
+  return {.scratch_bytes = HWY_DYNAMIC_POINTER(ScratchBytes),
+          .value_stride = HWY_DYNAMIC_POINTER(ValueStride),
+          .run = HWY_DYNAMIC_POINTER(RunUnit),
+          .scores = HWY_DYNAMIC_POINTER(RunScores),
+          .merge = HWY_DYNAMIC_POINTER(MergeRow),
+          .append = HWY_DYNAMIC_POINTER(AppendRows),
+          .traits = {.fast_dots = HWY_DYNAMIC_POINTER(FastDots), .spreads_keys = HWY_DYNAMIC_POINTER(SpreadsKeys)},
+          .target = target};
 }
 }  // namespace kvshare
 #endif

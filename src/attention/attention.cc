@@ -90,7 +90,7 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   job.call = &call;
   job.ranges = ranges;
   job.holes = holes;
-  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.fast_dots));
+  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.traits));
   std::atomic<bool> out_of_memory = false;
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};
   if (call.scores) {

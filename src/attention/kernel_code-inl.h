@@ -50,6 +50,7 @@ struct TileCode {
   decltype(&ScoreWide<Fma<float>, 48>) score_wide;
   decltype(&WeightWide<Fma<float>, 48>) weight_wide;
   decltype(&Fma<float>::PackQuery) pack_query;
+  bool spreads;  // kSpreads
 };
 
 template <typename T, Products kProducts>
@@ -64,9 +65,9 @@ struct ProductsOf<T, Products::kDots> {
 template <typename P, int R>
 constexpr TileCode MakeTileCode() {
   if constexpr (R > kNarrowRows)
-    return {nullptr, nullptr, &PackKeys<P>, &PackValues<P>, &ScoreWide<P, R>, &WeightWide<P, R>, &P::PackQuery};
+    return {nullptr, nullptr, &PackKeys<P>, &PackValues<P>, &ScoreWide<P, R>, &WeightWide<P, R>, &P::PackQuery, false};
   else
-    return {&ScoreTile<P, R>, &WeightTile<P, R>, nullptr, nullptr, nullptr, nullptr, &P::PackQuery};
+    return {&ScoreTile<P, R>, &WeightTile<P, R>, nullptr, nullptr, nullptr, nullptr, &P::PackQuery, kSpreads<P>};
 }
 
 // In the table's order.

@@ -21,6 +21,10 @@ constexpr int64_t kWideKeysPerSplit = 1024;
 // Whole steps of both tile kernels on every target; a strip of V stays in L1 for all rows of a block.
 constexpr int64_t kWideKeyTile = 96;
 
+// Tiles that kernels read as several streams: the shorter a row, the more keys a stream needs.
+constexpr int64_t kSpreadKeyTile = 128;
+constexpr int64_t kSpreadShortRow = 512;  // bytes; twice the keys up to here
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A window past every key sees what one just past them sees; so near, no sum with it overflows.
@@ -143,12 +147,12 @@ Plan PlanScores(const AttentionCall& call) {
   return plan;
 }
 
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*fast_dots)(DType)) {
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const TargetTraits& target) {
   Plan plan;
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
   const auto choose = [&](const HeadsView& view) {
-    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, S * plan.group, fast_dots));
+    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, S * plan.group, target.fast_dots));
   };
   KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, choose(call.key));
   plan.value_kernel = plan.key_kernel;
@@ -172,10 +176,19 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*
   plan.positions = CeilDiv(CeilDiv(S, plan.position_tiles), step) * step;
   plan.position_tiles = CeilDiv(S, plan.positions);
 
-  // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
   const bool decode = plan.positions * plan.group <= plan.block_rows;
-  plan.key_tile = wide ? kWideKeyTile : !decode ? 64 : call.key.head_size <= 128 ? 16 : 32;
-  plan.prefetch_keys = decode && !wide && call.key.head_size <= 128 ? plan.key_tile : 0;
+  if (wide) {
+    plan.key_tile = kWideKeyTile;
+  } else if (!decode) {
+    plan.key_tile = 64;
+  } else if (target.spreads_keys(plan.key_kernel) && target.spreads_keys(plan.value_kernel)) {
+    plan.key_tile = kSpreadKeyTile * (BytesOf(call.key.type, call.key.head_size) <= kSpreadShortRow ? 2 : 1);
+  } else {
+    // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
+    const bool small = call.key.head_size <= 128;
+    plan.key_tile = small ? 16 : 32;
+    plan.prefetch_keys = small ? plan.key_tile : 0;
+  }
 
   int64_t most_visible = 0;
   for (int64_t i = 0; i < call.query.batch * S; ++i)

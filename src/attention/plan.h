@@ -29,13 +29,18 @@ struct Plan {
   int64_t blocks() const { return (positions * group + block_rows - 1) / block_rows; }
 };
 
+// What the plan asks of the SIMD target.
+struct TargetTraits {
+  bool (*fast_dots)(DType);                    // whether dot products of K/V of that type are faster than f32 FMA
+  bool (*spreads_keys)(const TileKernelRow*);  // whether that kernel reads a tile as several streams (tile-inl.h)
+};
+
 // Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range).
 void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes);
 
 // Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
 Plan PlanScores(const AttentionCall& call);
 
-// `fast_dots` tells whether the target's dot products of K/V of that type are worth while.
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, bool (*fast_dots)(DType));
+Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const TargetTraits& target);
 
 }  // namespace kvshare

@@ -32,7 +32,7 @@ struct UnitCode {
   void (*scores)(const Job& job, int64_t item, void* scratch);  // AttentionCall::scores of one item
   void (*merge)(const Job& job, int64_t item_row);              // one row of one item, from its splits' partials
   void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
-  bool (*fast_dots)(DType);  // whether dot products of K/V of that type are faster than f32 FMA here
+  TargetTraits traits;
   const char* target;
 };
 UnitCode GetUnitCode();
