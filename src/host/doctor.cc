@@ -1,6 +1,7 @@
 #include "host/doctor.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -22,13 +23,21 @@ bool IsDecoder(const Session& session) {
   return has("input_ids") && has("past_key_values");
 }
 
+uint64_t PhysicalMemory() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
 Result<Tensor> Invent(const ValueInfo& input, std::mt19937_64& random) {
   std::vector<int64_t> shape = input.shape;
   for (size_t i = 0; i < shape.size(); ++i) {
     if (shape[i] < 0) shape[i] = input.symbols[i].find("batch") != std::string::npos ? 1 : kInventedExtent;
   }
-  if (const auto bytes = BytesOf(input.type, shape); !bytes.ok())
-    return Status::Refused(fmt::format("input '{}': {}", input.name, bytes.status().message()));
+  const auto bytes = BytesOf(input.type, shape);
+  if (!bytes.ok()) return Status::Refused(fmt::format("input '{}': {}", input.name, bytes.status().message()));
+  // Linux lends more than there is, and kills who uses it.
+  if (*bytes > PhysicalMemory())
+    return Status::Refused(fmt::format("input '{}': shape {} takes {} bytes; needs at most {}, this machine's memory",
+                                       input.name, ShapeText(shape), *bytes, PhysicalMemory()));
   Tensor tensor = Tensor::Zeros(input.type, shape);
   if (input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64) return tensor;
   if (input.type == DType::kI8 || input.type == DType::kI4) {
