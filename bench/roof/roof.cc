@@ -1,6 +1,6 @@
 // What this machine can do. For each line on stdin, a number of threads, one line with three rates,
 //
-//   GB/s of plain reads from DRAM, GB/s of reads with a prefetch into L2, GFLOP/s of fp32 FMA,
+//   GB/s of plain reads from DRAM in eight streams, GB/s of reads in one, with a prefetch into L2, GFLOP/s of fp32 FMA,
 //
 // each followed by the involuntary context switches during its measurement. Vectors are chosen at run time, by target
 // attributes: AVX-512, else AVX2 and FMA; the program itself is plain x86-64.
@@ -26,19 +26,22 @@ constexpr int kSums = 8;
 constexpr long kFmaRounds = 500'000;
 constexpr int kAccumulators = 12;  // hide FMA's latency on two ports
 
-// The two loops for one kind of vector; LANES floats each. The empty asm keeps every FMA where it stands.
+// The two loops for one kind of vector. Where they do not prefetch, each sum has a stream of its own: the hardware
+// prefetcher follows several. The empty asm keeps every FMA where it stands.
 #define KVSHARE_ROOF(TARGET, VECTOR, P)                                                                  \
   constexpr size_t kLanes = sizeof(VECTOR) / sizeof(float);                                              \
   __attribute__((target(TARGET))) float Sum(const float* data, size_t count, bool prefetch) {            \
     constexpr size_t kStep = kSums * kLanes;                                                             \
+    const size_t end = (prefetch ? count : count / kSums) / kStep * kStep;                               \
+    const size_t step = prefetch ? kStep : kLanes, apart = prefetch ? kLanes : end;                      \
     VECTOR sums[kSums] = {};                                                                             \
-    for (size_t i = 0; i + kStep <= count; i += kStep) {                                                 \
+    for (size_t i = 0; i < end; i += step) {                                                             \
       if (prefetch) {                                                                                    \
         const char* ahead = reinterpret_cast<const char*>(data + i) + kAheadBytes;                       \
         for (size_t at = 0; at < kStep * sizeof(float); at += 64) _mm_prefetch(ahead + at, _MM_HINT_T1); \
       }                                                                                                  \
       _Pragma("GCC unroll 8") for (size_t k = 0; k < kSums; ++k) {                                       \
-        sums[k] = P##_add_ps(sums[k], P##_loadu_ps(data + i + k * kLanes));                              \
+        sums[k] = P##_add_ps(sums[k], P##_loadu_ps(data + i + k * apart));                               \
       }                                                                                                  \
     }                                                                                                    \
     for (size_t k = 1; k < kSums; ++k) sums[0] = P##_add_ps(sums[0], sums[k]);                           \
