@@ -47,7 +47,7 @@ HWY_INLINE bool OpensLine(int64_t d, int64_t count) {
   return Element<T>::Bytes(count) >= 64 || Element<T>::Bytes(d) % 64 < Element<T>::Bytes(count);
 }
 
-// f32 and 16 bits on AVX2. Types that take long to convert would be converted for every pass of rows.
+// f32 and f16 on AVX2. Other types would be converted for every pass of rows.
 template <typename P>
 inline constexpr bool kSpreads =
     kLanes == 8 && std::is_same_v<P, Fma<typename P::Type>> && hwy::IsFloat<typename P::Type>();
