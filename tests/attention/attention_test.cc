@@ -13,6 +13,7 @@ namespace kvshare {
 namespace {
 
 using testing::Array;
+using testing::Attended;
 using testing::EveryTarget;
 using testing::ExpectClose;
 using testing::ExpectMatchesOracle;
@@ -27,27 +28,6 @@ constexpr double kI8 = 1e-4;  // queries and weights are rounded to 16 bits wher
 double ToleranceOf(DType type, DType kv_type = DType::kF32) {
   if (type == DType::kF32) return kv_type == DType::kI8 ? kI8 : kF32;
   return type == DType::kF16 ? kF16 : kBF16;
-}
-
-// NaN in the rows [begin, end) of K and V: whatever reads them shows it.
-void Poison(Problem& p, int64_t begin, int64_t end) {
-  for (int64_t b = 0; b < p.B; ++b)
-    for (int64_t h = 0; h < p.Hkv; ++h)
-      for (int64_t t = begin; t < end; ++t)
-        for (int64_t d = 0; d < p.D; ++d) {
-          const int64_t i = ((b * p.Hkv + h) * p.T + t) * p.D + d;
-          p.key.Set(i, std::numeric_limits<double>::quiet_NaN());
-          p.value.Set(i, std::numeric_limits<double>::quiet_NaN());
-        }
-}
-
-// What the kernels make of `p`.
-Array Attended(Problem& p) {
-  Array out;
-  const AttentionCall call = p.Call(out);
-  WorkspacePool pool;
-  EXPECT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
-  return out;
 }
 
 KVSHARE_ON_EVERY_TARGET();
@@ -303,104 +283,6 @@ TEST_P(EveryTarget, KeyMasksOfAnyPatternMatchTheOracle) {
   }
 }
 
-TEST(Decode, SlidingWindowIgnoresKeysOlderThanTheWindow) {
-  Problem p;
-  p.T = 40;
-  p.D = 256;
-  p.window = 16;
-  p.Fill();
-  Poison(p, 0, 24);
-  ExpectMatchesOracle(p, kF32);
-}
-
-TEST(Decode, RowsPastTheLengthAreNeverRead) {
-  Problem p;
-  p.T = 100;
-  p.length = {37};
-  p.Fill();
-  Poison(p, 37, 100);
-  ExpectMatchesOracle(p, kF32);
-}
-
-TEST(Decode, AWindowOf512TouchesOnlyItsKeysHoweverLongTheCache) {
-  for (const int64_t T : {512, 4096, 32768}) {
-    Problem p;
-    p.T = T;
-    p.D = 16;
-    p.window = 512;
-    p.Fill();
-    Attended(p);
-    EXPECT_EQ(p.key_rows_read, 512) << "T " << T;
-  }
-}
-
-TEST(Decode, KeysAreReadOncePerKvHeadNotOncePerQueryHead) {
-  Problem p;
-  p.Hq = 16;
-  p.Hkv = 2;
-  p.T = 3000;
-  p.D = 16;
-  p.Fill();
-  Attended(p);
-  EXPECT_EQ(p.key_rows_read, 2 * 3000);
-}
-
-TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
-  Problem p;
-  p.S = 64;
-  p.T = 4096;
-  p.D = 16;
-  p.window = 128;
-  p.Fill();
-  Attended(p);
-  // 64 positions in units of 18 (three blocks of 48 rows) and the rest: each reads 127 earlier keys and its own.
-  EXPECT_EQ(p.key_rows_read, 4 * 127 + 64);
-}
-
-TEST(Rows, ThatSeeNoKeyGiveZeros) {
-  Problem p;
-  p.S = 2;
-  p.T = 8;
-  p.query_position = {-1};  // row 0 stands before key 0
-  p.Fill();
-  const Array out = Attended(p);
-  for (int64_t i = 0; i < p.Hq * p.D; ++i) EXPECT_EQ(out.Get(i), 0);
-  ExpectMatchesOracle(p, kF32);
-}
-
-TEST(Rows, WhoseBiasIsAllMinusInfinityGiveZeros) {
-  Problem p;
-  p.Fill();
-  p.AddBias(DType::kF32, false);
-  for (int64_t j = 0; j < p.T; ++j) p.mask.Set(j, -std::numeric_limits<double>::infinity());
-  const Array out = Attended(p);
-  for (int64_t i = 0; i < out.size(); ++i) EXPECT_EQ(out.Get(i), 0);
-}
-
-TEST(Rows, ANanInAVisibleKeyIsNotHidden) {
-  Problem p;
-  p.Fill();
-  Poison(p, 3, 4);
-  const Array out = Attended(p);
-  EXPECT_TRUE(std::isnan(out.Get(0)));
-}
-
-TEST(Scores, AfterTheMaskOrTheSoftmaxNoInvisibleKeyIsRead) {
-  for (const ScoreStage stage : {ScoreStage::kMasked, ScoreStage::kWeights}) {
-    Problem p;
-    p.S = 3;
-    p.T = 200;
-    p.window = 20;
-    p.length = {120};
-    p.show_scores = true;
-    p.stage = stage;
-    p.Fill();
-    Poison(p, 0, 97);
-    Poison(p, 120, 200);
-    ExpectMatchesOracle(p, kF32);
-  }
-}
-
 TEST(Batch, OfNoneWritesNothing) {
   Problem p;
   p.B = 0;
@@ -511,96 +393,6 @@ TEST(KernelTable, AnEmptyNameForcesNothing) {
   p.Fill();
   ExpectMatchesOracle(p, kF32);
   unsetenv("KVSHARE_FORCE_KERNEL");
-}
-
-TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
-  std::mt19937 random(3);
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
-    for (const bool in_place : {false, true})
-      for (const int64_t half : {0, 9, 16}) {
-        const int64_t B = 2, H = 2, S = 3, D = 40, past_rows = 300, capacity = 310;
-        Array past(type, B * H * capacity * D), fresh(type, B * S * H * D), cos(type, 400 * half),
-            sin(type, 400 * half);
-        past.Fill(random, 1);
-        fresh.Fill(random, 1);
-        cos.Fill(random, 1);
-        sin.Fill(random, 1);
-        const int64_t past_length[] = {past_rows, 17};
-        const int64_t length[] = {past_rows + S, 17 + 2};
-        Array want(type, B * H * capacity * D), got(type, B * H * capacity * D);
-        if (in_place) want.bytes = got.bytes = past.bytes;
-        const auto call = [&](Array& present) {
-          AppendCall c;
-          c.past = HeadsView::Bnsh(in_place ? present.data() : past.data(), type, B, H, capacity, D);
-          c.fresh = HeadsView::Bsnh(fresh.data(), type, B, S, H, D);
-          c.present = MutableHeadsView::Bnsh(present.data(), type, B, H, capacity, D);
-          c.past_length = past_length;
-          c.length = length;
-          if (half > 0) c.rotary = {cos.data(), sin.data(), type, 400, half, half == 9};
-          EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
-          return c;
-        };
-        AppendOracle(call(want));
-        Append(call(got), ParallelFor::Serial());
-        for (int64_t i = 0; i < want.size(); ++i)
-          ASSERT_NEAR(want.Get(i), got.Get(i),
-                      (type == DType::kF32   ? 1e-6
-                       : type == DType::kF16 ? 4e-3
-                                             : 4e-2))
-              << NameOf(type) << " in place " << in_place << " element " << i;
-      }
-}
-
-TEST_P(EveryTarget, AppendNormalizesQuantizesAndDropsOldRowsLikeTheOracle) {
-  std::mt19937 random(5);
-  for (const DType type : {DType::kF32, DType::kF16, DType::kI8, DType::kI4, DType::kF8E4M3})
-    for (const bool in_place : {false, true})
-      for (const bool per_channel : {false, true})
-        for (const int64_t D : {16, 33}) {
-          const int64_t B = 3, H = 2, S = 5, capacity = 12, row = RowElements(type, D);
-          Array past(type, B * H * capacity * row), fresh(DType::kF32, B * S * H * D), norm(DType::kF32, D);
-          Array cos(DType::kF32, 100 * 8), sin(DType::kF32, 100 * 8);
-          for (Array* a : {&past, &fresh, &norm, &cos, &sin}) a->Fill(random, 1);
-          std::vector<float> scales(H * D);
-          for (float& s : scales) s = 0.01F + 0.02F * static_cast<float>(random() % 100) / 100;
-          // The second is left as it is, the third drops all of its past and one new row.
-          const int64_t past_length[] = {10, 3, 4};
-          const int64_t skip[] = {6, 0, 5};
-          const int64_t length[] = {9, 8, 4};
-          std::vector<int64_t> positions(B * S);
-          for (int64_t i = 0; i < B * S; ++i) positions[i] = 40 + i;
-          Array want(type, B * H * capacity * row), got(type, B * H * capacity * row);
-          if (in_place) want.bytes = got.bytes = past.bytes;
-          const auto call = [&](Array& present) {
-            AppendCall c;
-            c.past = HeadsView::Bnsh(in_place ? present.data() : past.data(), type, B, H, capacity, D);
-            c.fresh = HeadsView::Bsnh(fresh.data(), DType::kF32, B, S, H, D);
-            c.present = MutableHeadsView::Bnsh(present.data(), type, B, H, capacity, D);
-            if (IsQuantized(type)) c.past.quant = c.present.quant = {scales.data(), per_channel};
-            c.past_length = past_length;
-            c.length = length;
-            c.skip = skip;
-            c.norm = {norm.data(), DType::kF32, 1e-6F};
-            c.rotary = {cos.data(), sin.data(), DType::kF32, 100, 8, false};
-            c.rotary_positions = positions.data();
-            EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
-            return c;
-          };
-          AppendOracle(call(want));
-          Append(call(got), ParallelFor::Serial());
-          // A number on the border of two codes may go either way.
-          const double near = type == DType::kF32 ? 1e-5 : type == DType::kF16 ? 4e-3 : type == DType::kF8E4M3 ? 32 : 1;
-          int differing = 0;
-          for (int64_t i = 0; i < want.size(); ++i) {
-            if (i % row >= D) continue;  // the unused half of a last byte
-            ASSERT_NEAR(want.Get(i), got.Get(i), near)
-                << NameOf(type) << " in place " << in_place << " D " << D << " element " << i;
-            differing += want.Get(i) != got.Get(i) ? 1 : 0;
-          }
-          if (IsQuantized(type)) {
-            EXPECT_LE(differing, 2) << NameOf(type);
-          }
-        }
 }
 
 }  // namespace

@@ -200,4 +200,13 @@ inline void ExpectMatchesOracle(Problem& p, double tolerance) {
   ExpectClose(want_scores, p.scores, tolerance, "score");
 }
 
+// What the kernels make of `p`.
+inline Array Attended(Problem& p) {
+  Array out;
+  const AttentionCall call = p.Call(out);
+  WorkspacePool pool;
+  EXPECT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  return out;
+}
+
 }  // namespace kvshare::testing

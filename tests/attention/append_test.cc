@@ -1,0 +1,108 @@
+// Append against the oracle.
+#include <random>
+#include <vector>
+
+#include "kvshare/attention.h"
+#include "tests/support/every_target.h"
+#include "tests/support/problem.h"
+
+namespace kvshare {
+namespace {
+
+using testing::Array;
+using testing::EveryTarget;
+
+KVSHARE_ON_EVERY_TARGET();
+
+TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
+  std::mt19937 random(3);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const bool in_place : {false, true})
+      for (const int64_t half : {0, 9, 16}) {
+        const int64_t B = 2, H = 2, S = 3, D = 40, past_rows = 300, capacity = 310;
+        Array past(type, B * H * capacity * D), fresh(type, B * S * H * D), cos(type, 400 * half),
+            sin(type, 400 * half);
+        past.Fill(random, 1);
+        fresh.Fill(random, 1);
+        cos.Fill(random, 1);
+        sin.Fill(random, 1);
+        const int64_t past_length[] = {past_rows, 17};
+        const int64_t length[] = {past_rows + S, 17 + 2};
+        Array want(type, B * H * capacity * D), got(type, B * H * capacity * D);
+        if (in_place) want.bytes = got.bytes = past.bytes;
+        const auto call = [&](Array& present) {
+          AppendCall c;
+          c.past = HeadsView::Bnsh(in_place ? present.data() : past.data(), type, B, H, capacity, D);
+          c.fresh = HeadsView::Bsnh(fresh.data(), type, B, S, H, D);
+          c.present = MutableHeadsView::Bnsh(present.data(), type, B, H, capacity, D);
+          c.past_length = past_length;
+          c.length = length;
+          if (half > 0) c.rotary = {cos.data(), sin.data(), type, 400, half, half == 9};
+          EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
+          return c;
+        };
+        AppendOracle(call(want));
+        Append(call(got), ParallelFor::Serial());
+        for (int64_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(want.Get(i), got.Get(i),
+                      (type == DType::kF32   ? 1e-6
+                       : type == DType::kF16 ? 4e-3
+                                             : 4e-2))
+              << NameOf(type) << " in place " << in_place << " element " << i;
+      }
+}
+
+TEST_P(EveryTarget, AppendNormalizesQuantizesAndDropsOldRowsLikeTheOracle) {
+  std::mt19937 random(5);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kI8, DType::kI4, DType::kF8E4M3})
+    for (const bool in_place : {false, true})
+      for (const bool per_channel : {false, true})
+        for (const int64_t D : {16, 33}) {
+          const int64_t B = 3, H = 2, S = 5, capacity = 12, row = RowElements(type, D);
+          Array past(type, B * H * capacity * row), fresh(DType::kF32, B * S * H * D), norm(DType::kF32, D);
+          Array cos(DType::kF32, 100 * 8), sin(DType::kF32, 100 * 8);
+          for (Array* a : {&past, &fresh, &norm, &cos, &sin}) a->Fill(random, 1);
+          std::vector<float> scales(H * D);
+          for (float& s : scales) s = 0.01F + 0.02F * static_cast<float>(random() % 100) / 100;
+          // The second is left as it is, the third drops all of its past and one new row.
+          const int64_t past_length[] = {10, 3, 4};
+          const int64_t skip[] = {6, 0, 5};
+          const int64_t length[] = {9, 8, 4};
+          std::vector<int64_t> positions(B * S);
+          for (int64_t i = 0; i < B * S; ++i) positions[i] = 40 + i;
+          Array want(type, B * H * capacity * row), got(type, B * H * capacity * row);
+          if (in_place) want.bytes = got.bytes = past.bytes;
+          const auto call = [&](Array& present) {
+            AppendCall c;
+            c.past = HeadsView::Bnsh(in_place ? present.data() : past.data(), type, B, H, capacity, D);
+            c.fresh = HeadsView::Bsnh(fresh.data(), DType::kF32, B, S, H, D);
+            c.present = MutableHeadsView::Bnsh(present.data(), type, B, H, capacity, D);
+            if (IsQuantized(type)) c.past.quant = c.present.quant = {scales.data(), per_channel};
+            c.past_length = past_length;
+            c.length = length;
+            c.skip = skip;
+            c.norm = {norm.data(), DType::kF32, 1e-6F};
+            c.rotary = {cos.data(), sin.data(), DType::kF32, 100, 8, false};
+            c.rotary_positions = positions.data();
+            EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
+            return c;
+          };
+          AppendOracle(call(want));
+          Append(call(got), ParallelFor::Serial());
+          // A number on the border of two codes may go either way.
+          const double near = type == DType::kF32 ? 1e-5 : type == DType::kF16 ? 4e-3 : type == DType::kF8E4M3 ? 32 : 1;
+          int differing = 0;
+          for (int64_t i = 0; i < want.size(); ++i) {
+            if (i % row >= D) continue;  // the unused half of a last byte
+            ASSERT_NEAR(want.Get(i), got.Get(i), near)
+                << NameOf(type) << " in place " << in_place << " D " << D << " element " << i;
+            differing += want.Get(i) != got.Get(i) ? 1 : 0;
+          }
+          if (IsQuantized(type)) {
+            EXPECT_LE(differing, 2) << NameOf(type);
+          }
+        }
+}
+
+}  // namespace
+}  // namespace kvshare
