@@ -119,6 +119,11 @@ Status CheckSpec(const AttentionSpec& spec, std::string_view where) {
 }
 
 Status CheckPositions(const AttentionCall& call, std::string_view where) {
+  for (int64_t b = 0; b < call.query.batch; ++b)
+    if (call.positions.query_position != nullptr &&
+        (call.positions.query_position[b] < -kMaxTokens || call.positions.query_position[b] > kMaxTokens))
+      return Bad(where, "position of query row 0 of batch {} is {}; needs a magnitude of at most {}", b,
+                 call.positions.query_position[b], kMaxTokens);
   if (call.key_mask) {
     const DType type = call.key_mask.type;
     if (type != DType::kI64 && type != DType::kI32 && type != DType::kBool)
@@ -133,10 +138,6 @@ Status CheckPositions(const AttentionCall& call, std::string_view where) {
         (call.positions.length[b] < 0 || call.positions.length[b] > call.key.tokens))
       return Bad(where, "length[{}] is {}; needs 0 to {}, the rows of 'key'", b, call.positions.length[b],
                  call.key.tokens);
-    if (call.positions.query_position != nullptr &&
-        (call.positions.query_position[b] < -kMaxTokens || call.positions.query_position[b] > kMaxTokens))
-      return Bad(where, "position of query row 0 of batch {} is {}; needs a magnitude of at most {}", b,
-                 call.positions.query_position[b], kMaxTokens);
     if (call.positions.query_length != nullptr &&
         (call.positions.query_length[b] < 0 || call.positions.query_length[b] > call.query.tokens))
       return Bad(where, "query length of batch {} is {}; needs 0 to S = {}", b, call.positions.query_length[b],
