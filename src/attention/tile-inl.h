@@ -47,10 +47,10 @@ HWY_INLINE bool OpensLine(int64_t d, int64_t count) {
   return Element<T>::Bytes(count) >= 64 || Element<T>::Bytes(d) % 64 < Element<T>::Bytes(count);
 }
 
-// f32 and f16 on AVX2. Other types would be converted for every pass of rows.
+// f32, f16 and bf16 on AVX2. Narrower types would take long to convert, for every pass of rows.
 template <typename P>
 inline constexpr bool kSpreads =
-    kLanes == 8 && std::is_same_v<P, Fma<typename P::Type>> && hwy::IsFloat<typename P::Type>();
+    kLanes == 8 && std::is_same_v<P, Fma<typename P::Type>> && sizeof(typename P::Type) >= sizeof(uint16_t);
 // Rows a pass, of R: few leave registers for many streams, many share a conversion.
 template <typename P, int R>
 inline constexpr int kSpreadRows = std::min(R, sizeof(typename P::Type) == sizeof(float) ? 2 : 4);
