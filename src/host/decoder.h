@@ -28,7 +28,7 @@ class Decoder {
   // Starts with an empty cache at the first step. kRefused where `session` is no such model.
   static Result<Decoder> Create(Session session, Caches caches = {});
 
-  // The step's logits [B, S, V]; the cache grows by S.
+  // The step's logits [B, S, V]; the cache grows by S. kRefused where T > S and the model has no cache.
   Result<Tensor> Step(const DecoderStep& step);
 
   // Token ids that the model surely knows lie in [0, vocabulary).

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from conftest import BAD_INPUT, NO_ORT, REFUSED
+from conftest import BAD_INPUT, EQUAL, NO_ORT, REFUSED
 
 F32, I64 = TensorProto.FLOAT, TensorProto.INT64
 IDS = [("input_ids", I64, ["B", "S"]), ("attention_mask", I64, ["B", "T"])]
@@ -41,6 +41,18 @@ def test_verify_names_what_is_no_decoder(kvshare, case, tmp_path, name):
     inputs, outputs, message = DECODERS[name]
     done = kvshare("verify", model(tmp_path / "m.onnx", inputs, outputs), "--golden", case.folder("head_shared_gqa"))
     assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+
+
+def test_a_model_without_a_cache_is_compared_with_steps_0(kvshare, tmp_path):
+    zeros = helper.make_tensor("", F32, [1, 1, 8], [0] * 8)
+    nodes = [helper.make_node("Cast", ["input_ids"], ["ids"], to=F32), helper.make_node("Constant", [], ["zeros"], value=zeros),
+             helper.make_node("Constant", [], ["last"], value=helper.make_tensor("", I64, [1], [2])),
+             helper.make_node("Unsqueeze", ["ids", "last"], ["rows"]), helper.make_node("Add", ["rows", "zeros"], ["logits"])]
+    same = model(tmp_path / "m.onnx", IDS, [LOGITS], nodes)
+    done = kvshare("verify", same, "--against", same)
+    message = "the model has no input past_key_values.* to go on with after a prefill; needs one, or 0 decode steps (--steps 0)"
+    assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+    assert kvshare("verify", same, "--against", same, "--steps", 0).returncode == EQUAL
 
 
 TYPES = {
