@@ -4,6 +4,13 @@ if(NOT EXISTS "${KVSHARE_DEPS}/highway/CMakeLists.txt" OR NOT EXISTS "${KVSHARE_
 endif()
 
 find_package(fmt REQUIRED)
+# Debian's compiled one is a shared library, and not every machine that loads the op library has it.
+add_library(kvshare_fmt STATIC cmake/fmt.cc)
+target_include_directories(kvshare_fmt SYSTEM PUBLIC $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>)
+# A namespace of its own: who links the installed archive may link another {fmt}.
+target_compile_definitions(kvshare_fmt PUBLIC "FMT_BEGIN_NAMESPACE=namespace fmt { inline namespace kvshare {"
+                                              "FMT_END_NAMESPACE=}}")
+
 find_package(Threads REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(CLI11 REQUIRED)

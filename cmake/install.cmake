@@ -21,7 +21,7 @@ function(kvshare_installed_library name)
 endfunction()
 
 set(KVSHARE_PACKAGE_DIR lib/cmake/kvshare)
-kvshare_installed_library(kvshare kvshare_core kvshare_oracle kvshare_attention hwy)
+kvshare_installed_library(kvshare kvshare_core kvshare_oracle kvshare_attention kvshare_fmt hwy)
 set_target_properties(kvshare_installed_kvshare PROPERTIES OUTPUT_NAME kvshare)
 target_link_libraries(kvshare_installed_kvshare INTERFACE Threads::Threads)
 

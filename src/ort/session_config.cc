@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "ort/ort_context.h"
 
@@ -47,12 +48,13 @@ Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptio
 
   KVSHARE_ASSIGN_OR_RETURN(const auto drop_in, ReadEntry(api, options, "kvshare.drop_in"));
   if (drop_in) {
-    const bool off = *drop_in == "0" && !DropInByDefault();
-    if (!off && *drop_in != "1" && *drop_in != "gqa" && *drop_in != "attention")
+    const std::string_view mode = *drop_in;
+    config.gqa = mode == "1" || mode == "gqa";
+    config.attention = mode == "1" || mode == "attention";
+    const bool off = mode == "0" && !DropInByDefault();
+    if (!off && !config.gqa && !config.attention)
       return BadValue("session entry", "kvshare.drop_in", *drop_in,
                       DropInByDefault() ? "1, gqa or attention" : "0, 1, gqa or attention");
-    config.gqa = *drop_in == "1" || *drop_in == "gqa";
-    config.attention = *drop_in == "1" || *drop_in == "attention";
   }
   if (const char* environment = std::getenv("KVSHARE_DROP_IN"); environment != nullptr && *environment != '\0') {
     const std::string value = environment;
