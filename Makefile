@@ -58,7 +58,7 @@ ci-full:  ## .ci/run, and what takes too long for it
 	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.sessions'
 	$(MAKE) coverage
 	$(MAKE) sanitize
-	$(MAKE) fuzz
+	$(MAKE) fuzz FUZZ_SECONDS=1800
 
 docs:     ## docs/errors.md from the source
 	python3 scripts/errors_doc.py
