@@ -72,7 +72,8 @@ Result<Decoder> Decoder::Create(Session session, Caches caches) {
 Result<Tensor> Decoder::Step(const DecoderStep& step) {
   if (pasts_.empty() && step.mask.shape[1] > step.ids.shape[1])
     return Status::Refused(
-        "the model has no input past_key_values.* to go on with after a prefill; needs one, or 0 decode steps (--steps 0)");
+        "the model has no input past_key_values.* to go on with after a prefill; needs one, or 0 decode steps (--steps "
+        "0)");
   const std::map<std::string, const Tensor*> given = {
       {"input_ids", &step.ids}, {"attention_mask", &step.mask}, {"position_ids", &step.positions}};
   NamedTensors feeds = std::move(cache_);
