@@ -182,7 +182,7 @@ Status CheckScores(const AttentionCall& call, std::string_view where) {
   return {};
 }
 
-// `first` is the position of row 0 of each sequence where `positions` is null.
+// `first` is the position of row 0 of each sequence where `positions` is null; it has been checked.
 Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* positions, const int64_t* first,
                    int64_t batch, int64_t tokens, int64_t head_size, std::string_view where) {
   if (!rotary) return {};
@@ -194,9 +194,8 @@ Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* pos
                head_size / 2, head_size);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t s = 0; s < tokens; ++s) {
-      int64_t position = positions != nullptr ? positions[b * tokens + s] : (first != nullptr ? first[b] : 0);
-      const bool overflows = positions == nullptr && __builtin_add_overflow(position, s, &position);
-      if (overflows || position < 0 || position >= rotary.max_positions)
+      const int64_t position = positions != nullptr ? positions[b * tokens + s] : (first != nullptr ? first[b] : 0) + s;
+      if (position < 0 || position >= rotary.max_positions)
         return Bad(where, "position of token {} of batch {} is {}; needs 0 to {}, the rows of 'cos_cache'", s, b,
                    position, rotary.max_positions - 1);
     }
