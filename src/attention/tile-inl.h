@@ -173,10 +173,10 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
                int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
   const auto keys = Element<typename P::Type>::From(key_rows);
   // Fetching costs a load port a line even where the line is at hand, so blocks after the first do without.
-  if (fetch.count > 0 && !kSpreads<P>)
-    ScoreRows<P, R, true>(query, keys, stride, count, head_size, fetch, factors, scores);
-  else
-    ScoreRows<P, R, false>(query, keys, stride, count, head_size, fetch, factors, scores);
+  if constexpr (!kSpreads<P>) {
+    if (fetch.count > 0) return ScoreRows<P, R, true>(query, keys, stride, count, head_size, fetch, factors, scores);
+  }
+  ScoreRows<P, R, false>(query, keys, stride, count, head_size, fetch, factors, scores);
 }
 
 // The sum that rows of `out` begin with, and what is stored in the end: sums that are no f32 are added after their

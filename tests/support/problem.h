@@ -185,28 +185,26 @@ inline void ExpectClose(const Array& truth, const Array& got, double tolerance, 
         << what << " " << i << " of " << truth.size() << ": oracle " << truth.Get(i) << ", kernel " << got.Get(i);
 }
 
-// Runs the kernels and the oracle.
-inline void ExpectMatchesOracle(Problem& p, double tolerance) {
-  Array truth, got;
-  AttentionCall want_call = p.Call(truth);
-  ASSERT_TRUE(CheckAttention(want_call, "test").ok()) << CheckAttention(want_call, "test").message();
-  AttendOracle(want_call);
-  const Array want_scores = p.scores;
-  AttentionCall got_call = p.Call(got);
-  WorkspacePool pool;
-  const Status status = Attend(got_call, ParallelFor::Serial(), pool);
-  ASSERT_TRUE(status.ok()) << status.message();
-  ExpectClose(truth, got, tolerance);
-  ExpectClose(want_scores, p.scores, tolerance, "score");
-}
-
 // What the kernels make of `p`.
 inline Array Attended(Problem& p) {
   Array out;
   const AttentionCall call = p.Call(out);
   WorkspacePool pool;
-  EXPECT_TRUE(Attend(call, ParallelFor::Serial(), pool).ok());
+  const Status status = Attend(call, ParallelFor::Serial(), pool);
+  EXPECT_TRUE(status.ok()) << status.message();
   return out;
+}
+
+// Runs the kernels and the oracle.
+inline void ExpectMatchesOracle(Problem& p, double tolerance) {
+  Array truth;
+  AttentionCall want_call = p.Call(truth);
+  ASSERT_TRUE(CheckAttention(want_call, "test").ok()) << CheckAttention(want_call, "test").message();
+  AttendOracle(want_call);
+  const Array want_scores = p.scores;
+  const Array got = Attended(p);
+  ExpectClose(truth, got, tolerance);
+  ExpectClose(want_scores, p.scores, tolerance, "score");
 }
 
 }  // namespace kvshare::testing
