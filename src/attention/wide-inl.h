@@ -15,6 +15,7 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "attention/kernel_table.h"
 #include "attention/load-inl.h"
@@ -25,13 +26,16 @@ namespace kvshare::HWY_NAMESPACE {
 
 // A pass over D: kPassVectors vectors of query rows against kPassKeys keys, whose sums fill 24 of 32 registers or 12 of
 // 16. The fewer loads a multiplication the better: 12 keys and two vectors reach 82 % of the peak, 8 and three 97 %.
-inline constexpr int kPassVectors = kLanes == 16 ? 3 : 2;
-inline constexpr int kPassKeys = kLanes == 16 ? 8 : 6;
+inline constexpr int kPassVectors = 3;
+inline constexpr int kPassKeys = kLanes == 16 ? 8 : 4;
 inline constexpr int kPassRows = kPassVectors * kLanes;
 // A pass over the keys: kStripRows rows, kStripVectors vectors of V. Likewise.
 inline constexpr int kStripRows = 6;
 inline constexpr int kStripVectors = kLanes == 16 ? 4 : 2;
 inline constexpr int64_t kStrip = kStripVectors * kLanes;
+// Channels or keys a turn of the loop. While the core's other thread is at work, instructions are what counts, and of a
+// turn of one AVX2 needs 24 for 12 multiplications.
+inline constexpr int kUnroll = 4;
 
 // Lines of memory that are wanted in L2 soon, handed out one by one.
 class Lines {
@@ -66,7 +70,8 @@ class Lines {
     next_ = region.rows + outer_ * region.outer_stride + inner_ * region.inner_stride;
     row_left_ = region.row_lines;
   }
-  HWY_NOINLINE void NextRow() {
+  // Inline, though rare: around a call every sum of ScorePass would go through memory.
+  HWY_INLINE void NextRow() {
     const Region& region = regions_[at_];
     if (++inner_ == region.inner) {
       inner_ = 0;
@@ -136,6 +141,18 @@ void PackValues(const void* HWY_RESTRICT rows, int64_t stride, int64_t count, in
   }
 }
 
+// a * b onto `sum`, in its register: where all 16 are taken, g++ 12 else moves sums about.
+template <typename P>
+HWY_INLINE typename P::Sum MulAddInPlace(typename P::Factor a, typename P::Factor b, typename P::Sum sum) {
+#if HWY_TARGET == HWY_AVX2
+  if constexpr (std::is_same_v<typename P::Factor, Vec>) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum.raw) : "x"(a.raw), "x"(b.raw));
+    return sum;
+  }
+#endif
+  return P::MulAdd(a, b, sum);
+}
+
 // kKeys keys against kPassRows rows.
 template <typename P, int kKeys>
 HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, int64_t steps, Lines& lines,
@@ -150,17 +167,19 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
   }
   for (int64_t step = 0; step < steps; ++step, keys += kPassKeys * kLanes) {
     lines.Fetch(lines_a_step);
-    HWY_UNROLL(4)
-    for (size_t i = 0; i < kLanes; ++i, query += kPassRows) {
-      typename P::Factor q[kPassVectors];
-      HWY_UNROLL(4)
-      for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
-      HWY_UNROLL(16)
-      for (int k = 0; k < kKeys; ++k) {
-        Vec cell = hn::Set(df, keys[k * kLanes + i]);
-        KeepInRegister(cell);
+    for (size_t lane = 0; lane < kLanes; lane += kUnroll) {
+      HWY_UNROLL(kUnroll)
+      for (size_t i = lane; i < lane + kUnroll; ++i, query += kPassRows) {
+        typename P::Factor q[kPassVectors];
         HWY_UNROLL(4)
-        for (int v = 0; v < kPassVectors; ++v) sums[k][v] = P::MulAdd(q[v], P::FromCells(cell), sums[k][v]);
+        for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
+        HWY_UNROLL(16)
+        for (int k = 0; k < kKeys; ++k) {
+          Vec cell = hn::Set(df, keys[k * kLanes + i]);
+          KeepInRegister(cell);
+          HWY_UNROLL(4)
+          for (int v = 0; v < kPassVectors; ++v) sums[k][v] = MulAddInPlace<P>(q[v], P::FromCells(cell), sums[k][v]);
+        }
       }
     }
   }
@@ -214,17 +233,27 @@ HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_str
     for (int c = 0; c < kColumns; ++c)
       sums[r][c] = BeginSum<P>(out + r * kStrip + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
-  for (int64_t j = 0; j < count; j += P::kElements, weights += P::kElements * weight_stride, values += kStrip) {
+  const auto add_cell = [&]() HWY_ATTR {
     typename P::Factor v[kColumns];
     HWY_UNROLL(4)
     for (int c = 0; c < kColumns; ++c) v[c] = P::FromCells(hn::Load(df, values + c * kLanes));
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
-      const auto weight = P::FromCells(hn::Set(df, weights[r]));
+      Vec cell = hn::Set(df, weights[r]);
+      KeepInRegister(cell);
       HWY_UNROLL(4)
-      for (int c = 0; c < kColumns; ++c) sums[r][c] = P::MulAdd(weight, v[c], sums[r][c]);
+      for (int c = 0; c < kColumns; ++c) sums[r][c] = P::MulAdd(P::FromCells(cell), v[c], sums[r][c]);
     }
+    weights += P::kElements * weight_stride;
+    values += kStrip;
+  };
+  constexpr int64_t kTurn = kUnroll * P::kElements;
+  int64_t j = 0;
+  for (; j + kTurn <= count; j += kTurn) {
+    HWY_UNROLL(kUnroll)
+    for (int u = 0; u < kUnroll; ++u) add_cell();
   }
+  for (; j < count; j += P::kElements) add_cell();
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4)
