@@ -349,7 +349,7 @@ void StoreRow(const Job& job, const Place& place, int64_t row, const float* out,
   for (int64_t d = 0; d < Dv; d += kLanes) {
     const size_t n = std::min<int64_t>(kLanes, Dv - d);
     Vec o = hn::Mul(hn::Load(df, out + d), inverse);
-    if (channel_scale != nullptr) o = hn::Mul(o, hn::LoadN(df, channel_scale + d, n));
+    if (channel_scale != nullptr) o = hn::Mul(o, LoadN(channel_scale + d, n));
     StoreAny(o, call.output.data, call.output.type, offset + d, n);
   }
 }

@@ -91,12 +91,13 @@ HWY_INLINE Vec Load(const int8_t* p) { return FromI8(hn::LoadU(hn::Rebind<int8_t
 HWY_INLINE Vec Load(I4Pointer p) { return FromI4(hn::ResizeBitCast(Codes(), hn::LoadU(hn::Half<Codes>(), p.pairs))); }
 HWY_INLINE Vec Load(const F8E4M3* p) { return FromF8E4M3(hn::LoadU(Codes(), &p->bits)); }
 
-HWY_INLINE Vec LoadN(const float* p, size_t n) { return hn::LoadN(F32(), p, n); }
+// Whole vectors take no mask: AVX2 has none for 16 bits, and AMD's masked stores are microcode.
+HWY_INLINE Vec LoadN(const float* p, size_t n) { return n == kLanes ? Load(p) : hn::LoadN(F32(), p, n); }
 HWY_INLINE Vec LoadN(const hwy::float16_t* p, size_t n) {
-  return hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::float16_t, F32>(), p, n));
+  return n == kLanes ? Load(p) : hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::float16_t, F32>(), p, n));
 }
 HWY_INLINE Vec LoadN(const hwy::bfloat16_t* p, size_t n) {
-  return hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::bfloat16_t, F32>(), p, n));
+  return n == kLanes ? Load(p) : hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::bfloat16_t, F32>(), p, n));
 }
 
 HWY_INLINE Vec LoadN(const int8_t* p, size_t n) { return FromI8(hn::LoadN(hn::Rebind<int8_t, F32>(), p, n)); }
@@ -106,14 +107,21 @@ HWY_INLINE Vec LoadN(I4Pointer p, size_t n) {
 }
 HWY_INLINE Vec LoadN(const F8E4M3* p, size_t n) { return FromF8E4M3(hn::LoadN(Codes(), &p->bits, n)); }
 
-HWY_INLINE void StoreN(Vec v, float* p, size_t n) { hn::StoreN(v, F32(), p, n); }
+template <class D>
+HWY_INLINE void StoreWholeOrN(hn::Vec<D> v, D d, hn::TFromD<D>* p, size_t n) {
+  if (n == kLanes)
+    hn::StoreU(v, d, p);
+  else
+    hn::StoreN(v, d, p, n);
+}
+HWY_INLINE void StoreN(Vec v, float* p, size_t n) { StoreWholeOrN(v, F32(), p, n); }
 HWY_INLINE void StoreN(Vec v, hwy::float16_t* p, size_t n) {
   const hn::Rebind<hwy::float16_t, F32> d;
-  hn::StoreN(hn::DemoteTo(d, v), d, p, n);
+  StoreWholeOrN(hn::DemoteTo(d, v), d, p, n);
 }
 HWY_INLINE void StoreN(Vec v, hwy::bfloat16_t* p, size_t n) {
   const hn::Rebind<hwy::bfloat16_t, F32> d;
-  hn::StoreN(hn::DemoteTo(d, v), d, p, n);
+  StoreWholeOrN(hn::DemoteTo(d, v), d, p, n);
 }
 
 // Elements [index, index + n) of an f32, f16 or bf16 array, n <= kLanes.

@@ -43,7 +43,7 @@ inline float LoadQuery(const Job& job, const Place& place, int64_t row, float* t
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
   for (int64_t d = 0; d < stride; d += kLanes) {
     Vec q = hn::Mul(hn::Load(df, to + d), scale);
-    if (channel_scale != nullptr) q = hn::Mul(q, hn::LoadN(df, channel_scale + d, std::min<int64_t>(kLanes, D - d)));
+    if (channel_scale != nullptr) q = hn::Mul(q, LoadN(channel_scale + d, std::min<int64_t>(kLanes, D - d)));
     hn::Store(q, df, to + d);
   }
   return CodeOf(job.plan.key_kernel).pack_query(to, stride) * (scale_sums ? spec_scale : 1.0F);

@@ -15,15 +15,14 @@ HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
 inline void RotateHalves(float* row, const RotaryView& rotary, int64_t position) {
-  const F32 df;
   for (int64_t i = 0; i < rotary.half; i += kLanes) {
     const size_t n = std::min<int64_t>(kLanes, rotary.half - i);
     const Vec cos = LoadAny(rotary.cos, rotary.type, position * rotary.half + i, n);
     const Vec sin = LoadAny(rotary.sin, rotary.type, position * rotary.half + i, n);
-    const Vec a = hn::LoadN(df, row + i, n);
-    const Vec b = hn::LoadN(df, row + rotary.half + i, n);
-    hn::StoreN(hn::NegMulAdd(b, sin, hn::Mul(a, cos)), df, row + i, n);
-    hn::StoreN(hn::MulAdd(a, sin, hn::Mul(b, cos)), df, row + rotary.half + i, n);
+    const Vec a = LoadN(row + i, n);
+    const Vec b = LoadN(row + rotary.half + i, n);
+    StoreN(hn::NegMulAdd(b, sin, hn::Mul(a, cos)), row + i, n);
+    StoreN(hn::MulAdd(a, sin, hn::Mul(b, cos)), row + rotary.half + i, n);
   }
 }
 
