@@ -62,6 +62,9 @@ void MergeTask(void* arg, int64_t item_row) {
   task.code->merge(*task.job, item_row);
 }
 
+// Partial sums that one thread has merged before another has woken up.
+constexpr int64_t kSerialMergeFloats = 32 << 10;
+
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
 
 // Attend, but for what its own thread's allocations throw.
@@ -108,7 +111,10 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   PlacePartials(job, value_stride, partials.data());
   parallel.run(parallel.context, job.items() * job.plan.splits, &RunInScratch<&UnitCode::run>, &task);
   if (out_of_memory) return OutOfMemory();
-  parallel.run(parallel.context, job.items() * job.rows(), &MergeTask, &task);
+  const int64_t merged_rows = job.items() * job.rows();
+  const bool short_merge = merged_rows * job.plan.splits * value_stride <= kSerialMergeFloats;
+  const ParallelFor merge = short_merge ? ParallelFor::Serial() : parallel;
+  merge.run(merge.context, merged_rows, &MergeTask, &task);
   return {};
 }
 
