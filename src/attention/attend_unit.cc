@@ -195,8 +195,9 @@ void AddRows(const View& view, int64_t b, int64_t head, int64_t heads, int64_t f
 }
 
 // What is wanted next, for a block to bring into L2 while its scores are computed: its share of the next tile of K and
-// V, [first_key, first_key + keys); in a unit's first tile the next block's queries; in its last the block's output.
-Lines LinesAhead(const Job& job, const Place& place, int64_t block, int64_t first_key, int64_t keys, bool first_tile) {
+// V, [first_key, first_key + keys); in a unit's first tile the next block's queries; in the block's last its output.
+Lines LinesAhead(const Job& job, const Place& place, int64_t block, int64_t first_key, int64_t keys, bool first_tile,
+                 bool last_tile) {
   const AttentionCall& call = *job.call;
   const int64_t R = job.plan.block_rows;
   const int64_t blocks = job.plan.blocks();
@@ -212,7 +213,7 @@ Lines LinesAhead(const Job& job, const Place& place, int64_t block, int64_t firs
   const int64_t end = place.PositionOf(job, place.rows);
   const int64_t next_end = std::min(place.PositionOf(job, (block + 2) * R), end);
   if (first_tile) AddRows(call.query, place.b, place.kv_head * group, group, next, next_end - next, lines);
-  if (keys == 0 && job.plan.splits == 1)
+  if (last_tile && job.plan.splits == 1)
     AddRows(call.output, place.b, place.kv_head * group, group, here, std::min(next, end) - here, lines);
   return lines;
 }
@@ -244,7 +245,8 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t begin = tile + skipped;
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
-      Lines lines = LinesAhead(job, place, block, tile_end, next_keys, tile == range.begin);
+      Lines lines = LinesAhead(job, place, block, tile_end, next_keys, tile == range.begin,
+                               tile_end >= std::min(range.end, seen.hi));
       key_code.score_wide(scratch.query + block * R * KeyStride(job), scratch.keys + skipped * KeyStride(job), count,
                           call.key.head_size, lines, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
