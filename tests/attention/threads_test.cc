@@ -32,15 +32,17 @@ ParallelFor Threaded() {
           }};
 }
 
-// Decoding with splits that are merged, and prefill with many units.
+// Decoding with splits that one thread merges or several, and prefill with many units.
 std::vector<Problem> Problems() {
-  std::vector<Problem> problems(2);
+  std::vector<Problem> problems(3);
   problems[0].B = 2;
   problems[0].T = 3000;
   problems[1].S = 300;
   problems[1].T = 400;
   problems[1].window = 50;
   problems[1].type = problems[1].kv_type = DType::kF16;
+  problems[2].T = 3000;
+  problems[2].D = 512;
   for (Problem& p : problems) {
     p.rotary_half = 8;
     p.Fill();
