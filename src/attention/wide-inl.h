@@ -165,22 +165,24 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
     HWY_UNROLL(4)
     for (int v = 0; v < kPassVectors; ++v) sums[k][v] = P::Zero();
   }
+  const auto add_cell = [&](size_t lane) HWY_ATTR {
+    typename P::Factor q[kPassVectors];
+    HWY_UNROLL(4)
+    for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
+    HWY_UNROLL(16)
+    for (int k = 0; k < kKeys; ++k) {
+      Vec cell = hn::Set(df, keys[k * kLanes + lane]);
+      KeepInRegister(cell);
+      HWY_UNROLL(4)
+      for (int v = 0; v < kPassVectors; ++v) sums[k][v] = MulAddInPlace<P>(q[v], P::FromCells(cell), sums[k][v]);
+    }
+    query += kPassRows;
+  };
   for (int64_t step = 0; step < steps; ++step, keys += kPassKeys * kLanes) {
     lines.Fetch(lines_a_step);
     for (size_t lane = 0; lane < kLanes; lane += kUnroll) {
       HWY_UNROLL(kUnroll)
-      for (size_t i = lane; i < lane + kUnroll; ++i, query += kPassRows) {
-        typename P::Factor q[kPassVectors];
-        HWY_UNROLL(4)
-        for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
-        HWY_UNROLL(16)
-        for (int k = 0; k < kKeys; ++k) {
-          Vec cell = hn::Set(df, keys[k * kLanes + i]);
-          KeepInRegister(cell);
-          HWY_UNROLL(4)
-          for (int v = 0; v < kPassVectors; ++v) sums[k][v] = MulAddInPlace<P>(q[v], P::FromCells(cell), sums[k][v]);
-        }
-      }
+      for (size_t u = 0; u < kUnroll; ++u) add_cell(lane + u);
     }
   }
   HWY_UNROLL(16)
