@@ -125,6 +125,8 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) sums[i] = P::Zero();
       const float* HWY_RESTRICT q = query + first * kLanes;
+      // Several turns at once: the loop's own instructions are as many as half its multiplications.
+      HWY_UNROLL(4)
       for (int64_t d = 0; d < whole; d += kStep, q += R * kLanes) {
         typename P::Factor k_vectors[kKeys];
         HWY_UNROLL(16)
@@ -311,6 +313,7 @@ HWY_INLINE void AddValues(const float* HWY_RESTRICT weights, typename P::Pointer
     for (int r = 0; r < kRows; ++r) weight[r * kKeys + k] = hn::Set(F32(), weights[key[k] * R + r]);
   }
   int64_t d = 0;
+  HWY_UNROLL(4)
   for (; d + static_cast<int64_t>(kLanes) <= head_size; d += kLanes)
     AddColumns<P, kRows, kKeys, false>(weight, value, d, kLanes, out, out_stride);
   if (d < head_size) AddColumns<P, kRows, kKeys, true>(weight, value, d, head_size - d, out, out_stride);
