@@ -456,6 +456,7 @@ HWY_EXPORT(ValueStride);
 HWY_EXPORT(RunUnit);
 HWY_EXPORT(RunScores);
 HWY_EXPORT(MergeRow);
+HWY_EXPORT(TrimRange);
 HWY_EXPORT(AppendRows);
 HWY_EXPORT(FastDots);
 HWY_EXPORT(SpreadsKeys);
@@ -471,6 +472,7 @@ UnitCode GetUnitCode() {
           .run = HWY_DYNAMIC_POINTER(RunUnit),
           .scores = HWY_DYNAMIC_POINTER(RunScores),
           .merge = HWY_DYNAMIC_POINTER(MergeRow),
+          .trim_range = HWY_DYNAMIC_POINTER(TrimRange),
           .append = HWY_DYNAMIC_POINTER(AppendRows),
           .traits = {.fast_dots = HWY_DYNAMIC_POINTER(FastDots), .spreads_keys = HWY_DYNAMIC_POINTER(SpreadsKeys)},
           .target = target};

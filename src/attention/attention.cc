@@ -65,6 +65,33 @@ void MergeTask(void* arg, int64_t item_row) {
 // Partial sums that one thread has merged before another has woken up.
 constexpr int64_t kSerialMergeFloats = 32 << 10;
 
+// Elements of a mask that a task looks through.
+constexpr int64_t kTrimElements = 256 << 10;
+
+struct TrimJob {
+  const AttentionCall* call;
+  const UnitCode* code;
+  KeyRange* ranges;
+  int64_t rows;  // of a task
+};
+
+void TrimTask(void* arg, int64_t task) {
+  const auto& job = *static_cast<const TrimJob*>(arg);
+  const int64_t S = job.call->query.tokens;
+  const int64_t end = std::min((task + 1) * job.rows, job.call->query.batch * S);
+  for (int64_t row = task * job.rows; row < end; ++row)
+    job.ranges[row] = job.code->trim_range(*job.call, row / S, row % S, job.ranges[row]);
+}
+
+// Where a mask hides what no row of K is read for; of masks whose rows all heads share. Not where scores are asked for:
+// a hidden key has one there.
+void TrimRanges(const AttentionCall& call, const UnitCode& code, const ParallelFor& parallel, KeyRange* ranges) {
+  if (!call.mask || call.mask.head_stride != 0 || call.mask.key_stride != 1 || call.scores) return;
+  TrimJob job{&call, &code, ranges, std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
+  const int64_t rows = call.query.batch * call.query.tokens;
+  parallel.run(parallel.context, (rows + job.rows - 1) / job.rows, &TrimTask, &job);
+}
+
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
 
 // Attend, but for what its own thread's allocations throw.
@@ -88,6 +115,7 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr, &ranges, &holes));
   place_ranges(range_memory.data(), &ranges, &holes);
   FillKeyRanges(call, ranges, holes);
+  TrimRanges(call, code, parallel, ranges);
 
   Job job;
   job.call = &call;

@@ -87,6 +87,47 @@ inline void ApplyMask(const Job& job, const Place& place, int64_t first_row, int
   std::fill_n(scores + covered * R, (count - covered) * R, kHidden);
 }
 
+// A bias as low as kHides takes its key's weight, beside a key whose bias is at least kSeen: only scores that differ by
+// more than 3e4 would make it a weight above 0. Exporters hide with -inf or with their type's lowest number.
+inline constexpr float kHides = -6e4F;
+inline constexpr float kSeen = -3e4F;
+
+// The part of `range` that the mask leaves of the keys of row s, without those it hides at both ends: a window that is
+// written as a mask is read as a window. All of `range` where that is not certain. The mask is the same for all heads,
+// its keys adjacent.
+inline KeyRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, KeyRange range) {
+  const MaskView& mask = call.mask;
+  const F32 df;
+  constexpr int64_t kVector = kLanes;
+  constexpr int64_t kStretch = 4 * kVector;
+  const int64_t key0 = b * mask.batch_stride + s * mask.query_stride + mask.FirstColumn(b);
+  const int64_t end = std::min<int64_t>(range.end, mask.keys - mask.FirstColumn(b));
+  const auto seen = [&](int64_t key, int64_t n) HWY_ATTR {
+    return hn::AndNot(hn::Le(LoadMask(mask, key0 + key, n), hn::Set(df, kHides)), hn::FirstN(df, n));
+  };
+  const auto none_seen = [&](int64_t key) HWY_ATTR {
+    auto any = seen(key, kVector);
+    for (int64_t at = kVector; at < kStretch; at += kVector) any = hn::Or(any, seen(key + at, kVector));
+    return hn::AllFalse(df, any);
+  };
+  int64_t first = range.begin;
+  while (first + kStretch <= end && none_seen(first)) first += kStretch;
+  for (intptr_t lane = -1; lane < 0; first += lane < 0 ? kVector : lane) {
+    if (first >= end) return range;
+    lane = hn::FindFirstTrue(df, seen(first, std::min(kVector, end - first)));
+  }
+  int64_t last = end;  // one past
+  while (last - kStretch > first && none_seen(last - kStretch)) last -= kStretch;
+  for (intptr_t lane = -1; lane < 0;) {
+    const int64_t n = std::min(kVector, last - first);
+    lane = hn::FindLastTrue(df, seen(last - n, n));
+    last += lane - n + 1;
+  }
+  const auto sees = [&](int64_t key) HWY_ATTR { return hn::GetLane(LoadMask(mask, key0 + key, 1)) >= kSeen; };
+  if (!sees(first) && !sees(last - 1)) return range;
+  return {static_cast<int32_t>(first), static_cast<int32_t>(last)};
+}
+
 // Hides the holes of a key mask inside the rows' ranges.
 inline void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, int64_t count, float* scores) {
   const KeyMaskView& mask = job.call->key_mask;

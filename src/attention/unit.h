@@ -31,6 +31,8 @@ struct UnitCode {
   void (*run)(const Job& job, int64_t unit, void* scratch);     // one unit; writes the output where splits == 1
   void (*scores)(const Job& job, int64_t item, void* scratch);  // AttentionCall::scores of one item
   void (*merge)(const Job& job, int64_t item_row);              // one row of one item, from its splits' partials
+  // A row's range without the keys that call.mask hides at its ends.
+  KeyRange (*trim_range)(const AttentionCall& call, int64_t b, int64_t s, KeyRange range);
   void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
   TargetTraits traits;
   const char* target;

@@ -1,5 +1,6 @@
 // Which keys a call reads, and what rows give that see none.
 #include <limits>
+#include <string>
 
 #include "kvshare/attention.h"
 #include "tests/support/problem.h"
@@ -78,6 +79,78 @@ TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
   Attended(p);
   // 64 positions in units of 18 (three blocks of 48 rows) and the rest: each reads 127 earlier keys and its own.
   EXPECT_EQ(p.key_rows_read, 4 * 127 + 64);
+}
+
+// Causal, and of `window` keys, both said by the mask alone: 0 keeps, `hidden` hides.
+void AddWindowMask(Problem& p, DType type, int64_t window, double hidden) {
+  p.causal = false;
+  p.mask = Array(type, p.B * p.S * p.T);
+  for (int64_t b = 0; b < p.B; ++b)
+    for (int64_t s = 0; s < p.S; ++s)
+      for (int64_t j = 0; j < p.T; ++j) {
+        const int64_t distance = p.T - p.S + s - j;
+        const bool keep = 0 <= distance && distance < window;
+        const int64_t i = (b * p.S + s) * p.T + j;
+        if (type == DType::kBool)
+          p.mask.bytes[i] = static_cast<std::byte>(keep ? 1 : 0);
+        else
+          p.mask.Set(i, keep ? 0 : hidden);
+      }
+}
+
+TEST(Masks, WhatTheyHideAtBothEndsIsNotRead) {
+  struct Case {
+    DType type;
+    double hidden;
+  };
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const auto& [type, hidden] : {Case{DType::kBool, 0}, Case{DType::kF32, -inf}, Case{DType::kF16, -inf},
+                                     Case{DType::kF32, std::numeric_limits<float>::lowest()},
+                                     Case{DType::kF16, -65504}, Case{DType::kBF16, -3.38e38}})
+    for (const int64_t S : {1, 2, 40}) {
+      SCOPED_TRACE(std::string(NameOf(type)) + " " + std::to_string(hidden) + " S " + std::to_string(S));
+      Problem p;
+      p.B = 2;
+      p.S = S;
+      p.T = 1001;
+      p.D = 16;
+      p.Fill();
+      AddWindowMask(p, type, 77, hidden);
+      ExpectMatchesOracle(p, kF32);
+      p.key_rows_read = 0;
+      Poison(p, 0, p.T - S - 76);
+      const Array out = Attended(p);
+      for (int64_t i = 0; i < out.size(); ++i) ASSERT_FALSE(std::isnan(out.Get(i)));
+      if (S == 1) {
+        EXPECT_EQ(p.key_rows_read, p.B * p.Hkv * 77);
+      }
+    }
+}
+
+TEST(Masks, ThatHideEveryKeyByALowBiasHideNone) {
+  Problem p;
+  p.Fill();
+  AddWindowMask(p, DType::kF32, 0, std::numeric_limits<float>::lowest());
+  ExpectMatchesOracle(p, kF32);  // the mean of all values
+  EXPECT_EQ(p.key_rows_read, p.Hkv * p.T);
+}
+
+TEST(Masks, OfLowBiasesOnlyAreNoWindow) {
+  Problem p;
+  p.Fill();
+  AddWindowMask(p, DType::kF32, p.T, 0);
+  for (int64_t j = 0; j < p.T; ++j) p.mask.Set(j, j % 2 == 0 ? -60000.0 : -59999.0);
+  ExpectMatchesOracle(p, 1e-2);  // f32 knows such scores to 0.004
+  EXPECT_EQ(p.key_rows_read, p.Hkv * p.T);
+}
+
+TEST(Masks, OfEachHeadItsOwnAreReadWithAllKeys) {
+  Problem p;
+  p.Fill();
+  p.AddBias(DType::kBool, true);
+  p.mask.bytes[0] = std::byte{0};
+  ExpectMatchesOracle(p, kF32);
+  EXPECT_EQ(p.key_rows_read, p.Hkv * p.T);
 }
 
 TEST(Rows, ThatSeeNoKeyGiveZeros) {
