@@ -18,8 +18,8 @@ def library():
     return os.environ.get("KVSHARE_LIBRARY") or str(pathlib.Path(__file__).parents[1] / "build/lib/libkvshare_ort.so")
 
 
-def session(nodes, inputs, outputs, threads, initializers=(), kvshare=False):
-    """inputs, outputs: (name, ONNX type, shape)."""
+def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None):
+    """inputs, outputs: (name, ONNX type, shape). kvshare: the session entries of kvshare's library, if it is to be there."""
     graph = helper.make_graph(nodes, "bench", [helper.make_tensor_value_info(*i) for i in inputs],
                               [helper.make_tensor_value_info(*o) for o in outputs], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in OPSETS], ir_version=11)
@@ -27,7 +27,9 @@ def session(nodes, inputs, outputs, threads, initializers=(), kvshare=False):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is in the table
-    if kvshare:
+    if kvshare is not None:
+        for entry in kvshare.items():
+            options.add_session_config_entry(*entry)
         options.register_custom_ops_library(library())
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

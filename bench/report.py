@@ -13,12 +13,12 @@ def table(result):
     ours = result["sides"].get("kvshare", {})
     for name, side in result["sides"].items():
         if "ms" not in side:
-            lines.append(f"    {name:22} {side['skipped']}")
+            lines.append(f"    {name:26} {side['skipped']}")
             continue
         comparable = side["disturbed"] == ours.get("disturbed")  # a disturbed time says little beside an undisturbed one
         ratio = f"{side['ms'] / ours['ms']:7.2f} x kvshare" if comparable else " " * 17
         mark = "*" if side["disturbed"] else " "
-        lines.append(f"    {name:22} {side['ms']:10.4f}{mark}ms ±{side['spread']:3.0f} %  {ratio}  "
+        lines.append(f"    {name:26} {side['ms']:10.4f}{mark}ms ±{side['spread']:3.0f} %  {ratio}  "
                      f"{side['ms'] / floor['ms']:8.2f} x floor  error {side['error']:.0e}  {side['calls']} calls, {side['dropped']} dropped")
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare])
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.25}  # by threads, between two sides: the workers of the one before spin, ggml's for 0.2 s
-QUICK = re.compile(r"(decode (e2b_\w+|llama) fp32 \S+ \S+ 1t|decode e2b_full fp32 S1 T4096 2t"
+QUICK = re.compile(r"(decode (e2b_\w+ fp32 \S+ \S+|llama fp32 S1 T(512|4096|32768)) 1t|decode e2b_full fp32 S1 T4096 2t"
                    r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 
 

@@ -1,10 +1,11 @@
-"""kvshare's GroupQueryAttention inside ONNX Runtime: K and V borrowed, and with a cache of its own."""
+"""kvshare inside ONNX Runtime: GroupQueryAttention with K and V borrowed, and with a cache of its own; an unchanged graph."""
 import ctypes
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from bench import common, ort_session
+from bench.attention.masked import masked
 from bench.ort_session import Bound, ONNX_TYPE
 
 SLOTS = ("query key value past_key past_value seqlens_k total cos sin position_ids bias sink k_scale v_scale q_norm k_norm "
@@ -48,7 +49,7 @@ def borrowed(row, data, extra=None, **attributes):
     fixed = {"query": query, **lengths(row), **(extra or {})}
     pair = dict(zip(("external_key", "external_value"), data.pairs()[0]))
     made = ort_session.session([node("kvshare", row, {**fixed, **pair}, ["output"], **attributes)], values({**fixed, **pair}),
-                               [("output", ONNX_TYPE[row.query_dtype], list(query.shape))], row.threads, kvshare=True)
+                               [("output", ONNX_TYPE[row.query_dtype], list(query.shape))], row.threads, kvshare={})
     result = np.empty_like(query)
     bound = Bound(made, row.batch * row.S)
     for key, value in data.pairs():
@@ -71,7 +72,8 @@ def own_cache(row, data, domain):
     named = {**fixed, "key": tail(key), "value": tail(value), "past_key": key, "past_value": value}
     made = ort_session.session([node(domain, row, named, ["output", "present_key", "present_value"])], values(named),
                                [("output", kind, list(query.shape)), ("present_key", cache, list(key.shape)),
-                                ("present_value", cache, list(value.shape))], row.threads, kvshare=domain == "kvshare")
+                                ("present_value", cache, list(value.shape))], row.threads,
+                               kvshare={} if domain == "kvshare" else None)
     result = np.empty_like(query)
     bound = Bound(made, row.batch * row.S)
     for key, value in data.pairs():
@@ -82,4 +84,7 @@ def own_cache(row, data, domain):
 
 
 def sides(row, data):
-    return {"kvshare": lambda: borrowed(row, data), "kvshare, own cache": lambda: own_cache(row, data, "kvshare")}
+    found = {"kvshare": lambda: borrowed(row, data), "kvshare, own cache": lambda: own_cache(row, data, "kvshare")}
+    if row.dtype != "int8" and row.batch == 1:
+        found["kvshare, Attention + mask"] = lambda: masked(row, data, drop_in=True)
+    return found

@@ -51,4 +51,4 @@ def _borrow(query, key, value, head_size):
 
 
 def sides(row, data):
-    return {"kvshare": lambda: graph(row, data, "kvshare", _borrow, kvshare=True)}
+    return {"kvshare": lambda: graph(row, data, "kvshare", _borrow, kvshare={})}

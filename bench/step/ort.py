@@ -9,4 +9,4 @@ def _borrow(query, key, value, head_size):
 
 
 def sides(row, data):
-    return {"ort shared": lambda: graph(row, data, "com.microsoft", _borrow, kvshare=False)}
+    return {"ort shared": lambda: graph(row, data, "com.microsoft", _borrow, kvshare=None)}

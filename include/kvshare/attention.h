@@ -50,7 +50,10 @@ struct AttentionCall {
   MutableHeadsView output;  // [B, Hq, S, Dv]  written in full
   AttentionSpec spec;
   Positions positions;
-  MaskView mask;  // bool or float, optional
+  // Optional. Of one that all heads share, keys hidden before the first and after the last that a row sees are not
+  // read: a window written as a mask costs what a window costs. Floats of -6e4 and below count as hiding there, if the
+  // row has one of -3e4 or more.
+  MaskView mask;
   // Optional. With it positions.* are ignored: pos(k) is the running count of ones up to and with k, query s has the
   // position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left and
   // pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.

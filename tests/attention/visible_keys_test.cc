@@ -105,8 +105,8 @@ TEST(Masks, WhatTheyHideAtBothEndsIsNotRead) {
   };
   const double inf = std::numeric_limits<double>::infinity();
   for (const auto& [type, hidden] : {Case{DType::kBool, 0}, Case{DType::kF32, -inf}, Case{DType::kF16, -inf},
-                                     Case{DType::kF32, std::numeric_limits<float>::lowest()},
-                                     Case{DType::kF16, -65504}, Case{DType::kBF16, -3.38e38}})
+                                     Case{DType::kF32, std::numeric_limits<float>::lowest()}, Case{DType::kF16, -65504},
+                                     Case{DType::kBF16, -3.38e38}})
     for (const int64_t S : {1, 2, 40}) {
       SCOPED_TRACE(std::string(NameOf(type)) + " " + std::to_string(hidden) + " S " + std::to_string(S));
       Problem p;

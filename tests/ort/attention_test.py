@@ -133,6 +133,21 @@ def test_fully_masked_rows_give_zeros_and_a_finite_bias_does_not():
     assert np.abs(got - truth(inputs, attributes, q, k, v)).max() < 1e-2
 
 
+@pytest.mark.parametrize("hides", [False, -np.inf, np.finfo(np.float32).min], ids=["bool", "infinity", "lowest"])
+@pytest.mark.parametrize("S", [1, 5, 70])
+def test_a_window_written_as_a_mask_is_read_as_a_window(S, hides):
+    T, window = 300, 40
+    inputs, attributes, q, k, v = case(7, S=S, new=T)
+    distance = T - S + np.arange(S)[:, None] - np.arange(T)
+    seen = (distance >= 0) & (distance < window)
+    inputs["attn_mask"] = seen if hides is False else np.where(seen, 0, hides).astype(np.float32)
+    want = truth({**inputs, "attn_mask": seen}, attributes, q, k, v)
+    assert_close(attention(inputs, attributes, lib=None)["Y"], want, np.float32)
+    for tensor in ("K", "V"):
+        inputs[tensor][:, :, :T - S - window + 1] = np.nan
+    assert_close(ours(inputs, attributes)["Y"], want, np.float32)
+
+
 def test_lower_right_alignment_is_the_session_entrys():
     inputs, attributes, q, k, v = case(7, S=2, new=7, is_causal=1)
     assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v, offset=0), np.float32)
