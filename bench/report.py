@@ -1,8 +1,9 @@
 """The text table and the plots: time against T, S and the group, one panel a shape, by hand."""
 import math
 
-COLOURS = ("#d33f49", "#2a6f97", "#61a5c2", "#7f5539", "#6a994e", "#f2a65a", "#8338ec", "#6c757d", "#012a4a", "#b56576")
-PANEL, PAD, LEGEND = (330, 250), 54, 22
+COLOURS = ("#d33f49", "#2a6f97", "#61a5c2", "#7f5539", "#6a994e", "#f2a65a", "#8338ec", "#6c757d", "#012a4a", "#b56576",
+           "#06d6a0", "#c9a227")
+PANEL, PAD, LEGEND = (330, 250), 54, (195, 22)
 
 
 def table(result):
@@ -95,15 +96,15 @@ def _plot(series, subject, x_name, title):
         return None
     names = [n for n in dict.fromkeys(name for sides in series.values() for name in sides) if n != "floor"]
     colour = {**{n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}, "floor": "#000"}
-    columns = max(2, len(series) * PANEL[0] // 165)
+    columns = max(2, len(series) * PANEL[0] // LEGEND[0])
     rows = math.ceil(len(colour) / columns)
-    width, height = max(len(series), 2) * PANEL[0], PANEL[1] + 60 + rows * LEGEND
+    width, height = max(len(series), 2) * PANEL[0] + PAD // 2, PANEL[1] + 60 + rows * LEGEND[1]
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
            'font-size="11">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
     for i, (panel, sides) in enumerate(series.items()):
         out += _panel(f"{panel}: {subject}", sides, colour, i * PANEL[0])
     for i, name in enumerate(colour):
-        x, y = 20 + i % columns * 165, PANEL[1] + 20 + i // columns * LEGEND
+        x, y = 20 + i % columns * LEGEND[0], PANEL[1] + 20 + i // columns * LEGEND[1]
         out.append(f'<path d="M{x} {y}h18" stroke="{colour[name]}" stroke-width="3"/>'
                    f'<text x="{x + 24}" y="{y + 4}">{name}</text>')
     out.append(f'<text x="20" y="{height - 10}" fill="#666">{title}; time of one call against {x_name}</text></svg>')

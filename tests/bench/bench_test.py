@@ -48,9 +48,9 @@ def test_the_plot_has_a_line_a_side_and_one_for_the_floor():
 
 
 @pytest.mark.parametrize("row, ran", [
-    ("decode e2b_sliding fp32 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents",
-                                            "ort own cache", "ort Attention + mask"}),
-    ("decode llama bf16 S1 T512 1t", {"kvshare", "kvshare, own cache"}),
+    ("decode e2b_sliding fp32 S1 T512 1t", {"kvshare", "kvshare, own cache", "kvshare, Attention + mask", "ort shared",
+                                            "ort shared, presents", "ort own cache", "ort Attention + mask"}),
+    ("decode llama bf16 S1 T512 1t", {"kvshare", "kvshare, own cache", "kvshare, Attention + mask"}),
     ("decode llama int8 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared, presents", "ort own cache"}),
     ("decode mha fp32 S1 T4096 1t B4 ragged", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents", "ort own cache"}),
     ("cost, decode e2b_sliding fp32 S1 T4096 1t", {"kvshare", "odd T", "softcap", "bias", "sinks", "all"}),
