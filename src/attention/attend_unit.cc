@@ -113,6 +113,16 @@ Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t 
   return {static_cast<const char*>(RowsOf(view, place, first)), BytesOf(view.type, view.token_stride), end - first};
 }
 
+// Whether the mask does anything in the ranges of a block's rows.
+bool IsMasked(const Job& job, const Place& place, int64_t block, int64_t rows) {
+  if (!job.call->mask) return false;
+  if (job.masked == nullptr) return true;
+  const bool* const masked = job.masked + place.b * job.call->query.tokens;
+  const int64_t first = block * job.plan.block_rows;
+  return std::any_of(masked + place.PositionOf(job, first), masked + place.PositionOf(job, first + rows - 1) + 1,
+                     [](bool row) { return row; });
+}
+
 // The sums of `count` keys from `begin` on become scores as the softmax takes them: capped, biased, hidden where a row
 // does not see.
 template <int R>
@@ -124,7 +134,7 @@ void MaskTile(const Job& job, const Place& place, const Scratch& scratch, int64_
   const int64_t lanes = RoundUp(count * R, kLanes);
   float* scores = scratch.scores;
   if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
-  if (call.mask) ApplyMask<R>(job, place, block * R, rows, begin, count, scores);
+  if (IsMasked(job, place, block, rows)) ApplyMask<R>(job, place, block * R, rows, begin, count, scores);
   if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
   if (begin < seen.all_lo || begin + count > seen.all_hi)
     HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,

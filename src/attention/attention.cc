@@ -72,6 +72,7 @@ struct TrimJob {
   const AttentionCall* call;
   const UnitCode* code;
   KeyRange* ranges;
+  bool* masked;
   int64_t rows;  // of a task
 };
 
@@ -79,15 +80,23 @@ void TrimTask(void* arg, int64_t task) {
   const auto& job = *static_cast<const TrimJob*>(arg);
   const int64_t S = job.call->query.tokens;
   const int64_t end = std::min((task + 1) * job.rows, job.call->query.batch * S);
-  for (int64_t row = task * job.rows; row < end; ++row)
-    job.ranges[row] = job.code->trim_range(*job.call, row / S, row % S, job.ranges[row]);
+  for (int64_t row = task * job.rows; row < end; ++row) {
+    const MaskedRange left = job.code->trim_range(*job.call, row / S, row % S, job.ranges[row]);
+    job.ranges[row] = left.range;
+    job.masked[row] = left.masked;
+  }
 }
 
-// Where a mask hides what no row of K is read for; of masks whose rows all heads share. Not where scores are asked for:
-// a hidden key has one there.
-void TrimRanges(const AttentionCall& call, const UnitCode& code, const ParallelFor& parallel, KeyRange* ranges) {
-  if (!call.mask || call.mask.head_stride != 0 || call.mask.key_stride != 1 || call.scores) return;
-  TrimJob job{&call, &code, ranges, std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
+// Of masks that all heads share. Not where scores are asked for: a hidden key has one there.
+bool MaskTrims(const AttentionCall& call) {
+  return call.mask && call.mask.head_stride == 0 && call.mask.key_stride == 1 && !call.scores;
+}
+
+// No row of K or V is read for what a mask hides at the ends of the ranges.
+void TrimRanges(const AttentionCall& call, const UnitCode& code, const ParallelFor& parallel, KeyRange* ranges,
+                bool* masked) {
+  TrimJob job{&call, &code, ranges, masked,
+              std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
   const int64_t rows = call.query.batch * call.query.tokens;
   parallel.run(parallel.context, (rows + job.rows - 1) / job.rows, &TrimTask, &job);
 }
@@ -104,23 +113,28 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
   const UnitCode code = GetUnitCode();
   const int64_t rows = call.query.batch * call.query.tokens;
-  const auto place_ranges = [&](void* memory, KeyRange** ranges, bool** holes) {
-    Carver carver(memory);
-    *ranges = carver.Take<KeyRange>(rows);
-    *holes = carver.Take<bool>(call.query.batch);
-    return carver.bytes();
-  };
   KeyRange* ranges = nullptr;
   bool* holes = nullptr;
-  const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr, &ranges, &holes));
-  place_ranges(range_memory.data(), &ranges, &holes);
+  bool* masked = nullptr;
+  const auto place_ranges = [&](void* memory) {
+    Carver carver(memory);
+    ranges = carver.Take<KeyRange>(rows);
+    holes = carver.Take<bool>(call.query.batch);
+    masked = carver.Take<bool>(rows);
+    return carver.bytes();
+  };
+  const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr));
+  place_ranges(range_memory.data());
   FillKeyRanges(call, ranges, holes);
-  TrimRanges(call, code, parallel, ranges);
 
   Job job;
   job.call = &call;
   job.ranges = ranges;
   job.holes = holes;
+  if (MaskTrims(call)) {
+    TrimRanges(call, code, parallel, ranges, masked);
+    job.masked = masked;
+  }
   KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.traits));
   std::atomic<bool> out_of_memory = false;
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};

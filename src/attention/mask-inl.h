@@ -92,10 +92,10 @@ inline void ApplyMask(const Job& job, const Place& place, int64_t first_row, int
 inline constexpr float kHides = -6e4F;
 inline constexpr float kSeen = -3e4F;
 
-// The part of `range` that the mask leaves of the keys of row s, without those it hides at both ends: a window that is
-// written as a mask is read as a window. All of `range` where that is not certain. The mask is the same for all heads,
-// its keys adjacent.
-inline KeyRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, KeyRange range) {
+// What a mask leaves of a row's `range`: without the keys it hides at both ends, so that a window that is written as a
+// mask is read as a window. All of the range where that is not certain. The mask is the same for all heads, its keys
+// adjacent.
+inline MaskedRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, KeyRange range) {
   const MaskView& mask = call.mask;
   const F32 df;
   constexpr int64_t kVector = kLanes;
@@ -105,27 +105,34 @@ inline KeyRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, KeyRa
   const auto seen = [&](int64_t key, int64_t n) HWY_ATTR {
     return hn::AndNot(hn::Le(LoadMask(mask, key0 + key, n), hn::Set(df, kHides)), hn::FirstN(df, n));
   };
-  const auto none_seen = [&](int64_t key) HWY_ATTR {
-    auto any = seen(key, kVector);
-    for (int64_t at = kVector; at < kStretch; at += kVector) any = hn::Or(any, seen(key + at, kVector));
+  const auto biased = [&](int64_t key, int64_t n) HWY_ATTR {
+    return hn::And(hn::Ne(LoadMask(mask, key0 + key, n), hn::Zero(df)), hn::FirstN(df, n));
+  };
+  // Whether none of the keys of a stretch is what `is` says.
+  const auto none = [&](auto is, int64_t key) HWY_ATTR {
+    auto any = is(key, kVector);
+    for (int64_t at = kVector; at < kStretch; at += kVector) any = hn::Or(any, is(key + at, kVector));
     return hn::AllFalse(df, any);
   };
   int64_t first = range.begin;
-  while (first + kStretch <= end && none_seen(first)) first += kStretch;
+  while (first + kStretch <= end && none(seen, first)) first += kStretch;
   for (intptr_t lane = -1; lane < 0; first += lane < 0 ? kVector : lane) {
-    if (first >= end) return range;
+    if (first >= end) return {range, true};
     lane = hn::FindFirstTrue(df, seen(first, std::min(kVector, end - first)));
   }
   int64_t last = end;  // one past
-  while (last - kStretch > first && none_seen(last - kStretch)) last -= kStretch;
+  while (last - kStretch > first && none(seen, last - kStretch)) last -= kStretch;
   for (intptr_t lane = -1; lane < 0;) {
     const int64_t n = std::min(kVector, last - first);
     lane = hn::FindLastTrue(df, seen(last - n, n));
     last += lane - n + 1;
   }
   const auto sees = [&](int64_t key) HWY_ATTR { return hn::GetLane(LoadMask(mask, key0 + key, 1)) >= kSeen; };
-  if (!sees(first) && !sees(last - 1)) return range;
-  return {static_cast<int32_t>(first), static_cast<int32_t>(last)};
+  if (!sees(first) && !sees(last - 1)) return {range, true};
+  int64_t plain = first;
+  while (plain + kStretch <= last && none(biased, plain)) plain += kStretch;
+  while (plain < last && hn::AllFalse(df, biased(plain, std::min(kVector, last - plain)))) plain += kVector;
+  return {{static_cast<int32_t>(first), static_cast<int32_t>(last)}, plain < last};
 }
 
 // Hides the holes of a key mask inside the rows' ranges.

@@ -15,6 +15,7 @@ struct Job {
   Plan plan;
   const KeyRange* ranges = nullptr;  // [B, S]
   const bool* holes = nullptr;       // [B]
+  const bool* masked = nullptr;      // [B, S] whether call.mask does anything in the row's range; null: who knows
   // Where splits > 1: what a unit leaves for the merge, [units, blocks * R] and [units, blocks * R, ValueStride()].
   float* partial_max = nullptr;
   float* partial_sum = nullptr;
@@ -24,6 +25,12 @@ struct Job {
   int64_t rows() const { return plan.blocks() * plan.block_rows; }
 };
 
+// A row's range without the keys that call.mask hides at its ends, and whether it hides or biases any that are left.
+struct MaskedRange {
+  KeyRange range;
+  bool masked;
+};
+
 // Attend's per-target code; SIMD target chosen at run time.
 struct UnitCode {
   size_t (*scratch_bytes)(const Job& job);                      // one unit's scratch
@@ -31,8 +38,7 @@ struct UnitCode {
   void (*run)(const Job& job, int64_t unit, void* scratch);     // one unit; writes the output where splits == 1
   void (*scores)(const Job& job, int64_t item, void* scratch);  // AttentionCall::scores of one item
   void (*merge)(const Job& job, int64_t item_row);              // one row of one item, from its splits' partials
-  // A row's range without the keys that call.mask hides at its ends.
-  KeyRange (*trim_range)(const AttentionCall& call, int64_t b, int64_t s, KeyRange range);
+  MaskedRange (*trim_range)(const AttentionCall& call, int64_t b, int64_t s, KeyRange range);
   void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
   TargetTraits traits;
   const char* target;

@@ -127,6 +127,20 @@ TEST(Masks, WhatTheyHideAtBothEndsIsNotRead) {
     }
 }
 
+TEST(Masks, AHoleOrABiasInOneRowIsNotLostAmongRowsThatHaveNone) {
+  for (const double odd : {-std::numeric_limits<double>::infinity(), 1.5})
+    for (const int64_t S : {1, 2, 40}) {
+      Problem p;
+      p.S = S;
+      p.T = 300;
+      p.D = 16;
+      p.Fill();
+      AddWindowMask(p, DType::kF32, 77, std::numeric_limits<float>::lowest());
+      p.mask.Set((S / 2) * p.T + p.T - S - 20, odd);
+      ExpectMatchesOracle(p, kF32);
+    }
+}
+
 TEST(Masks, ThatHideEveryKeyByALowBiasHideNone) {
   Problem p;
   p.Fill();
