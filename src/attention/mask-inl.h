@@ -108,31 +108,33 @@ inline MaskedRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, Ke
   const auto biased = [&](int64_t key, int64_t n) HWY_ATTR {
     return hn::And(hn::Ne(LoadMask(mask, key0 + key, n), hn::Zero(df)), hn::FirstN(df, n));
   };
-  // Whether none of the keys of a stretch is what `is` says.
+  // Whether none of a stretch's keys is such a one.
   const auto none = [&](auto is, int64_t key) HWY_ATTR {
     auto any = is(key, kVector);
     for (int64_t at = kVector; at < kStretch; at += kVector) any = hn::Or(any, is(key + at, kVector));
     return hn::AllFalse(df, any);
   };
-  int64_t first = range.begin;
-  while (first + kStretch <= end && none(seen, first)) first += kStretch;
-  for (intptr_t lane = -1; lane < 0; first += lane < 0 ? kVector : lane) {
-    if (first >= end) return {range, true};
-    lane = hn::FindFirstTrue(df, seen(first, std::min(kVector, end - first)));
-  }
+  // The first such key from `key` on, `stop` if there is none before.
+  const auto find_first = [&](auto is, int64_t key, int64_t stop) HWY_ATTR {
+    while (key + kStretch <= stop && none(is, key)) key += kStretch;
+    for (; key < stop; key += kVector) {
+      const intptr_t lane = hn::FindFirstTrue(df, is(key, std::min(kVector, stop - key)));
+      if (lane >= 0) return key + lane;
+    }
+    return stop;
+  };
+  const int64_t first = find_first(seen, range.begin, end);
+  if (first >= end) return {range, true};
   int64_t last = end;  // one past
   while (last - kStretch > first && none(seen, last - kStretch)) last -= kStretch;
-  for (intptr_t lane = -1; lane < 0;) {
+  for (intptr_t lane = -1; lane < 0;) {  // ends at `first`, which is seen
     const int64_t n = std::min(kVector, last - first);
     lane = hn::FindLastTrue(df, seen(last - n, n));
     last += lane - n + 1;
   }
   const auto sees = [&](int64_t key) HWY_ATTR { return hn::GetLane(LoadMask(mask, key0 + key, 1)) >= kSeen; };
   if (!sees(first) && !sees(last - 1)) return {range, true};
-  int64_t plain = first;
-  while (plain + kStretch <= last && none(biased, plain)) plain += kStretch;
-  while (plain < last && hn::AllFalse(df, biased(plain, std::min(kVector, last - plain)))) plain += kVector;
-  return {{static_cast<int32_t>(first), static_cast<int32_t>(last)}, plain < last};
+  return {{static_cast<int32_t>(first), static_cast<int32_t>(last)}, find_first(biased, first, last) < last};
 }
 
 // Hides the holes of a key mask inside the rows' ranges.

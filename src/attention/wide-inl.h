@@ -33,9 +33,6 @@ inline constexpr int kPassRows = kPassVectors * kLanes;
 inline constexpr int kStripRows = 6;
 inline constexpr int kStripVectors = kLanes == 16 ? 4 : 2;
 inline constexpr int64_t kStrip = kStripVectors * kLanes;
-// Channels or keys a turn of the loop. While the core's other thread is at work, instructions are what counts: AVX2,
-// one at a time, takes 24 for 12 multiplications, four at a time 20.
-inline constexpr int kUnroll = 4;
 
 // Lines of memory that are wanted in L2 soon, handed out one by one.
 class Lines {
