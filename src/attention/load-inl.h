@@ -44,14 +44,14 @@ struct Element {
   using Pointer = const T*;
   static HWY_INLINE Pointer From(const void* p) { return static_cast<const T*>(p); }
   static HWY_INLINE const void* Address(Pointer p) { return p; }
-  static HWY_INLINE int64_t Bytes(int64_t n) { return n * static_cast<int64_t>(sizeof(T)); }
+  static constexpr HWY_INLINE int64_t Bytes(int64_t n) { return n * static_cast<int64_t>(sizeof(T)); }
 };
 template <>
 struct Element<I4> {
   using Pointer = I4Pointer;
   static HWY_INLINE Pointer From(const void* p) { return {static_cast<const uint8_t*>(p)}; }
   static HWY_INLINE const void* Address(Pointer p) { return p.pairs; }
-  static HWY_INLINE int64_t Bytes(int64_t n) { return n / 2; }
+  static constexpr HWY_INLINE int64_t Bytes(int64_t n) { return n / 2; }
 };
 
 HWY_INLINE Vec Load(const float* p) { return hn::LoadU(F32(), p); }

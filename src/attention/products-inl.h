@@ -139,17 +139,17 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
   static HWY_INLINE Sum Zero() { return hn::Zero(I32()); }
   static HWY_INLINE Factor LoadKey(Pointer p) { return hn::PromoteTo(D16(), hn::LoadU(Bytes(), p)); }
   static HWY_INLINE Factor LoadKeyN(Pointer p, size_t n) { return hn::PromoteTo(D16(), hn::LoadN(Bytes(), p, n)); }
+  // Pairs are made within blocks of 128 bits, the cheapest way: OrderColumns undoes it.
   template <int kColumns, bool kPartial>
   static HWY_INLINE void LoadValues(Pointer p, Pointer q, size_t n, Factor (&to)[kColumns]) {
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; c += 2) {
-      const auto load = [&](Pointer at) HWY_ATTR {
-        return kPartial ? hn::LoadN(Bytes(), at + c * kLanes, n) : hn::LoadU(Bytes(), at + c * kLanes);
-      };
-      const auto a = load(p);
-      const auto b = load(q);
-      to[c] = hn::PromoteTo(D16(), hn::InterleaveWholeLower(Bytes(), a, b));
-      to[c + 1] = hn::PromoteTo(D16(), hn::InterleaveWholeUpper(Bytes(), a, b));
+      const auto load = [&](Pointer at)
+                            HWY_ATTR { return kPartial ? LoadKeyN(at + c * kLanes, n) : LoadKey(at + c * kLanes); };
+      const Factor a = load(p);
+      const Factor b = load(q);
+      to[c] = hn::InterleaveLower(D16(), a, b);
+      to[c + 1] = hn::InterleaveUpper(D16(), a, b);
     }
   }
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
@@ -167,6 +167,23 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
 #endif
   }
   static HWY_INLINE Vec ToF32(Sum sum) { return hn::ConvertTo(F32(), sum); }
+  // The sums of two vectors that LoadValues made, `a` with the even half blocks of the columns and `b` with the odd
+  // ones, become those of the columns as they lie.
+  static HWY_INLINE void OrderColumns(Vec& a, Vec& b) {
+    if constexpr (kLanes == 4) return;
+    const F32 df;
+    const Vec lower = hn::ConcatLowerLower(df, b, a);
+    const Vec upper = hn::ConcatUpperUpper(df, b, a);
+    if constexpr (kLanes == 8) {
+      a = lower;
+      b = upper;
+    } else {
+      alignas(64) static constexpr int32_t kOrder[16] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
+      const auto order = hn::SetTableIndices(df, kOrder);
+      a = hn::TableLookupLanes(lower, order);
+      b = hn::TableLookupLanes(upper, order);
+    }
+  }
 
   static float PackQuery(float* row, int64_t count) {
     const F32 df;

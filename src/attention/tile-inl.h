@@ -58,6 +58,8 @@ inline constexpr int kSpreadRows = std::min(R, sizeof(typename P::Type) == sizeo
 // Turns of a loop at once, here and in wide-inl.h. While the core's other thread is at work, instructions are what
 // counts: one at a time, AVX2 takes 18 for 8 multiplications here and 24 for 12 there, four at a time 16 and 20.
 inline constexpr int kUnroll = 4;
+// The same for WeightStrip, whose turns are longer.
+inline constexpr int kCellUnroll = 2;
 
 // Per 128-bit block: lanes (a, b, c, d) of the sums over the block's four lanes.
 HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
@@ -99,6 +101,10 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
 // the pace.
 HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 
+// Whether multiplying takes so many instructions that loads folded into them, though repeated, do not set the pace.
+template <typename P>
+inline constexpr bool kLoadsAreFree = P::kIntegers && kLanes == 8;
+
 // query    [cells of D / kLanes rounded up][R][kLanes] cells, zero beyond D
 // keys     rows of T at `stride` elements, `count` of them
 // factors  [kStateLanes<R>] what the rows' sums are multiplied by, if P has factors
@@ -129,25 +135,34 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
       HWY_UNROLL(16)
       for (size_t i = 0; i < kLanes; ++i) sums[i] = P::Zero();
       const float* HWY_RESTRICT q = query + first * kLanes;
-      HWY_UNROLL(kUnroll)
-      for (int64_t d = 0; d < whole; d += kStep, q += R * kLanes) {
+      const auto add_step = [&](int64_t d, [[maybe_unused]] bool opens_line) HWY_ATTR {
         typename P::Factor k_vectors[kKeys];
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
           k_vectors[k] = P::LoadKey(key[k] + d);
           if constexpr (kSpreads<P> && kRows > 1) KeepInRegister(k_vectors[k]);
           if constexpr (kFetch)
-            if (OpensLine<T>(d, kStep)) PrefetchL2(next[k] + Element<T>::Bytes(d));
+            if (opens_line) PrefetchL2(next[k] + Element<T>::Bytes(d));
         }
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
           Vec q_cells = hn::Load(df, q + r * kLanes);
-          if constexpr (kKeys > 1) KeepInRegister(q_cells);
+          if constexpr (kKeys > 1 && !kLoadsAreFree<P>) KeepInRegister(q_cells);
           HWY_UNROLL(16)
           for (int k = 0; k < kKeys; ++k)
             sums[k * kRows + r] = P::MulAdd(P::FromCells(q_cells), k_vectors[k], sums[k * kRows + r]);
         }
+        q += R * kLanes;
+      };
+      constexpr int64_t kTurn = kUnroll * kStep;
+      constexpr bool kWholeLines = Element<T>::Bytes(kTurn) % 64 == 0;
+      int64_t d = 0;
+      for (; d + kTurn <= whole; d += kTurn) {
+        HWY_UNROLL(kUnroll)
+        for (int u = 0; u < kUnroll; ++u)
+          add_step(d + u * kStep, OpensLine<T>((kWholeLines ? 0 : d) + u * kStep, kStep));
       }
+      for (; d < whole; d += kStep) add_step(d, OpensLine<T>(d, kStep));
       if (rest != 0) {
         HWY_UNROLL(16)
         for (int k = 0; k < kKeys; ++k) {
@@ -184,8 +199,8 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
   ScoreRows<P, R, false>(query, keys, stride, count, head_size, fetch, factors, scores);
 }
 
-// The sum that rows of `out` begin with, and what is stored in the end: sums that are no f32 are added after their
-// tile.
+// The sum that a vector of `out` begins with, and how the kColumns sums of a row end there: sums that are no f32 are
+// added after their tile.
 template <typename P>
 HWY_INLINE typename P::Sum BeginSum(const float* out, const float* rescale) {
   if constexpr (P::kIntegers) {
@@ -195,14 +210,25 @@ HWY_INLINE typename P::Sum BeginSum(const float* out, const float* rescale) {
     return rescale == nullptr ? sum : hn::Mul(sum, hn::Set(F32(), *rescale));
   }
 }
-template <typename P>
-HWY_INLINE void EndSum(typename P::Sum sum, const float* rescale, const float* factor, float* out) {
+template <typename P, int kColumns>
+HWY_INLINE void EndSums(const typename P::Sum* sums, const float* rescale, const float* factor, float* out) {
+  const F32 df;
   if constexpr (P::kIntegers) {
-    Vec before = hn::Load(F32(), out);
-    if (rescale != nullptr) before = hn::Mul(before, hn::Set(F32(), *rescale));
-    hn::Store(hn::MulAdd(P::ToF32(sum), hn::Set(F32(), *factor), before), F32(), out);
+    HWY_UNROLL(8)
+    for (int c = 0; c < kColumns; c += 2) {
+      Vec added[2] = {P::ToF32(sums[c]), P::ToF32(sums[c + 1])};
+      P::OrderColumns(added[0], added[1]);
+      HWY_UNROLL(2)
+      for (int i = 0; i < 2; ++i) {
+        float* at = out + (c + i) * kLanes;
+        Vec before = hn::Load(df, at);
+        if (rescale != nullptr) before = hn::Mul(before, hn::Set(df, *rescale));
+        hn::Store(hn::MulAdd(added[i], hn::Set(df, *factor), before), df, at);
+      }
+    }
   } else {
-    hn::Store(sum, F32(), out);
+    HWY_UNROLL(8)
+    for (int c = 0; c < kColumns; ++c) hn::Store(sums[c], df, out + c * kLanes);
   }
 }
 
@@ -221,34 +247,44 @@ HWY_INLINE void WeightStrip(const float* HWY_RESTRICT weights, typename P::Point
       sums[r * kColumns + c] =
           BeginSum<P>(out + r * out_stride + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
-  for (int64_t j = 0; j < count; j += P::kElements) {
-    const auto value = values + j * stride;
+  // The keys of one cell, the last of them `to_last` elements from the first.
+  const auto add_cell = [&](int64_t to_last) HWY_ATTR {
     typename P::Factor v[kColumns];
-    const int64_t to_last = j + P::kElements <= count ? (P::kElements - 1) * stride : 0;
-    P::template LoadValues<kColumns, kPartial>(value, value + to_last, lanes, v);
-    if constexpr (kFetch) {
-      HWY_UNROLL(2)
-      for (int k = 0; k < P::kElements; ++k) {
-        const char* next = fetch.Row(j + k, Element<T>::Address(value));
-        HWY_UNROLL(16)
-        for (int c = 0; c < kColumns; ++c)
-          if (OpensLine<T>(c * kLanes, kLanes)) PrefetchL2(next + Element<T>::Bytes(c * kLanes));
-      }
-    }
+    P::template LoadValues<kColumns, kPartial>(values, values + to_last, lanes, v);
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
-      const auto weight = P::FromCells(hn::Set(df, weights[j * R + r]));
+      const auto weight = P::FromCells(hn::Set(df, weights[r]));
       HWY_UNROLL(16)
       for (int c = 0; c < kColumns; ++c) sums[r * kColumns + c] = P::MulAdd(weight, v[c], sums[r * kColumns + c]);
     }
+    values = values + P::kElements * stride;
+    weights += P::kElements * R;
+  };
+  constexpr int kTurn = kCellUnroll * P::kElements;
+  const int64_t to_last = (P::kElements - 1) * stride;
+  [[maybe_unused]] const char* next = fetch.rows;
+  [[maybe_unused]] const char* const fetched = fetch.rows + fetch.count * fetch.stride_bytes;
+  int64_t j = 0;
+  for (; j + kTurn <= count; j += kTurn) {
+    if constexpr (kFetch) {
+      // Not a condition on j, on which g++ would split the loop in two, and copy all sums between them.
+      if (next < fetched) {
+        HWY_UNROLL(4)
+        for (int k = 0; k < kTurn; ++k, next += fetch.stride_bytes) {
+          HWY_UNROLL(16)
+          for (int c = 0; c < kColumns; ++c)
+            if (OpensLine<T>(c * kLanes, kLanes)) PrefetchL2(next + Element<T>::Bytes(c * kLanes));
+        }
+      }
+    }
+    HWY_UNROLL(kCellUnroll)
+    for (int u = 0; u < kCellUnroll; ++u) add_cell(to_last);
   }
+  for (; j < count; j += P::kElements) add_cell(j + P::kElements <= count ? to_last : 0);
   HWY_UNROLL(16)
-  for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(16)
-    for (int c = 0; c < kColumns; ++c)
-      EndSum<P>(sums[r * kColumns + c], rescale == nullptr ? nullptr : rescale + r, factors + r,
-                out + r * out_stride + c * kLanes);
-  }
+  for (int r = 0; r < kRows; ++r)
+    EndSums<P, kColumns>(sums + r * kColumns, rescale == nullptr ? nullptr : rescale + r, factors + r,
+                         out + r * out_stride);
 }
 
 template <typename P, int R, bool kFetch>
@@ -261,12 +297,13 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointe
   constexpr int kRows = std::min(R, kAccumulators / 2);
   constexpr int kLeast = P::kElements;  // vectors of V that a load gives
   constexpr int kColumns = std::clamp(kAccumulators / kRows, kLeast, 8);
-  // The strip at column d fetches the same columns of the next rows, with its first rows.
+  // The strip at column d fetches the same columns of the next rows, with its first rows; whole lines of them.
   const auto strip = [&](int64_t d, auto columns, auto partial, size_t lanes) HWY_ATTR {
     constexpr int kStripColumns = decltype(columns)::value;
     constexpr bool kPartial = decltype(partial)::value;
+    const bool fetches = kFetch && OpensLine<typename P::Type>(d, kStripColumns * kLanes);
     const Fetch rows =
-        kFetch ? Fetch{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count} : Fetch{};
+        fetches ? Fetch{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count} : Fetch{};
     WeightStrip<P, R, kRows, kStripColumns, kPartial, kFetch>(weights, values + d, stride, count, rows, lanes, rescale,
                                                               factors, out + d, out_stride);
     for (int r = kRows; r < R; r += kRows)

@@ -254,11 +254,8 @@ HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_str
   }
   for (; j < count; j += P::kElements) add_cell();
   HWY_UNROLL(16)
-  for (int r = 0; r < kRows; ++r) {
-    HWY_UNROLL(4)
-    for (int c = 0; c < kColumns; ++c)
-      EndSum<P>(sums[r][c], rescale == nullptr ? nullptr : rescale + r, factors + r, out + r * kStrip + c * kLanes);
-  }
+  for (int r = 0; r < kRows; ++r)
+    EndSums<P, kColumns>(sums[r], rescale == nullptr ? nullptr : rescale + r, factors + r, out + r * kStrip);
 }
 
 // As WeightTile, but values packed, from key `first` on, and out [Dv / kStrip rounded up][R][kStrip]. Rows from `rows`
