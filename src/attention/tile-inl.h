@@ -101,9 +101,9 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
 // the pace.
 HWY_INLINE void KeepInRegister(Vec& v) { __asm__("" : "+v"(v.raw)); }
 
-// Whether multiplying takes so many instructions that loads folded into them, though repeated, do not set the pace.
+// Where a product takes two instructions, loads folded into them, though repeated, do not set the pace.
 template <typename P>
-inline constexpr bool kLoadsAreFree = P::kIntegers && kLanes == 8;
+inline constexpr bool kFoldsLoads = P::kIntegers && kLanes == 8;
 
 // query    [cells of D / kLanes rounded up][R][kLanes] cells, zero beyond D
 // keys     rows of T at `stride` elements, `count` of them
@@ -147,7 +147,7 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
           Vec q_cells = hn::Load(df, q + r * kLanes);
-          if constexpr (kKeys > 1 && !kLoadsAreFree<P>) KeepInRegister(q_cells);
+          if constexpr (kKeys > 1 && !kFoldsLoads<P>) KeepInRegister(q_cells);
           HWY_UNROLL(16)
           for (int k = 0; k < kKeys; ++k)
             sums[k * kRows + r] = P::MulAdd(P::FromCells(q_cells), k_vectors[k], sums[k * kRows + r]);
