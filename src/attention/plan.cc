@@ -103,12 +103,12 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
 }
 
 // Whether dot products may replace FMA. Those of bf16 round queries and weights to bf16, which only callers whose
-// queries are bf16 expect. Those of int8 serve decode, where they matter, and up to kMostDots channels, whose sums fit
-// 31 bits; a prompt keeps the accuracy of f32.
+// queries are bf16 expect. Those of integers serve decode, where they matter, and up to kMostDots channels, whose sums
+// fit 31 bits; a prompt keeps the accuracy of f32.
 bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, bool (*fast_dots)(DType)) {
   constexpr int64_t kMostDots = 4096;
   if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
-  if (view.type == DType::kI8 && (rows > kNarrowRows || view.head_size > kMostDots)) return false;
+  if (view.type != DType::kBF16 && (rows > kNarrowRows || view.head_size > kMostDots)) return false;
   return fast_dots(view.type);
 }
 

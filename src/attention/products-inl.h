@@ -3,10 +3,10 @@
 //
 // Fma<T>    a cell is one element, converted to f32; products are added in f32.
 // Dots<T>   a cell is two elements of 16 bits, adjacent channels of K or adjacent keys of V, and one instruction
-//           multiplies and adds both. bf16 stays as it is, sums in f32; int8 becomes int16, sums in i32. The other
-//           side, queries and weights, is rounded to the same 16 bits: bf16 exactly as callers' bf16 queries are; int16
-//           on a scale of its own for every query row and for every row's weights of one tile, so that it costs at most
-//           2^-16 of the largest of them.
+//           multiplies and adds both. bf16 stays as it is, sums in f32; int8 and int4 become int16, sums in i32. The
+//           other side, queries and weights, is rounded to the same 16 bits: bf16 exactly as callers' bf16 queries are;
+//           int16 on a scale of its own for every query row and for every row's weights of one tile, so that it costs
+//           at most 2^-16 of the largest of them.
 #if defined(KVSHARE_ATTENTION_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_PRODUCTS_INL_H_
 #undef KVSHARE_ATTENTION_PRODUCTS_INL_H_
@@ -61,7 +61,7 @@ struct Fma {
 template <typename T, typename Half>
 struct DotsBase {
   using Type = T;
-  using Pointer = const T*;
+  using Pointer = typename Element<T>::Pointer;
   using D16 = hn::Repartition<Half, F32>;
   using Factor = hn::Vec<D16>;
   using U16 = hn::RebindToUnsigned<D16>;
@@ -127,18 +127,21 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   }
 };
 
-template <>
-struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
+// Codes of int8 and int4.
+template <typename T>
+struct CodeDots : DotsBase<T, int16_t> {
+  using typename DotsBase<T, int16_t>::Pointer;
+  using typename DotsBase<T, int16_t>::Factor;
+  using DotsBase<T, int16_t>::Cells;
   using Sum = hn::Vec<I32>;
   static constexpr bool kIntegers = true;
   // A lane's sum of 512 products with codes fits 31 bits: 4096 channels in 8 lanes, beyond which the plan takes no dot
   // products, or the keys of a tile.
   static constexpr float kLimit = 32767.0F;
-  using Bytes = hn::Rebind<int8_t, D16>;
 
   static HWY_INLINE Sum Zero() { return hn::Zero(I32()); }
-  static HWY_INLINE Factor LoadKey(Pointer p) { return hn::PromoteTo(D16(), hn::LoadU(Bytes(), p)); }
-  static HWY_INLINE Factor LoadKeyN(Pointer p, size_t n) { return hn::PromoteTo(D16(), hn::LoadN(Bytes(), p, n)); }
+  static HWY_INLINE Factor LoadKey(Pointer p) { return Load16(p); }
+  static HWY_INLINE Factor LoadKeyN(Pointer p, size_t n) { return Load16N(p, n); }
   // Pairs are made within blocks of 128 bits, the cheapest way: OrderColumns undoes it.
   template <int kColumns, bool kPartial>
   static HWY_INLINE void LoadValues(Pointer p, Pointer q, size_t n, Factor (&to)[kColumns]) {
@@ -148,8 +151,8 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
                             HWY_ATTR { return kPartial ? LoadKeyN(at + c * kLanes, n) : LoadKey(at + c * kLanes); };
       const Factor a = load(p);
       const Factor b = load(q);
-      to[c] = hn::InterleaveLower(D16(), a, b);
-      to[c + 1] = hn::InterleaveUpper(D16(), a, b);
+      to[c] = hn::InterleaveLower(I16(), a, b);
+      to[c + 1] = hn::InterleaveUpper(I16(), a, b);
     }
   }
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
@@ -199,7 +202,7 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
     const auto code = [&](int64_t d) HWY_ATTR { return hn::NearestInt(hn::Mul(hn::Load(df, row + d), to_code)); };
     for (int64_t d = 0; d < count; d += 2 * kLanes) {
       const auto next = d + static_cast<int64_t>(kLanes) < count ? code(d + kLanes) : hn::Zero(I32());
-      hn::Store(Cells(hn::OrderedDemote2To(D16(), code(d), next)), df, row + d / 2);
+      hn::Store(Cells(hn::OrderedDemote2To(I16(), code(d), next)), df, row + d / 2);
     }
     return largest / kLimit + hn::ReduceSum(df, poison);
   }
@@ -231,6 +234,10 @@ struct Dots<int8_t> : DotsBase<int8_t, int16_t> {
     }
   }
 };
+template <>
+struct Dots<int8_t> : CodeDots<int8_t> {};
+template <>
+struct Dots<I4> : CodeDots<I4> {};
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

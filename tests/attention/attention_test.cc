@@ -23,10 +23,12 @@ constexpr double kF32 = 2e-6;  // relative to the largest output
 constexpr double kF16 = 1e-3;  // one rounding of the output
 constexpr double kBF16 = 8e-3;
 
-constexpr double kI8 = 1e-4;  // queries and weights are rounded to 16 bits where the target multiplies integers
+// Queries and weights are rounded to 16 bits where the target multiplies integers.
+constexpr double kI8 = 1e-4;
+constexpr double kI4 = 2e-4;
 
 double ToleranceOf(DType type, DType kv_type = DType::kF32) {
-  if (type == DType::kF32) return kv_type == DType::kI8 ? kI8 : kF32;
+  if (type == DType::kF32) return kv_type == DType::kI8 ? kI8 : kv_type == DType::kI4 ? kI4 : kF32;
   return type == DType::kF16 ? kF16 : kBF16;
 }
 
@@ -100,7 +102,7 @@ TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
       p.per_channel = pick({0, 1}) == 1;
       p.scale = 0.5F / std::sqrt(static_cast<float>(p.D));
       p.kv_type = row.type;
-      p.type = row.type == DType::kI8 ? DType::kF32 : row.type;
+      p.type = row.type == DType::kBF16 ? DType::kBF16 : DType::kF32;
       p.Fill();
       if (pick({0, 0, 1}) == 1) p.AddSinks();
       if (pick({0, 0, 1}) == 1) p.AddBias(DType::kBool, pick({0, 1}) == 1);

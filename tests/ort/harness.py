@@ -196,8 +196,9 @@ def tables(rng, positions, half, dtype=np.float32):
 
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-3, np.dtype(ml_dtypes.bfloat16): 1.6e-2,
              np.dtype(np.float64): 1e-12}
-# Of an int8 cache: few rows of queries and their weights are rounded to 16 bits, where the CPU multiplies integers faster.
-INT8 = 1e-4
+# Of caches of integers: few rows of queries and their weights are rounded to 16 bits, where the CPU multiplies integers
+# faster.
+INT8, INT4 = 1e-4, 2e-4
 
 
 def assert_close(got, want, dtype, what="", least=0.0):

@@ -9,7 +9,7 @@ from harness import folded, rope
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SPREAD = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-5, np.dtype(np.float16): 4e-3, BF16: 3e-2,
-          np.dtype(np.int8): harness.INT8}
+          np.dtype(np.int8): harness.INT8, np.dtype(np.uint8): harness.INT4}
 
 
 @dataclass
