@@ -23,12 +23,12 @@ constexpr double kF32 = 2e-6;  // relative to the largest output
 constexpr double kF16 = 1e-3;  // one rounding of the output
 constexpr double kBF16 = 8e-3;
 
-// Queries and weights are rounded to 16 bits where the target multiplies integers.
-constexpr double kI8 = 1e-4;
-constexpr double kI4 = 2e-4;
+constexpr double kCodes =
+    1e-4;  // int8, int4: queries and weights are rounded to 16 bits where the target multiplies those
 
 double ToleranceOf(DType type, DType kv_type = DType::kF32) {
-  if (type == DType::kF32) return kv_type == DType::kI8 ? kI8 : kv_type == DType::kI4 ? kI4 : kF32;
+  const bool codes = kv_type == DType::kI8 || kv_type == DType::kI4;
+  if (type == DType::kF32) return codes ? kCodes : kF32;
   return type == DType::kF16 ? kF16 : kBF16;
 }
 

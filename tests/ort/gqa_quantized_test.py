@@ -50,7 +50,7 @@ class Quantized(Problem):
         self.attributes.update(k_quant_type=kind, v_quant_type=kind, kv_cache_bit_width=BITS[self.cache])
 
     def least(self):
-        return {"int8": harness.INT8, "int4": harness.INT4}.get(self.cache, 0.0)
+        return harness.CODES if self.cache != "fp8" else 0.0
 
     def meaning(self, present, side):
         scale = self.inputs[f"{side}_scale"]

@@ -198,7 +198,7 @@ TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-3, np.dtype(ml
              np.dtype(np.float64): 1e-12}
 # Of caches of integers: few rows of queries and their weights are rounded to 16 bits, where the CPU multiplies integers
 # faster.
-INT8, INT4 = 1e-4, 2e-4
+CODES = 1e-4
 
 
 def assert_close(got, want, dtype, what="", least=0.0):

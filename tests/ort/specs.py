@@ -9,7 +9,7 @@ from harness import folded, rope
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 SPREAD = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 2e-5, np.dtype(np.float16): 4e-3, BF16: 3e-2,
-          np.dtype(np.int8): harness.INT8, np.dtype(np.uint8): harness.INT4}
+          np.dtype(np.int8): harness.CODES, np.dtype(np.uint8): harness.CODES}
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Spec:
     opset: int = 24
     domain: str = "com.microsoft"
     types: dict = field(default_factory=dict)  # of presents that the caller cannot infer from past
+    sharpness: float = 1.0  # times the usual scale, 1 / sqrt(D), if above 1: what rounded queries are off by grows with it
 
     def model(self):
         gqa = self.op == "GroupQueryAttention"
@@ -31,7 +32,8 @@ class Spec:
 
     def fault(self, got, least=0.0):
         """What is wrong with these outputs, or None. The tolerance is the coarsest type's that a number passes, or `least`."""
-        tolerance = max([least, *(SPREAD[a.dtype] for a in self.inputs.values() if a.dtype in SPREAD)])
+        grows = {kind: self.sharpness if kind.kind in "iu" else 1.0 for kind in SPREAD}
+        tolerance = max([least, *(SPREAD[a.dtype] * grows[a.dtype] for a in self.inputs.values() if a.dtype in SPREAD)])
         for name, want in self.want.items():
             a = np.asarray(got[name], np.float64)
             if a.shape != want.shape:
@@ -227,7 +229,7 @@ def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None,
     one_more = inputs["head_sink"].astype(np.float64) if sink else np.zeros(Hq) if smooth else None
     weights = softmax(np.where(visible, x, -np.inf), one_more)
     token = (rows < lens[:, None]) & (np.arange(S) < count[:, None])  # the others are padding
-    spec = Spec("GroupQueryAttention", inputs, attributes, ("output",))
+    spec = Spec("GroupQueryAttention", inputs, attributes, ("output",), sharpness=max(1.0, scale * D**0.5))
     spec.want["output"] = np.where(token[..., None], folded(weigh(weights, values)), np.nan)
     if presents:
         spec.outputs += ("present_key", "present_value")
