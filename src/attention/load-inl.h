@@ -68,11 +68,14 @@ using CodeVec = hn::Vec<Codes>;
 HWY_INLINE Vec FromI8(hn::Vec<hn::Rebind<int8_t, F32>> codes) {
   return hn::ConvertTo(F32(), hn::PromoteTo(hn::RebindToSigned<F32>(), codes));
 }
-// Pairs in the lower half of the lanes.
+// int4 codes, each plus 8, of the pairs in the lower half of the lanes.
+template <class D>
+HWY_INLINE hn::Vec<D> SplitPairs(D d, hn::Vec<D> pairs) {
+  return hn::InterleaveWholeLower(d, hn::And(pairs, hn::Set(d, 15)), hn::ShiftRight<4>(pairs));
+}
 HWY_INLINE Vec FromI4(CodeVec pairs) {
   const Codes d;
-  const CodeVec both = hn::InterleaveLower(d, hn::And(pairs, hn::Set(d, 15)), hn::ShiftRight<4>(pairs));
-  return FromI8(hn::BitCast(hn::RebindToSigned<Codes>(), hn::Sub(both, hn::Set(d, 8))));
+  return FromI8(hn::BitCast(hn::RebindToSigned<Codes>(), hn::Sub(SplitPairs(d, pairs), hn::Set(d, 8))));
 }
 // The bits of e4m3 shifted into f16's fields make value / 256, subnormals included; only NaN has no such place.
 HWY_INLINE Vec FromF8E4M3(CodeVec codes) {
@@ -111,11 +114,9 @@ HWY_INLINE Vec LoadN(const F8E4M3* p, size_t n) { return FromF8E4M3(hn::LoadN(Co
 using I16 = hn::Repartition<int16_t, F32>;
 using Codes16 = hn::Rebind<uint8_t, I16>;
 
-// Pairs in the lower half of the lanes.
 HWY_INLINE hn::Vec<I16> FromI4To16(hn::Vec<Codes16> pairs) {
-  const Codes16 d;
-  const auto both = hn::InterleaveWholeLower(d, hn::And(pairs, hn::Set(d, 15)), hn::ShiftRight<4>(pairs));
-  return hn::Sub(hn::BitCast(I16(), hn::PromoteTo(hn::RebindToUnsigned<I16>(), both)), hn::Set(I16(), 8));
+  const auto codes = hn::PromoteTo(hn::RebindToUnsigned<I16>(), SplitPairs(Codes16(), pairs));
+  return hn::Sub(hn::BitCast(I16(), codes), hn::Set(I16(), 8));
 }
 HWY_INLINE hn::Vec<I16> Load16(const int8_t* p) {
   return hn::PromoteTo(I16(), hn::LoadU(hn::Rebind<int8_t, I16>(), p));

@@ -21,8 +21,8 @@ constexpr int64_t kWideKeysPerSplit = 1024;
 // Whole steps of both tile kernels on every target; a strip of V stays in L1 for all rows of a block.
 constexpr int64_t kWideKeyTile = 96;
 
-// Times as many keys in a tile where an element has a byte or less.
-constexpr int64_t kByteKeys = 8;
+// Times as many keys in a tile of a quantized cache.
+constexpr int64_t kQuantizedKeys = 8;
 
 // Tiles that kernels read as several streams: the shorter a row, the more keys a stream needs.
 constexpr int64_t kSpreadKeyTile = 128;
@@ -188,11 +188,11 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
     plan.key_tile = kSpreadKeyTile * (BytesOf(call.key.type, call.key.head_size) <= kSpreadShortRow ? 2 : 1);
   } else {
     // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
-    // Elements of a byte or less take longer a byte, and their tiles longer to begin and to end.
+    // Codes take longer a byte, and their tiles longer to begin and to end.
     const bool small = call.key.head_size <= 128;
-    const bool bytes = BytesOf(call.key.type, 2) <= 2;
-    plan.key_tile = (small ? 16 : 32) * (bytes ? kByteKeys : 1);
-    plan.prefetch_keys = small && !bytes ? plan.key_tile : 0;
+    const bool quantized = IsQuantized(call.key.type);
+    plan.key_tile = (small ? 16 : 32) * (quantized ? kQuantizedKeys : 1);
+    plan.prefetch_keys = small && !quantized ? plan.key_tile : 0;
   }
 
   int64_t most_visible = 0;

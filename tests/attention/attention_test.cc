@@ -23,12 +23,11 @@ constexpr double kF32 = 2e-6;  // relative to the largest output
 constexpr double kF16 = 1e-3;  // one rounding of the output
 constexpr double kBF16 = 8e-3;
 
-constexpr double kCodes =
-    1e-4;  // int8, int4: queries and weights are rounded to 16 bits where the target multiplies those
+// int8, int4: queries and weights are rounded to 16 bits where the target multiplies those.
+constexpr double kCodes = 1e-4;
 
 double ToleranceOf(DType type, DType kv_type = DType::kF32) {
-  const bool codes = kv_type == DType::kI8 || kv_type == DType::kI4;
-  if (type == DType::kF32) return codes ? kCodes : kF32;
+  if (type == DType::kF32) return testing::HoldsIntegers(kv_type) ? kCodes : kF32;
   return type == DType::kF16 ? kF16 : kBF16;
 }
 

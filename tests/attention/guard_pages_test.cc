@@ -76,8 +76,7 @@ void RunGuarded(Problem& p, int64_t first, bool at_end) {
   Array truth;
   AttentionCall want = p.Call(truth);
   AttendOracle(want);
-  const bool codes = p.kv_type == DType::kI8 || p.kv_type == DType::kI4;
-  const double tolerance = p.type != DType::kF32 ? 2e-2 : codes ? 1e-4 : 1e-5;
+  const double tolerance = p.type != DType::kF32 ? 2e-2 : testing::HoldsIntegers(p.kv_type) ? 1e-4 : 1e-5;
   for (int64_t i = 0; i < truth.size(); ++i) ASSERT_NEAR(truth.Get(i), LoadElement(o.data(), truth.type, i), tolerance);
 }
 

@@ -32,8 +32,8 @@ class Spec:
 
     def fault(self, got, least=0.0):
         """What is wrong with these outputs, or None. The tolerance is the coarsest type's that a number passes, or `least`."""
-        grows = {kind: self.sharpness if kind.kind in "iu" else 1.0 for kind in SPREAD}
-        tolerance = max([least, *(SPREAD[a.dtype] * grows[a.dtype] for a in self.inputs.values() if a.dtype in SPREAD)])
+        types = {a.dtype for a in self.inputs.values()} & SPREAD.keys()
+        tolerance = max([least, *(SPREAD[t] * (self.sharpness if t.kind in "iu" else 1) for t in types)])
         for name, want in self.want.items():
             a = np.asarray(got[name], np.float64)
             if a.shape != want.shape:

@@ -24,6 +24,9 @@ inline int Rounds(int usual) {
   return times == nullptr ? usual : usual * std::max(1, std::atoi(times));
 }
 
+// Codes of int8 or int4, which targets may multiply as 16-bit integers.
+inline bool HoldsIntegers(DType type) { return type == DType::kI8 || type == DType::kI4; }
+
 // A typed array; every element exactly representable in its type.
 struct Array {
   DType type = DType::kF32;
