@@ -48,8 +48,8 @@ Result<ModelFile> ParseModel(std::string_view bytes, const fs::path& path) {
   if (!file.model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
     return Status::InvalidInput(
         fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)", path.string()));
-  if (!file.model.has_graph() || file.model.graph().node_size() == 0)
-    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (no graph with nodes in it)", path.string()));
+  if (!file.model.has_graph())
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it has no graph)", path.string()));
   if (file.model.opset_import_size() == 0)
     return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it imports no operator set)", path.string()));
   file.folder = FolderOf(path);
