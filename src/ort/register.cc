@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 
+#include "kvshare/version.h"
 #include "ort/attention.h"
 #include "ort/custom_op.h"
 #include "ort/group_query_attention.h"
@@ -95,7 +96,7 @@ Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host)
   KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
   for (const auto& [name, domain] : set->domains)
     KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
-  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", KVSHARE_VERSION,
+  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", kVersion,
                                     config.DropInText(), config.lower_right ? "lower_right" : "spec", SimdTarget()));
   return {};
 }
@@ -118,7 +119,7 @@ extern "C" {
     return base->GetApi(1)->CreateStatus(
         ORT_NOT_IMPLEMENTED,
         fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
-                    KVSHARE_VERSION, base->GetVersionString(), kApiVersion)
+                    kvshare::kVersion, base->GetVersionString(), kApiVersion)
             .c_str());
   }
   return Guarded(*api, [&] {
