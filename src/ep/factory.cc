@@ -6,6 +6,7 @@
 #include "ep/ep.h"
 #include "ep/graph_view.h"
 #include "ep/options.h"
+#include "kvshare/version.h"
 #include "ort/custom_op.h"
 
 namespace kvshare::ep {
@@ -24,7 +25,7 @@ class Factory final : public OrtEpFactory {
     GetName = [](const OrtEpFactory*) noexcept { return kName; };
     GetVendor = [](const OrtEpFactory*) noexcept { return "kvshare"; };
     GetVendorId = [](const OrtEpFactory*) noexcept -> uint32_t { return 0; };
-    GetVersion = [](const OrtEpFactory*) noexcept { return KVSHARE_VERSION; };
+    GetVersion = [](const OrtEpFactory*) noexcept { return kVersion; };
     GetSupportedDevices = SupportedDevices;
     CreateEp = Create;
     ReleaseEp = [](OrtEpFactory*, OrtEp* ep) noexcept { delete static_cast<ExecutionProvider*>(ep); };
@@ -123,7 +124,7 @@ extern "C" {
         ORT_NOT_IMPLEMENTED,
         fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; the execution provider "
                     "needs ONNX Runtime 1.24 or later, custom ops and drop-in serve 1.18 and later",
-                    KVSHARE_VERSION, base->GetVersionString(), ep::kApiVersion)
+                    kVersion, base->GetVersionString(), ep::kApiVersion)
             .c_str());
   }
   return ort::Guarded(*api, [&]() -> Status {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "kvshare/version.h"
 #include "ort/attention.h"
 #include "ort/custom_op.h"
 #include "ort/group_query_attention.h"
@@ -97,7 +98,7 @@ Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host)
   KVSHARE_ASSIGN_OR_RETURN(const auto domains, DomainsOf(api, config));
   for (OrtCustomOpDomain* domain : domains)
     KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
-  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", KVSHARE_VERSION,
+  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", kVersion,
                                     config.DropInText(), config.lower_right ? "lower_right" : "spec", SimdTarget()));
   return {};
 }
@@ -133,7 +134,7 @@ extern "C" {
     return base->GetApi(1)->CreateStatus(
         ORT_NOT_IMPLEMENTED,
         fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
-                    KVSHARE_VERSION, base->GetVersionString(), kApiVersion)
+                    kvshare::kVersion, base->GetVersionString(), kApiVersion)
             .c_str());
   }
   return Guarded(*api, [&] {
