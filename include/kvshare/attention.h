@@ -7,13 +7,11 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <string_view>
-#include <vector>
 
 #include "kvshare/shapes.h"
 #include "kvshare/status.h"
+#include "kvshare/workspace_pool.h"
 
 namespace kvshare {
 
@@ -71,9 +69,11 @@ struct AttentionCall {
 // New tokens of an own layer on their way into the cache. Where the present is quantized they are quantized on the way
 // (to the nearest code, ties to even); past has present's type and scales.
 struct AppendCall {
-  HeadsView past;            // [B, H, capacity, D]; null: nothing before. Equal data to `present`: appended in place
-  HeadsView fresh;           // [B, H, S, D] new rows, f32, f16 or bf16
-  MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
+  // [B, H, capacity, D]; null: nothing before. With present's data and strides: appended in place. Otherwise present's
+  // memory is its own.
+  HeadsView past;
+  HeadsView fresh;                       // [B, H, S, D] new rows, f32, f16 or bf16
+  MutableHeadsView present;              // [B, H, capacity', D], capacity' >= every length
   const int64_t* past_length = nullptr;  // [B] rows of past that are valid; the new rows follow them
   // [B] valid rows of present afterwards; rows [length, capacity') are zeroed unless in place.
   const int64_t* length = nullptr;
@@ -95,42 +95,14 @@ struct ParallelFor {
   static ParallelFor Serial();
 };
 
-// Scratch memory that grows to what the largest call needs and is then reused: no allocation a call afterwards. Safe
-// under concurrent calls. One pool belongs to one kernel instance.
-class WorkspacePool {
- public:
-  WorkspacePool();
-  ~WorkspacePool();
-  WorkspacePool(const WorkspacePool&) = delete;
-  WorkspacePool& operator=(const WorkspacePool&) = delete;
-
-  // A block of at least `bytes`, 64-byte aligned, contents unspecified; returned to the pool on destruction.
-  class Lease {
-   public:
-    Lease(WorkspacePool& pool, size_t bytes);
-    ~Lease();
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    void* data() const;
-
-   private:
-    WorkspacePool& pool_;
-    struct Block* block_;
-  };
-
-  // Blocks ever allocated or regrown: constant once warm.
-  int64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<struct Block>> free_;
-  std::atomic<int64_t> allocations_{0};
-};
-
 // The only judge of shapes: every extent, type and length of `call`, before any tensor element is read. `where` opens
 // the message: "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
 Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
+// The two appends of one call, of its keys and of its values: also that neither writes where the other reads or writes.
+// Messages name '<past>_key', 'key', 'present_key' and those of the value.
+Status CheckAppend(const AppendCall& key, const AppendCall& value, std::string_view where,
+                   std::string_view past = "past");
 
 // The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads
 // of its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the
