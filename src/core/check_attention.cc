@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/shared_memory.h"
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 namespace {

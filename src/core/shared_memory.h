@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 

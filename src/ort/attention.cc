@@ -7,7 +7,8 @@
 #include <cstring>
 #include <limits>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 #include "ort/attention_mask.h"
 #include "ort/input_error.h"
 #include "ort/scratch.h"
@@ -148,23 +149,14 @@ class Attention final : public Kernel {
       mask.emplace(Scratch::Pool(), static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type));
       ConvertMask(in[kMask], parallel, mask->data(), &call.mask);
     }
-    if (key.present && value.present && p.T > 0)
-      KVSHARE_RETURN_IF_ERROR(CheckAppend(key, value, where_));
-    else if ((key.present || value.present) && p.T > 0)
-      KVSHARE_RETURN_IF_ERROR(CheckAppend(key.present ? key : value, where_));
+    if (p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppends(key, value));
     if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
-    for (const AppendCall* append : {&key, &value}) {
-      if (!append->present || p.B == 0 || p.T == 0) continue;
-      if (oracle_)
-        AppendOracle(*append);
-      else
-        Append(*append, parallel);
-    }
-    if (attend && oracle_)
-      AttendOracle(call);
-    else if (attend)
-      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, Scratch::Pool()));
+    if (p.B > 0 && p.T > 0)
+      for (const AppendCall* append : {&key, &value})
+        if (append->present) KVSHARE_RETURN_IF_ERROR(Append(*append, parallel));
+    if (attend)
+      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel));
     else if (out.y.Count() > 0)  // without keys every row is zero; an empty tensor has no memory
       std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(out.y.CoreType()));
     stats_.Ran(oracle_ ? "oracle" : SimdTarget());
@@ -175,6 +167,25 @@ class Attention final : public Kernel {
   struct Outputs {
     Tensor y, present_key, present_value, scores;
   };
+
+  // Either may have no present.
+  Status CheckAppends(const AppendCall& key, const AppendCall& value) const {
+    if (key.present && value.present) return CheckAppend(key, value, where_);
+    return key.present || value.present ? CheckAppend(key.present ? key : value, where_) : Status();
+  }
+
+  // float64 is the oracle's.
+  Status Append(const AppendCall& call, const ParallelFor& parallel) const {
+    if (!oracle_) return kvshare::Append(call, parallel, Scratch::Pool());
+    AppendOracle(call);
+    return {};
+  }
+
+  Status Attend(const AttentionCall& call, const ParallelFor& parallel) const {
+    if (!oracle_) return kvshare::Attend(call, parallel, Scratch::Pool());
+    AttendOracle(call);
+    return {};
+  }
 
   // Ranks, heads and which inputs may stand together.
   Result<Problem> Judge(const Inputs& in) const {

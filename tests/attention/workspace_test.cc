@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 
 namespace kvshare {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 namespace {
