@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,11 +51,16 @@ enum class Rope { kFold, kKeep };
 struct RewriteOptions {
   Target target = Target::kKvshare;
   bool keep_own = false;          // leave own layers as they are, GroupQueryAttention or Attention
-  Rope rope = Rope::kFold;        // kKvshareAttention: kKeep is the only choice; the CLI's default follows the target
+  std::optional<Rope> rope;       // none: fold where the target can, which kKvshareAttention cannot
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run
   bool prune_inputs = false;      // drop graph inputs that nothing reads any more
-  bool dry_run = false;           // report only
+  std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)
+  bool link_weights = false;  // weights in another folder: hard-link, which shares them with the original for good
+  bool dry_run = false;       // report only
+
+  // Called as weights are copied to another folder: bytes of one file so far, and in all.
+  std::function<void(uint64_t done, uint64_t bytes)> progress = {};
 };
 
 struct RuleOutcome {
@@ -75,9 +82,11 @@ struct RewriteReport {
 // Errors: kInvalidInput for a missing, malformed or cyclic model, or external data that leaves its folder.
 Result<Inspection> Inspect(const std::string& model_path);
 
-// Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. External data is referenced
-// where both lie in one folder, else hard-linked, else copied. Errors as Inspect; kRefused for a target that cannot
-// serve the options; kInternal for I/O.
+// Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. Weights beside the model are
+// referred to where both lie in one folder, else copied, which takes no room where the file system shares blocks. A
+// file that is replaced hands its permissions on; a link that is replaced becomes a file. Errors as Inspect; kRefused
+// for a target that cannot serve the options, and where another file has the name of the weights; kInternal for I/O. A
+// message names an option in braces, as {min_ort}: a face puts its own name for it there.
 Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
                               const RewriteOptions& options);
 

@@ -16,7 +16,6 @@ using testing::HasSubstr;
 RewriteOptions To(Target target) {
   RewriteOptions options;
   options.target = target;
-  if (target == Target::kKvshareAttention) options.rope = Rope::kKeep;
   return options;
 }
 

@@ -58,7 +58,7 @@ Result<Match> MatchSharedLayer(const Rewriting& rewriting, const Layer& layer) {
   if (!source.IsGqa() && rewriting.options.target != Target::kKvshareAttention)
     return Reason(
         fmt::format("source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
-                    "lengths; needs GroupQueryAttention there, or --to kvshare-attention",
+                    "lengths; needs GroupQueryAttention there, or {{target}} kvshare-attention",
                     source.index));
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;
@@ -121,11 +121,11 @@ void TurnIntoKvshareAttention(const Layer& layer, const MaskMeaning& mask) {
 Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
   const Target target = rewriting.options.target;
   if (target == Target::kOrt && layer.IsKvshare())
-    return Outcome::Decline("is kvshare's already; --to ort does not turn it back");
+    return Outcome::Decline("is kvshare's already; {{target}} ort does not turn it back");
   if (target == Target::kKvshareAttention && layer.IsGqa())
-    return Outcome::Decline("is GroupQueryAttention already; --to kvshare-attention turns Attention only");
+    return Outcome::Decline("is GroupQueryAttention already; {{target}} kvshare-attention turns Attention only");
   if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
-    return Outcome::Decline("is kvshare::Attention already; --to kvshare does not turn it further");
+    return Outcome::Decline("is kvshare::Attention already; {{target}} kvshare does not turn it further");
   return Outcome::NoMatch();
 }
 

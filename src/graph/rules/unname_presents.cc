@@ -19,7 +19,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     return Outcome::Decline("is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents");
   if (rewriting.names_presents)
     return Outcome::Decline(
-        "presents stay named (and copied) for --min-ort {}: ONNX Runtime 1.27 to 1.30 crash without",
+        "presents stay named (and copied) for {{min_ort}} {}: ONNX Runtime 1.27 to 1.30 crash without",
         rewriting.options.min_ort);
   for (const auto& present : {key, value})
     if (!present.empty() && graph.IsRead(present)) return Outcome::Decline("present '{}' is read", present);
