@@ -37,21 +37,23 @@ struct AttentionLayer {
 
 struct Inspection {
   std::vector<AttentionLayer> layers;
-  int64_t nodes = 0;                     // of the main graph and of bodies
-  int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
-  int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
-  int64_t named_unused_presents = 0;     // presents that ORT copies for nobody
-  int64_t predicted_cpu_gpu_copies = 0;  // Memcpy nodes the CUDA EP would insert around them, from a table
-  std::vector<std::string> warnings;     // one line each, e.g. the is_causal trap of ORT >= 1.28
+  int64_t nodes = 0;                  // of the main graph and of bodies
+  int64_t mask_nodes = 0;             // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
+  int64_t borrowed_copies = 0;        // Transpose/Reshape on borrowed K/V
+  int64_t named_unused_presents = 0;  // presents that ORT copies for nobody
+  std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
 };
 
 enum class Target { kKvshare, kKvshareAttention, kOrt };
 enum class Rope { kFold, kKeep };
 
+// kvshare::Attention takes a query that the graph has rotated.
+constexpr Rope DefaultRope(Target target) { return target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold; }
+
 struct RewriteOptions {
   Target target = Target::kKvshare;
   bool keep_own = false;          // leave own layers as they are, GroupQueryAttention or Attention
-  std::optional<Rope> rope;       // none: fold where the target can, which kKvshareAttention cannot
+  std::optional<Rope> rope;       // none: the target's default
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run
   bool prune_inputs = false;      // drop graph inputs that nothing reads any more

@@ -4,7 +4,6 @@
 
 #include <unordered_set>
 
-#include "graph/cuda_copies.h"
 #include "graph/layers.h"
 #include "graph/masks.h"
 #include "graph/schema.h"
@@ -123,7 +122,6 @@ Inspection Describe(const Graph& graph) {
   inspection.nodes = CountNodes(graph);
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
-  inspection.predicted_cpu_gpu_copies = PredictedCudaCopies(graph);
   inspection.warnings = Warnings(layers);
   return inspection;
 }

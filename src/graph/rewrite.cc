@@ -10,6 +10,7 @@
 
 #include "graph/inspection.h"
 #include "graph/model_file.h"
+#include "graph/provenance.h"
 #include "graph/rewrite_graph.h"
 #include "graph/rules/rule.h"
 #include "graph/validate.h"
@@ -83,7 +84,7 @@ Result<Inspection> Inspect(const std::string& model_path) {
 Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& asked) {
   KVSHARE_RETURN_IF_ERROR(CheckOptions(asked));
   RewriteOptions options = asked;
-  if (!options.rope) options.rope = options.target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold;
+  options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
   report.before = Describe(graph);
   Rewriting rewriting{graph, options};
@@ -113,8 +114,10 @@ Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& 
   KVSHARE_RETURN_IF_ERROR(Validate(graph));
   KVSHARE_ASSIGN_OR_RETURN(RewriteReport report, RewriteGraph(graph, options));
   if (options.dry_run) return report;
-  KVSHARE_RETURN_IF_ERROR(SaveModel(std::move(graph).Release(), file, out_path,
-                                    {options.weights_name, options.link_weights, options.progress}));
+  onnx::ModelProto model = std::move(graph).Release();
+  RecordProvenance(model, options, report);
+  KVSHARE_RETURN_IF_ERROR(
+      SaveModel(std::move(model), file, out_path, {options.weights_name, options.link_weights, options.progress}));
   return report;
 }
 
