@@ -11,7 +11,7 @@
 #include <tuple>
 #include <utility>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "kvshare/version.h"
 
 namespace kvshare::ort {
