@@ -58,7 +58,7 @@ bool LacksCudaKernel(const Graph& graph, const Node& node,
   int type = graph.ElementType(Input(node, 0));
   if (const auto it = attention_types.find(&node); type == 0 && it != attention_types.end()) type = it->second;
   return std::any_of(kNoCudaKernel.begin(), kNoCudaKernel.end(), [&](const NoKernel& row) {
-    return row.op == node.op_type() && row.domain == node.domain() && (row.type == 0 || type == 0 || row.type == type);
+    return row.op == node.op_type() && row.domain == DomainOf(node) && (row.type == 0 || type == 0 || row.type == type);
   });
 }
 
