@@ -69,7 +69,8 @@ struct RuleOutcome {
   std::string rule;
   std::string node;
   bool applied = false;
-  std::string reason;  // why it declined
+  std::string reason;  // why it declined, for people
+  std::string code;    // the same for programs, e.g. "mask-unknown": src/graph/match/decline_codes.inc lists them
 };
 
 struct RewriteReport {

@@ -22,7 +22,7 @@ const Names& KnownAttributes(const Node& node) {
   static const Names kvshare_attention = {"is_causal", "kv_num_heads", "q_num_heads",       "qk_matmul_output_mode",
                                           "scale",     "softcap",      "softmax_precision", "local_window_size"};
   if (node.op_type() == "GroupQueryAttention") return gqa;
-  return node.domain().empty() ? attention : kvshare_attention;
+  return DomainOf(node).empty() ? attention : kvshare_attention;
 }
 
 size_t EditDistance(std::string_view a, std::string_view b) {
