@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
+#include "ort/attention_mask.h"
 #include "ort/check_inputs.h"
 #include "ort/stats.h"
 
@@ -64,6 +66,13 @@ Status CheckAttributes(const std::string& where, const Attributes& a) {
   return {};
 }
 
+Status CheckKeyMaskType(std::string_view where, ONNXTensorElementDataType type) {
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ||
+      type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL)
+    return {};
+  return InputError(where, "key_mask", fmt::format("has type {}", NameOf(type)), "int64, int32 or bool");
+}
+
 // [B, heads, tokens, D], or [B, tokens, heads*D] with the attribute `heads_name` = heads.
 Result<HeadsView> View(const std::string& where, const char* name, const Tensor& tensor, const char* heads_name,
                        int64_t heads) {
@@ -89,30 +98,6 @@ struct Problem {
   MaskView mask;
   bool past_given = false;
 };
-
-// numpy's rules against [B, Hq, S, T], aligned on the right; a last extent short of T hides the rest, as ONNX says.
-Result<MaskView> ViewMask(const std::string& where, const Tensor& mask, const Problem& p) {
-  const std::array<int64_t, 4> full = {p.B, p.query.heads, p.S, p.T};
-  std::array<int64_t, 4> stride = {};
-  const DType type = mask.CoreType();
-  if (!DTypeOf(mask.type) || type == DType::kI32 || type == DType::kI64)
-    return InputError(where, "attn_mask", fmt::format("has type {}", NameOf(mask.type)), "bool, f32, f16, bf16 or f64");
-  if (mask.rank < 1 || mask.rank > 4)
-    return InputError(where, "attn_mask", fmt::format("has rank {} (shape {})", mask.rank, mask.ShapeText()),
-                      "rank 1 to 4");
-  int64_t step = 1;
-  for (size_t i = 0; i < mask.rank; ++i) {
-    const size_t axis = 3 - i;
-    const int64_t extent = mask.dims[mask.rank - 1 - i];
-    if (axis == 3 ? extent > full[axis] : (extent != 1 && extent != full[axis]))
-      return InputError(
-          where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
-          fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", full[0], full[1], full[2], full[3]));
-    stride[axis] = axis != 3 && extent == 1 ? 0 : step;
-    step *= extent;
-  }
-  return MaskView{mask.data, type, stride[0], stride[1], stride[2], 1, mask.dims[mask.rank - 1]};
-}
 
 class Attention final : public Kernel {
  public:
@@ -160,17 +145,22 @@ class Attention final : public Kernel {
       call.value = Const(value.present);
     }
     const bool attend = p.B > 0 && p.S > 0 && p.T > 0;
+    const ParallelFor parallel = context.Parallel();
+    std::optional<WorkspacePool::Lease> mask;
+    if (attend && in[kMask] && !call.mask) {
+      mask.emplace(pool_, static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type));
+      ConvertMask(in[kMask], parallel, mask->data(), &call.mask);
+    }
     if (key.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(key, where_));
     if (value.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(value, where_));
     if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
-    const ParallelFor parallel = context.Parallel();
     for (const AppendCall* append : {&key, &value}) {
       if (!append->present || p.B == 0 || p.T == 0) continue;
       if (oracle_)
         AppendOracle(*append);
       else
-        Append(*append, parallel);
+        KVSHARE_RETURN_IF_ERROR(Append(*append, parallel, pool_));
     }
     if (attend && oracle_)
       AttendOracle(call);
@@ -209,7 +199,7 @@ class Attention final : public Kernel {
     }
     p.T = p.past + p.key.tokens;
     if (in[kMask]) {
-      KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], p));
+      KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], {p.B, p.query.heads, p.S, p.T}, p.query.type));
     }
     return p;
   }
@@ -243,9 +233,6 @@ class Attention final : public Kernel {
     if (key_mask.rank != 2 || key_mask.dims[0] != p.B || key_mask.dims[1] != p.T)
       return InputError(where_, "key_mask", fmt::format("has shape {}", key_mask.ShapeText()),
                         fmt::format("{}x{}, [B, T] of the keys", p.B, p.T));
-    const auto type = DTypeOf(key_mask.type);
-    if (type != DType::kBool && type != DType::kI32 && type != DType::kI64)
-      return InputError(where_, "key_mask", fmt::format("has type {}", NameOf(key_mask.type)), "int64, int32 or bool");
     if (p.S > p.T)
       return InputError(where_, "key_mask", fmt::format("has T = {} columns", p.T),
                         fmt::format("at least S = {}: queries are the last columns", p.S));
@@ -312,6 +299,8 @@ class Attention final : public Kernel {
 Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const NodeInfo& node) {
   auto kernel = std::make_unique<Attention>(binding, node);
   KVSHARE_RETURN_IF_ERROR(CheckAttributes(kernel->where(), kernel->attributes()));
+  KVSHARE_RETURN_IF_ERROR(CheckMaskType(kernel->where(), node.InputType(kMask)));
+  KVSHARE_RETURN_IF_ERROR(CheckKeyMaskType(kernel->where(), node.InputType(kKeyMask)));
   return std::unique_ptr<Kernel>(std::move(kernel));
 }
 

@@ -11,7 +11,8 @@
 #include <tuple>
 #include <utility>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/version.h"
 
 namespace kvshare::ort {
 namespace {
@@ -58,8 +59,7 @@ std::string StatsJson() {
                      {"kernel", stats.kernel_.load(std::memory_order_relaxed)},
                      {"ran", ran}});
   }
-  const Json all = {
-      {"version", KVSHARE_VERSION}, {"simd", SimdTarget()}, {"ran", all_ran}, {"nodes", std::move(nodes)}};
+  const Json all = {{"version", kVersion}, {"simd", SimdTarget()}, {"ran", all_ran}, {"nodes", std::move(nodes)}};
   // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -100,5 +100,5 @@ extern "C" {
   }
 }
 
-[[gnu::visibility("default")]] const char* kvshare_version() { return KVSHARE_VERSION; }
+[[gnu::visibility("default")]] const char* kvshare_version() { return kvshare::kVersion; }
 }

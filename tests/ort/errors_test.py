@@ -1,10 +1,11 @@
 """Bad input is refused before memory is read, with one line that names node, input, value and want."""
+import ml_dtypes
 import numpy as np
 import pytest
 
 import harness
 from gqa_test import HKV, HQ, Problem
-from harness import attention, gqa
+from harness import ATTENTION_INPUTS, ATTENTION_OUTPUTS, OPSET, attention, gqa
 
 
 def refusal(call):
@@ -190,7 +191,6 @@ ATTENTION = {
     "nonpad_with_past": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"], "nonpad_kv_seqlen": np.array([8, 8])}, {}, "input 'nonpad_kv_seqlen' is given together with 'past_key'; needs one of them"),
     "mask_rank": (lambda i: {**i, "attn_mask": np.zeros((1, 1, 1, 3, 8), bool)}, {}, "input 'attn_mask' has rank 5"),
     "mask_shape": (lambda i: {**i, "attn_mask": np.zeros((2, 8), bool)}, {}, "input 'attn_mask' has shape 2x8; needs one that broadcasts to 2x4x3x8"),
-    "mask_type": (lambda i: {**i, "attn_mask": np.zeros((3, 8), np.int64)}, {}, "input 'attn_mask' has type int64; needs bool, f32"),
     "nonpad_over": (lambda i: {**i, "nonpad_kv_seqlen": np.array([8, 9])}, {}, "input 'nonpad_kv_seqlen' has nonpad_kv_seqlen[1] = 9; needs 0 to 8"),
     "nonpad_shape": (lambda i: {**i, "nonpad_kv_seqlen": np.array([8])}, {}, "input 'nonpad_kv_seqlen' has shape 1; needs [B] = [2]"),
     "window_zero": (lambda i: i, {"local_window_size": 0}, "attribute 'local_window_size' is 0; needs at least 1"),
@@ -210,6 +210,19 @@ def test_attention(case, domain):
     inputs, attributes = (lambda pair: (change(pair[0]), pair[1]))(small_attention(**attributes))
     message = refusal(lambda: attention(inputs, attributes, domain=domain, drop_in="attention"))
     assert "Attention 'node': " in message and text in message, message
+
+
+@pytest.mark.parametrize("name,domain,text", [
+    ("attn_mask", "", "input 'attn_mask' has type float8e4m3fn; needs bool, a type of floats from f16 to f64, or one of integers"),
+    ("attn_mask", "kvshare", "input 'attn_mask' has type float8e4m3fn; needs bool, a type of floats from f16 to f64, or one of integers"),
+    ("key_mask", "kvshare", "input 'key_mask' has type float8e4m3fn; needs int64, int32 or bool"),
+])
+def test_a_mask_of_a_type_that_is_not_served_fails_the_session(name, domain, text):
+    inputs, attributes = small_attention()
+    inputs[name] = np.zeros((2, 8) if name == "key_mask" else (3, 8), ml_dtypes.float8_e4m3fn)
+    m = harness.model("Attention", domain, ATTENTION_INPUTS if domain else ATTENTION_INPUTS[:7], ATTENTION_OUTPUTS, inputs, ("Y",),
+                      attributes, opset=OPSET)
+    assert f"Attention 'node': {text}" in refusal(lambda: harness.session(m, drop_in="attention"))
 
 
 @pytest.mark.parametrize("mask,text", [
