@@ -38,8 +38,9 @@ bool IsServed(const GraphNode& node) {
 constexpr int kPasts[] = {3, 4};
 constexpr int kPresents[] = {1, 2};
 
-Status Describe(const OrtEpApi& api, const ServedOp& served, OrtKernelDefBuilder* builder) {
-  const auto check = [](OrtStatus* status) { return FromOrt(ort::HostApi(), status); };
+Status Describe(const Host& host, const ServedOp& served, OrtKernelDefBuilder* builder) {
+  const OrtEpApi& api = host.ep;
+  const auto check = [&](OrtStatus* status) { return FromOrt(host.api, status); };
   KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetOperatorType(builder, served.op)));
   KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetDomain(builder, served.domain)));
   KVSHARE_RETURN_IF_ERROR(
@@ -63,7 +64,8 @@ ExecutionProvider::ExecutionProvider(const Host& host, const Options& options, c
   ort_version_supported = kApiVersion;
   GetName = [](const OrtEp*) noexcept { return kName; };
   OrtEp::GetCapability = [](OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* support) noexcept {
-    return ort::Guarded(ort::HostApi(), [&] { return static_cast<ExecutionProvider*>(self)->Claim(graph, support); });
+    auto& provider = *static_cast<ExecutionProvider*>(self);
+    return ort::Guarded(provider.host_.api, [&] { return provider.Claim(graph, support); });
   };
   GetKernelRegistry = [](OrtEp* self, const OrtKernelRegistry** registry) noexcept -> OrtStatus* {
     *registry = static_cast<ExecutionProvider*>(self)->registry_;
@@ -82,7 +84,7 @@ Status ExecutionProvider::FillRegistry() {
     OrtKernelDefBuilder* builder = nullptr;
     OrtKernelDef* definition = nullptr;
     KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelDefBuilder(&builder)));
-    Status status = Describe(host_.ep, served, builder);
+    Status status = Describe(host_, served, builder);
     if (status.ok()) status = FromOrt(host_.api, host_.ep.KernelDefBuilder_Build(builder, &definition));
     if (status.ok())
       status = FromOrt(
@@ -177,12 +179,12 @@ void ExecutionProvider::Log(OrtLoggingLevel level, const std::string& line) cons
 OrtStatus* ExecutionProvider::CreateKernelImpl(void* source, const OrtKernelInfo* info,
                                                OrtKernelImpl** kernel) noexcept {
   *kernel = nullptr;
-  return ort::Guarded(ort::HostApi(), [&]() -> Status {
-    const auto& from = *static_cast<const KernelSource*>(source);
+  const auto& from = *static_cast<const KernelSource*>(source);
+  return ort::Guarded(from.provider->host_.api, [&]() -> Status {
     const ort::KernelInfo node(from.provider->host_.api, info);
     const Plan plan = from.provider->PlanOf(node.OutputName(0));
     KVSHARE_ASSIGN_OR_RETURN(auto made, CreateKernel(from.domain, from.op, node, plan, from.provider->host_.version));
-    *kernel = WrapKernel(std::move(made), plan);
+    *kernel = WrapKernel(from.provider->host_.api, std::move(made), plan);
     return {};
   });
 }

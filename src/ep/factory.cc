@@ -1,7 +1,8 @@
 // CreateEpFactories and ReleaseEpFactory: ONNX Runtime's entries of a plugin execution provider.
 #include <fmt/format.h>
 
-#include <optional>
+#include <map>
+#include <mutex>
 
 #include "ep/ep.h"
 #include "ep/graph_view.h"
@@ -14,13 +15,12 @@ namespace {
 
 using ort::FromOrt;
 using ort::Guarded;
-using ort::HostApi;
 
-// One for the process, whatever name the library is registered by. A session may outlive its registration and still
-// needs its factory: never freed.
+// One for each ONNX Runtime of the process, whatever name the library is registered by. A session may outlive its
+// registration and still needs its factory: never freed.
 class Factory final : public OrtEpFactory {
  public:
-  Factory() : OrtEpFactory{} {
+  explicit Factory(const Host& host) : OrtEpFactory{}, host_(host) {
     ort_version_supported = kApiVersion;
     GetName = [](const OrtEpFactory*) noexcept { return kName; };
     GetVendor = [](const OrtEpFactory*) noexcept { return "kvshare"; };
@@ -45,17 +45,15 @@ class Factory final : public OrtEpFactory {
     GetCustomOpDomains = Domains;
   }
 
-  void SetHost(const OrtApi& api, ort::HostVersion version) { host_.emplace(Host{api, *api.GetEpApi(), version}); }
-
  private:
-  static const Host& HostOf(const OrtEpFactory* self) { return *static_cast<const Factory*>(self)->host_; }
+  static const Host& HostOf(const OrtEpFactory* self) { return static_cast<const Factory*>(self)->host_; }
 
   static OrtStatus* ORT_API_CALL SupportedDevices(OrtEpFactory* self, const OrtHardwareDevice* const* devices,
                                                   size_t count, OrtEpDevice** supported, size_t most,
                                                   size_t* found) noexcept {
     *found = 0;
     for (size_t i = 0; i < count && *found < most && *found == 0; ++i) {
-      if (HostApi().HardwareDevice_Type(devices[i]) != OrtHardwareDeviceType_CPU) continue;
+      if (HostOf(self).api.HardwareDevice_Type(devices[i]) != OrtHardwareDeviceType_CPU) continue;
       OrtStatus* status = HostOf(self).ep.CreateEpDevice(self, devices[i], nullptr, nullptr, &supported[*found]);
       if (status != nullptr) return status;
       ++*found;
@@ -67,8 +65,8 @@ class Factory final : public OrtEpFactory {
                                         const OrtKeyValuePairs* const*, size_t, const OrtSessionOptions* session,
                                         const OrtLogger* logger, OrtEp** ep) noexcept {
     *ep = nullptr;
-    return Guarded(HostApi(), [&]() -> Status {
-      KVSHARE_ASSIGN_OR_RETURN(const Options options, ReadOptions(HostApi(), session));
+    return Guarded(HostOf(self).api, [&]() -> Status {
+      KVSHARE_ASSIGN_OR_RETURN(const Options options, ReadOptions(HostOf(self).api, session));
       KVSHARE_ASSIGN_OR_RETURN(auto made, ExecutionProvider::Make(HostOf(self), options, logger));
       *ep = made.release();
       return {};
@@ -84,7 +82,7 @@ class Factory final : public OrtEpFactory {
 
   static OrtStatus* ORT_API_CALL CountDomains(OrtEpFactory* self, size_t* count) noexcept {
     *count = 0;
-    return Guarded(HostApi(), [&]() -> Status {
+    return Guarded(HostOf(self).api, [&]() -> Status {
       KVSHARE_ASSIGN_OR_RETURN(const auto domains, DomainsOf(HostOf(self)));
       *count = domains.size();
       return {};
@@ -92,19 +90,21 @@ class Factory final : public OrtEpFactory {
   }
 
   static OrtStatus* ORT_API_CALL Domains(OrtEpFactory* self, OrtCustomOpDomain** domains, size_t count) noexcept {
-    return Guarded(HostApi(), [&]() -> Status {
+    return Guarded(HostOf(self).api, [&]() -> Status {
       KVSHARE_ASSIGN_OR_RETURN(const auto all, DomainsOf(HostOf(self)));
       for (size_t i = 0; i < count && i < all.size(); ++i) domains[i] = all[i];
       return {};
     });
   }
 
-  std::optional<Host> host_;
+  Host host_;
 };
 
-Factory& TheFactory() {
-  static auto* factory = new Factory();
-  return *factory;
+Factory& FactoryOf(const OrtApi& api, ort::HostVersion version) {
+  static std::mutex mutex;
+  static auto* factories = new std::map<const OrtApi*, Factory>();
+  const std::lock_guard lock(mutex);
+  return factories->try_emplace(&api, Host{api, *api.GetEpApi(), version}).first->second;
 }
 
 }  // namespace
@@ -129,9 +129,7 @@ extern "C" {
   }
   return ort::Guarded(*api, [&]() -> Status {
     if (most < 1) return Status::Internal("kvshare: no room for an execution provider's factory");
-    ort::SetHostApi(*api);
-    ep::TheFactory().SetHost(*api, ort::ParseHostVersion(base->GetVersionString()));
-    factories[0] = &ep::TheFactory();
+    factories[0] = &ep::FactoryOf(*api, ort::ParseHostVersion(base->GetVersionString()));
     *count = 1;
     return {};
   });

@@ -28,19 +28,20 @@ class PlannedCall final : public ort::CallContext {
 };
 
 struct PlannedKernel final : OrtKernelImpl {
-  PlannedKernel(std::unique_ptr<ort::Kernel> made, const Plan& of)
-      : OrtKernelImpl{}, kernel(std::move(made)), plan(of) {
+  PlannedKernel(const OrtApi& host, std::unique_ptr<ort::Kernel> made, const Plan& of)
+      : OrtKernelImpl{}, api(host), kernel(std::move(made)), plan(of) {
     ort_version_supported = kApiVersion;
     Compute = [](OrtKernelImpl* self, OrtKernelContext* context) noexcept -> OrtStatus* {
       const auto& planned = *static_cast<PlannedKernel*>(self);
-      return ort::Guarded(ort::HostApi(), [&]() -> Status {
-        PlannedCall call(ort::HostApi(), context, planned.plan);
+      return ort::Guarded(planned.api, [&]() -> Status {
+        PlannedCall call(planned.api, context, planned.plan);
         return planned.kernel->Run(call);
       });
     };
     Release = [](OrtKernelImpl* self) noexcept { delete static_cast<PlannedKernel*>(self); };
   }
 
+  const OrtApi& api;  // of the ONNX Runtime that made the kernel
   std::unique_ptr<ort::Kernel> kernel;
   Plan plan;
 };
@@ -58,8 +59,8 @@ Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::
   return row->create(binding, node);
 }
 
-OrtKernelImpl* WrapKernel(std::unique_ptr<ort::Kernel> kernel, const Plan& plan) {
-  return new PlannedKernel(std::move(kernel), plan);
+OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan) {
+  return new PlannedKernel(api, std::move(kernel), plan);
 }
 
 }  // namespace kvshare::ep

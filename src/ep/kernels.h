@@ -17,6 +17,6 @@ Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::
                                                   const ort::NodeInfo& node, const Plan& plan, ort::HostVersion host);
 
 // What ONNX Runtime calls and releases.
-OrtKernelImpl* WrapKernel(std::unique_ptr<ort::Kernel> kernel, const Plan& plan);
+OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan);
 
 }  // namespace kvshare::ep
