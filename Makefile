@@ -20,7 +20,7 @@ bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
-matrix: build  ## every public case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
+matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
 	scripts/setup.sh matrix
 	.venv/bin/python scripts/matrix.py
 
@@ -55,7 +55,8 @@ fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 
 ci-full:  ## .ci/run, and what takes too long for it
 	.ci/run
-	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.sessions'
+	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.(sessions|property)'
+	$(MAKE) matrix
 	$(MAKE) coverage
 	$(MAKE) sanitize
 	$(MAKE) fuzz FUZZ_SECONDS=1800

@@ -30,7 +30,7 @@ set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_gra
 target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
 
 install(TARGETS kvshare RUNTIME DESTINATION bin)
-install(DIRECTORY include/kvshare DESTINATION include)
+install(DIRECTORY include/kvshare "${KVSHARE_GENERATED}/kvshare" DESTINATION include)
 
 configure_package_config_file(cmake/kvshareConfig.cmake.in kvshareConfig.cmake INSTALL_DESTINATION ${KVSHARE_PACKAGE_DIR})
 write_basic_package_version_file(kvshareConfigVersion.cmake COMPATIBILITY SameMinorVersion)

@@ -5,10 +5,10 @@
 #include <memory>
 #include <string>
 
-#include "cli/inspection_text.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
 namespace {
@@ -17,12 +17,17 @@ struct Arguments {
   std::string model;
   std::string out;
   RewriteOptions options;
+  bool json = false;
 };
 
 ExitCode Run(const Arguments& arguments) {
-  const auto report = Rewrite(arguments.model, arguments.out, arguments.options);
-  if (!report.ok()) return Report(report.status());
-  fmt::print("{}{}\n", ToText(*report),
+  const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
+  if (!rewritten.ok()) return Report(rewritten.status());
+  if (arguments.json) {
+    fmt::print("{}\n", report::ToJson(*rewritten));
+    return kEqual;
+  }
+  fmt::print("{}{}\n", report::ToText(*rewritten),
              arguments.options.dry_run ? "dry run: nothing written" : fmt::format("written: {}", arguments.out));
   return kEqual;
 }
@@ -50,6 +55,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
+  verb->add_flag("--json", arguments->json, "Print JSON");
   verb->callback([arguments, out, rope, dry_run, &exit_code] {
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
     // kvshare::Attention leaves rotation to the graph: keeping it is that target's default.

@@ -10,10 +10,18 @@
 
 namespace kvshare::graph {
 
-// The locations that tensors of `model` name, wherever they are: initializers, attributes, subgraphs, functions.
-// kInvalidInput where one leaves `folder` (absolute, "..", a symlink out), is missing, or is shorter than the tensor,
-// or where two tensors share some of their bytes but not all.
-Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const std::filesystem::path& folder);
+// The folder that holds `path`; "." where it names none.
+std::filesystem::path FolderOf(const std::filesystem::path& path);
+
+// Is `path` below `folder`? Both without links and "..".
+bool LiesIn(const std::filesystem::path& path, const std::filesystem::path& folder);
+
+// The locations that tensors of `model` name, wherever they are: initializers, attributes, subgraphs, functions. Each
+// is looked up in the folder of `path`, the model's file. With every link resolved it must lie in that folder, or in
+// the folder of the file that `path` links to: a model in Hugging Face's cache and its weights are links into one
+// folder. ONNX Runtime has the same rule. kInvalidInput where a location leaves both (absolute, "..", a link out), is
+// missing, or is shorter than the tensor, or where two tensors share some of their bytes but not all.
+Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const std::filesystem::path& path);
 
 // Makes `locations` of folder `from` available in folder `to`: nothing to do where they are one folder, else a hard
 // link, else a copy. A different file of that name in `to` is kRefused, never overwritten.

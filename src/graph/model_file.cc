@@ -17,8 +17,6 @@ namespace fs = std::filesystem;
 // Subgraphs nest by three messages a level (node, attribute, graph).
 constexpr int kDeepestMessage = 100;
 
-fs::path FolderOf(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
-
 Result<std::string> ReadFile(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) return Status::InvalidInput(fmt::format("'{}': no such file", path.string()));
@@ -50,12 +48,12 @@ Result<ModelFile> ParseModel(std::string_view bytes, const fs::path& path) {
   if (!file.model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
     return Status::InvalidInput(
         fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)", path.string()));
-  if (!file.model.has_graph() || file.model.graph().node_size() == 0)
-    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (no graph with nodes in it)", path.string()));
+  if (!file.model.has_graph())
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it has no graph)", path.string()));
   if (file.model.opset_import_size() == 0)
     return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it imports no operator set)", path.string()));
   file.folder = FolderOf(path);
-  KVSHARE_ASSIGN_OR_RETURN(file.locations, CheckExternalData(file.model, file.folder));
+  KVSHARE_ASSIGN_OR_RETURN(file.locations, CheckExternalData(file.model, path));
   return file;
 }
 

@@ -48,7 +48,15 @@ Status ValidateGraph(const Graph& graph, const Scope* outer, const Names& domain
 }  // namespace
 
 Status Validate(const Graph& graph) {
-  Names domains;
+  // ONNX Runtime imports these for every model, whatever it says itself.
+  Names domains = {"",
+                   "ai.onnx.ml",
+                   "ai.onnx.preview.training",
+                   kMicrosoft,
+                   "com.microsoft.experimental",
+                   "com.microsoft.nchwc",
+                   "com.ms.internal.nhwc",
+                   "org.pytorch.aten"};
   for (const auto& import : graph.model().opset_import())
     domains.insert(import.domain() == "ai.onnx" ? "" : import.domain());
   return ValidateGraph(graph, nullptr, domains);

@@ -1,11 +1,15 @@
 // RegisterCustomOps, and the one list of ops and types.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <deque>
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
+#include "kvshare/version.h"
 #include "ort/attention.h"
 #include "ort/custom_op.h"
 #include "ort/group_query_attention.h"
@@ -41,6 +45,8 @@ bool Wanted(const OpRow& row, const SessionConfig& config) {
   if (domain == "com.microsoft") return config.gqa;
   return !domain.empty() || config.attention;
 }
+
+std::atomic<const OrtApi*> host_api = nullptr;
 
 // The ops and domains of one configuration in one ONNX Runtime. Sessions keep pointers to them, also while the process
 // exits: never freed.
@@ -91,15 +97,31 @@ Result<OpSet*> SetFor(const OrtApi& api, const SessionConfig& config) {
 
 Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host) {
   KVSHARE_ASSIGN_OR_RETURN(const SessionConfig config, ReadSessionConfig(api, options, host));
-  KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
-  for (const auto& [name, domain] : set->domains)
+  KVSHARE_ASSIGN_OR_RETURN(const auto domains, DomainsOf(api, config));
+  for (OrtCustomOpDomain* domain : domains)
     KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
-  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", KVSHARE_VERSION,
+  AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", kVersion,
                                     config.DropInText(), config.lower_right ? "lower_right" : "spec", SimdTarget()));
   return {};
 }
 
 }  // namespace
+
+const OrtApi& HostApi() { return *host_api; }
+void SetHostApi(const OrtApi& api) { host_api = &api; }
+
+const OpRow* FindOp(std::string_view domain, std::string_view op) {
+  const auto* const row = std::ranges::find_if(kOps, [&](const OpRow& r) { return r.domain == domain && r.op == op; });
+  return row == std::end(kOps) ? nullptr : row;
+}
+
+Result<std::vector<OrtCustomOpDomain*>> DomainsOf(const OrtApi& api, const SessionConfig& config) {
+  KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
+  std::vector<OrtCustomOpDomain*> domains;
+  for (const auto& [name, domain] : set->domains) domains.push_back(domain);
+  return domains;
+}
+
 }  // namespace kvshare::ort
 
 extern "C" {
@@ -114,7 +136,7 @@ extern "C" {
     return base->GetApi(1)->CreateStatus(
         ORT_NOT_IMPLEMENTED,
         fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
-                    KVSHARE_VERSION, base->GetVersionString(), kApiVersion)
+                    kvshare::kVersion, base->GetVersionString(), kApiVersion)
             .c_str());
   }
   return Guarded(*api, [&] { return Register(*api, options, ParseHostVersion(base->GetVersionString())); });

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kvshare/attend.h"
+#include "kvshare/version.h"
 #include "ort/scratch.h"
 
 namespace kvshare::ort {
@@ -59,7 +60,7 @@ std::string StatsJson() {
                      {"kernel", stats.kernel_.load(std::memory_order_relaxed)},
                      {"ran", ran}});
   }
-  const Json all = {{"version", KVSHARE_VERSION},
+  const Json all = {{"version", kVersion},
                     {"simd", SimdTarget()},
                     {"ran", all_ran},
                     {"scratch_bytes", Scratch::Pool().kept_bytes()},
@@ -104,5 +105,5 @@ extern "C" {
   }
 }
 
-[[gnu::visibility("default")]] const char* kvshare_version() { return KVSHARE_VERSION; }
+[[gnu::visibility("default")]] const char* kvshare_version() { return kvshare::kVersion; }
 }

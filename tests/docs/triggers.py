@@ -20,6 +20,8 @@ ENOUGH, SHARE, VALUE, GRAM = 20, 0.6, 32, 8
 UNTESTED = {
     "the rewritten model exceeds protobuf's 2 GiB": "takes gigabytes of memory and minutes",
     "rule … broke the model: …": "no rule does; it would be a fault of ours",
+    "cannot sync '…': …": "needs a disk that fails",
+    "cannot rename to '…': …": "needs a disk that fails",
     "out of memory": "needs a machine without memory",
     "the library could not write its counters: out of memory": "needs a machine without memory",
     "'…' is ONNX Runtime …; needs 1.… or later": "no release so old is fetched",

@@ -12,7 +12,7 @@ import onnxruntime as ort
 DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 MIXED = ["mixed_bias_asis", "mixed_bool_asis", "mixed_bias_causal0", "mixed_bias_b2_ragged_causal0",
          "e2b35_mixed_bias_asis", "mixed_bias_fp16_asis"]
-HEAD = ["head_shared_gqa", "head_b2_ragged", "e2b35_head_shared_gqa", "head_shared_gqa_fp16"]
+HEAD = ["head_shared_gqa", "head_b2_ragged", "e2b35_head_shared_gqa", "head_shared_gqa_fp16", "e2b_heads"]
 TARGETS = ["kvshare", "kvshare-attention", "ort"]
 MASK_OPS = ["CumSum", "GreaterOrEqual", "Less", "And", "Where"]
 

@@ -13,6 +13,7 @@ import time
 import cases
 import onnx
 import pytest
+from files import contents, node, refuse, tiny, with_weight
 from onnx import TensorProto, helper
 
 ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
@@ -20,31 +21,6 @@ ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
 
 def good():
     return cases.DATA / "mixed_bias_asis"
-
-
-def refuse(kvshare, model, text):
-    """Both verbs: exit code 2, one line, that text; nothing written."""
-    before = sorted(model.parent.iterdir())
-    out = model.parent / "out.onnx"
-    for arguments in (["inspect", model], ["rewrite", model, "-o", out, "--to", "ort"]):
-        result = cases.run(kvshare, *arguments)
-        assert result.returncode == 2, (result.returncode, result.stderr)
-        assert result.stdout == ""
-        assert len(result.stderr.strip().splitlines()) == 1
-        assert text in result.stderr
-    assert sorted(model.parent.iterdir()) == before
-
-
-def tiny(nodes, inputs=("x",), outputs=("y",), initializers=()):
-    def value(name):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [4])
-
-    graph = helper.make_graph(nodes, "g", [value(i) for i in inputs], [value(o) for o in outputs], list(initializers))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
-
-
-def node(op, inputs, outputs, **attributes):
-    return helper.make_node(op, inputs, outputs, name="_".join(outputs), **attributes)
 
 
 def nested(depth):
@@ -64,12 +40,11 @@ def nested(depth):
 
 
 MALFORMED = {
-    "empty": (b"", "not an ONNX model (no graph with nodes in it)"),
+    "empty": (b"", "not an ONNX model (it has no graph)"),
     "no opset": (onnx.ModelProto(graph=tiny([node("Neg", ["x"], ["y"])]).graph), "not an ONNX model (it imports no operator set)"),
     "text": (b"this is not a model\n" * 40, "not an ONNX model (malformed, cut short or nested too deep)"),
     "zeros": (bytes(4096), "not an ONNX model"),
     "cut": (ORIGINAL.read_bytes()[:100_000], "not an ONNX model"),
-    "no nodes": (tiny([], outputs=[]).SerializeToString(), "no graph with nodes"),
     "cycle": (tiny([node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["b"], ["y"])]), "cycle"),
     "self": (tiny([node("Add", ["x", "y"], ["y"])]), "cycle"),
     "twice": (tiny([node("Neg", ["x"], ["y"]), node("Abs", ["x"], ["y"])]), "output 'y' has another producer"),
@@ -125,14 +100,6 @@ def test_flipped_bytes_never_crash(kvshare, tmp_path, seed):
                       ["rewrite", tmp_path / "model.onnx", "--to", "kvshare", "--dry-run"]):
         result = cases.run(kvshare, *arguments)
         assert result.returncode in (0, 2), (seed, result.returncode, result.stderr)
-
-
-def with_weight(location, offset="0", length="16"):
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        if value is not None:
-            tensor.external_data.add(key=key, value=value)
-    return tiny([node("Add", ["x", "w"], ["y"])], initializers=[tensor])
 
 
 EXTERNAL = {
@@ -302,10 +269,6 @@ def limited(kvshare, model, out, size, survives):
 
     return subprocess.run([str(kvshare), "rewrite", str(model), "-o", str(out), "--to", "ort"], capture_output=True, text=True,
                           check=False, preexec_fn=limit)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("out", ["out.onnx", "model.onnx"])

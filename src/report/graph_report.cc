@@ -1,4 +1,4 @@
-#include "cli/inspection_text.h"
+#include "report/report.h"
 
 #include <fmt/format.h>
 
@@ -7,10 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "cli/verbs.h"
-
-namespace kvshare::cli {
+namespace kvshare::report {
 namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
+std::string Dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
 const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind::kOwn ? "own" : "shared"; }
 
@@ -30,7 +33,7 @@ std::string SourceOf(const AttentionLayer& layer) {
   return layer.source < 0 ? "input" : fmt::format("{}", layer.source);
 }
 
-nlohmann::ordered_json LayerJson(const AttentionLayer& l) {
+Json LayerJson(const AttentionLayer& l) {
   return {{"index", l.index},
           {"node", l.node},
           {"place", l.place},
@@ -39,11 +42,23 @@ nlohmann::ordered_json LayerJson(const AttentionLayer& l) {
           {"kind", KindOf(l)},
           {"source", l.source},
           {"source_key", l.source_key},
-          {"window", l.window_known ? nlohmann::ordered_json(l.window) : nlohmann::ordered_json()},
+          {"window", l.window_known ? Json(l.window) : Json()},
           {"query_heads", l.query_heads},
           {"kv_heads", l.kv_heads},
           {"head_size", l.head_size},
           {"note", l.note}};
+}
+
+Json InspectionJson(const Inspection& i) {
+  Json layers = Json::array();
+  for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
+  return {{"layers", std::move(layers)},
+          {"nodes", i.nodes},
+          {"mask_nodes", i.mask_nodes},
+          {"borrowed_copies", i.borrowed_copies},
+          {"named_unused_presents", i.named_unused_presents},
+          {"predicted_cpu_gpu_copies", i.predicted_cpu_gpu_copies},
+          {"warnings", i.warnings}};
 }
 
 std::string Counts(const Inspection& i) {
@@ -88,20 +103,7 @@ std::string ToText(const Inspection& inspection) {
   return text;
 }
 
-std::string ToJson(const Inspection& i) {
-  using Json = nlohmann::ordered_json;
-  Json layers = Json::array();
-  for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
-  const Json all = {{"layers", std::move(layers)},
-                    {"nodes", i.nodes},
-                    {"mask_nodes", i.mask_nodes},
-                    {"borrowed_copies", i.borrowed_copies},
-                    {"named_unused_presents", i.named_unused_presents},
-                    {"predicted_cpu_gpu_copies", i.predicted_cpu_gpu_copies},
-                    {"warnings", i.warnings}};
-  // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
-  return all.dump(2, ' ', false, Json::error_handler_t::replace);
-}
+std::string ToJson(const Inspection& inspection) { return Dump(InspectionJson(inspection)); }
 
 std::string ToText(const RewriteReport& report) {
   std::string text;
@@ -113,4 +115,15 @@ std::string ToText(const RewriteReport& report) {
   return text;
 }
 
-}  // namespace kvshare::cli
+std::string ToJson(const RewriteReport& report) {
+  Json outcomes = Json::array();
+  for (const RuleOutcome& o : report.outcomes)
+    outcomes.push_back({{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}});
+  return Dump({{"changed", report.changed},
+               {"outcomes", std::move(outcomes)},
+               {"notes", report.notes},
+               {"before", InspectionJson(report.before)},
+               {"after", InspectionJson(report.after)}});
+}
+
+}  // namespace kvshare::report
