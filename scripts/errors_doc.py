@@ -30,12 +30,14 @@ AREAS = [
     ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
+    ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
 ]
 HEAD = """# Errors
 
 Generated from the source by `scripts/errors_doc.py` (`make docs`); a test fails when this page is stale. `…` stands for
-a value. Messages about an op open with `<op> '<node>':` and read *input, what came; what is needed*.
+a value, `{option}` for the name of an option: the command line prints its flag there. Messages about an op open with
+`<op> '<node>':` and read *input, what came; what is needed*.
 
 | kind | in ONNX Runtime | exit code of `kvshare` |
 |---|---|---|
@@ -128,6 +130,11 @@ def text_of(tokens, known):
     return PLACE if any(t.text.lower().rstrip("_") == "where" for t in tokens) else "…"
 
 
+def shape_of(form):
+    """A format string with each value left open; doubled braces stand for themselves."""
+    return re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda m: m[0][0] if m[0] in ("{{", "}}") else "…", form)
+
+
 def kind_of(name):
     head, _, tail = name.rpartition("::")
     return tail if head.endswith("Status") and tail in KINDS else None
@@ -147,7 +154,7 @@ class Helper:
         known = known | dict(zip(self.parameters, (text_of(g, known) for g in given)))
         if "format" in known and (len(given) > len(self.parameters) or "args" in known):
             form = literal(given[self.parameters.index("format")])  # what follows a format string fills it
-            known["format"] = re.sub(r"\{[^{}]*\}", "…", form) if form else "…"
+            known["format"] = shape_of(form) if form else "…"
         return self.calls.text(split(self.message), known) if self.calls else text_of(self.message, known)
 
 
@@ -231,7 +238,7 @@ def messages_of(source, refused, shared):
             text = text_of(given[0], phrases) if given else "…"
         elif token.text == "Outcome::Decline":
             kind = "LeftAlone"
-            text = re.sub(r"\{[^{}]*\}", "…", literal(given[0]) or "…") if given else "…"
+            text = shape_of(literal(given[0]) or "…") if given else "…"
         elif helper := helper_at(i, token.text, own, shared):
             kind, text = helper.kind, helper.text(given, phrases)
         else:

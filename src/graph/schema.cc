@@ -28,7 +28,7 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::vector<UnknownAttribute> UnknownAttributes(const Node& node) {
-  const Operator* op = FindOperator(node.domain(), node.op_type());
+  const Operator* op = FindOperator(DomainOf(node), node.op_type());
   std::vector<UnknownAttribute> unknown;
   if (op == nullptr) return unknown;
   for (const auto& attribute : node.attribute()) {
@@ -46,7 +46,7 @@ std::vector<UnknownAttribute> UnknownAttributes(const Node& node) {
 }
 
 std::vector<std::string> DropInAttributes(const Node& node) {
-  const Operator* op = FindOperator(node.domain(), node.op_type());
+  const Operator* op = FindOperator(DomainOf(node), node.op_type());
   std::vector<std::string> names;
   if (op == nullptr) return names;
   for (const Attribute& known : op->attributes)

@@ -85,14 +85,9 @@ struct CustomOp : OrtCustomOp {
 // Keeps `line` for the logger of the next kernel that is created: registration itself has no logger.
 void AnnounceAtFirstKernel(std::string line);
 
-// The API table of the host that loaded the library as an execution provider. Kernels of custom ops call the table of
-// the host that made them.
-const OrtApi& HostApi();
-void SetHostApi(const OrtApi& api);
-
 // Of the op table: null where it has no such op.
 const OpRow* FindOp(std::string_view domain, std::string_view op);
-// The ops that `config` asks for, domain by domain; for the life of the process.
+// The ops that `config` asks for in the ONNX Runtime of `api`, domain by domain; for the life of the process.
 Result<std::vector<OrtCustomOpDomain*>> DomainsOf(const OrtApi& api, const SessionConfig& config);
 
 }  // namespace kvshare::ort

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -45,8 +44,6 @@ bool Wanted(const OpRow& row, const SessionConfig& config) {
   if (domain == "com.microsoft") return config.gqa;
   return !domain.empty() || config.attention;
 }
-
-std::atomic<const OrtApi*> host_api = nullptr;
 
 // The ops and domains of one configuration in one ONNX Runtime. Sessions keep pointers to them, also while the process
 // exits: never freed.
@@ -106,9 +103,6 @@ Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host)
 }
 
 }  // namespace
-
-const OrtApi& HostApi() { return *host_api; }
-void SetHostApi(const OrtApi& api) { host_api = &api; }
 
 const OpRow* FindOp(std::string_view domain, std::string_view op) {
   const auto* const row = std::ranges::find_if(kOps, [&](const OpRow& r) { return r.domain == domain && r.op == op; });
