@@ -268,8 +268,10 @@ def all_messages():
     sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "src").rglob("*.cc"))}
     shared = shared_helpers(sources.values())
     for relative, source in sources.items():
-        _, title, refused = next(area for area in AREAS if relative.startswith(area[0]))
+        _, title, refused = next((area for area in AREAS if relative.startswith(area[0])), (None, None, ""))
         for message in messages_of(source, refused, shared):
+            if title is None:
+                sys.exit(f"{relative} raises '{message.text}', and AREAS has no entry for its folder")
             yield relative, title, message
 
 

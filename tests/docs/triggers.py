@@ -127,7 +127,10 @@ def main():
             print(f"{text}\n    {path.relative_to(ROOT)}: {literal!r}")
     for text in silent:
         print(f"{messages()[text]}: no test triggers: {text}")
-    return 1 if silent else 0
+    stale = [text for text in UNTESTED if text not in known or text in speaks]
+    for text in stale:
+        print(f"UNTESTED has '{text}', which {'a test triggers' if text in known else 'nothing says'}")
+    return 1 if silent or stale else 0
 
 
 if __name__ == "__main__":
