@@ -1,7 +1,7 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper (of the same file,
-or declared in a header) that puts words around its arguments, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own
+or declared in a header) that puts words around its arguments, and what a `Decline` of src/graph says. The remedy is the message's own
 part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
@@ -26,16 +26,19 @@ AREAS = [
     ("src/attention/", "Attention: kernels", NOT_SERVED),
     ("src/oracle/", "Attention: oracle", NOT_SERVED),
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
-    ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
-    ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
+    ("src/ep/", "Execution provider in ONNX Runtime", "Remove what the message names, or run without kvshare."),
+    *((f"src/graph/{folder}/", "Rewriting: why a layer is left alone", LEFT_ALONE) for folder in ("rules", "match", "forms")),
+    ("src/graph/masks", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
+    ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
 ]
 HEAD = """# Errors
 
 Generated from the source by `scripts/errors_doc.py` (`make docs`); a test fails when this page is stale. `…` stands for
-a value. Messages about an op open with `<op> '<node>':` and read *input, what came; what is needed*.
+a value, `{option}` for the name of an option: the command line prints its flag there. Messages about an op open with
+`<op> '<node>':` and read *input, what came; what is needed*.
 
 | kind | in ONNX Runtime | exit code of `kvshare` |
 |---|---|---|
@@ -116,16 +119,25 @@ def text_of(tokens, known):
         return text_of(arguments(tokens, 1)[0], known)
     if len(tokens) > 2 and tokens[0].text == "fmt::format" and tokens[1].text == "(":
         form, *values = split(arguments(tokens, 1)[0])
-        if len(form) == 1 and form[0].text in known:  # a helper's own format string
-            return known[form[0].text]
-        text = literal(form)
-        if text is None:
-            return "…"
-        values = iter(values)
-        pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
-        return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{")
-                       else x for x in pieces)
+        return formatted(form, values, known)
     return PLACE if any(t.text.lower().rstrip("_") == "where" for t in tokens) else "…"
+
+
+def shape_of(form):
+    """A format string with each value left open; doubled braces stand for themselves."""
+    return re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda m: m[0][0] if m[0] in ("{{", "}}") else "…", form)
+
+
+def formatted(form, values, known):
+    if len(form) == 1 and form[0].text in known:  # a helper's own format string
+        return known[form[0].text]
+    text = literal(form)
+    if text is None:
+        return "…"
+    values = iter(values)
+    pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
+    return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{") else x
+                   for x in pieces)
 
 
 def kind_of(name):
@@ -135,11 +147,10 @@ def kind_of(name):
 
 @dataclass
 class Helper:
-    """A function or lambda that makes a Status of texts, e.g. Bad(where, fact)."""
+    """A function or lambda that makes a Status or a Decline of texts, e.g. Bad(where, fact)."""
     kind: str
     parameters: list  # their names
-    message: list  # the tokens that its Status is made of, or
-    calls: "Helper | None"  # the helper that `message` are the arguments of
+    says: object  # what its message is, given what the names stand for
     body: range  # its tokens
 
     def text(self, given, known):
@@ -148,7 +159,26 @@ class Helper:
         if "format" in known and (len(given) > len(self.parameters) or "args" in known):
             form = literal(given[self.parameters.index("format")])  # what follows a format string fills it
             known["format"] = re.sub(r"\{[^{}]*\}", "…", form) if form else "…"
-        return self.calls.text(split(self.message), known) if self.calls else text_of(self.message, known)
+        return self.says(known)
+
+
+def message_at(tokens, i, helper_of):
+    """(kind, what it says given what names stand for, its last token) where a message is made at token i, else None."""
+    name = tokens[i].text
+    if name.startswith("DeclineCode::") and tokens[i - 1].text == "{" and tokens[i + 1].text == ",":
+        inside, end = arguments(tokens, i - 1)
+        return "LeftAlone", lambda known: text_of(split(inside)[1], known), end
+    if tokens[i].kind != "name" or tokens[i + 1].text != "(":
+        return None
+    inside, end = arguments(tokens, i + 1)
+    given = [g for g in split(inside) if g]
+    if kind := kind_of(name):
+        return kind, lambda known: text_of(given[0], known) if given else "…", end
+    if name == "Because" and len(given) > 1:
+        return "LeftAlone", lambda known: formatted(given[1], given[2:], known), end
+    if helper := helper_of(name):
+        return helper.kind, lambda known: helper.text(given, known), end
+    return None
 
 
 def definition(tokens, i):
@@ -156,7 +186,7 @@ def definition(tokens, i):
     def text(at):
         return tokens[at].text if at < len(tokens) else ""
 
-    if tokens[i].text in ("Status", "kvshare::Status") and tokens[i + 1].kind == "name" and text(i + 2) == "(":
+    if tokens[i].text in ("Status", "kvshare::Status", "Decline") and tokens[i + 1].kind == "name" and text(i + 2) == "(":
         name, opening = tokens[i + 1].text, i + 2
     elif tokens[i].text == "auto" and text(i + 2) == "=" and text(i + 3) == "[":
         name, opening = tokens[i + 1].text, arguments(tokens, i + 3)[1] + 1
@@ -180,13 +210,11 @@ def helpers_of(tokens, shared):
         if not TEXTS & {t.text for t in parameters}:
             continue
         body, end = arguments(tokens, brace)
-        makers = [(j, helper_at(i, t.text, found, shared)) for j, t in enumerate(body[:-1]) if body[j + 1].text == "("]
-        makers = [(j, calls) for j, calls in makers if calls or kind_of(body[j].text)]
-        if len(makers) != 1 or len(body) >= 60:
-            continue
-        [(j, calls)] = makers
-        found.append((name, Helper(calls.kind if calls else kind_of(body[j].text), [p[-1].text for p in split(parameters) if p],
-                                   arguments(body, j + 1)[0], calls, range(i, end + 1))))
+        made = [message_at(body, j, lambda name, i=i: helper_at(i, name, found, shared)) for j in range(len(body) - 1)]
+        made = [message for message in made if message]
+        if len(made) == 1 and len(body) < 60:
+            [(kind, says, _)] = made
+            found.append((name, Helper(kind, [p[-1].text for p in split(parameters) if p], says, range(i, end + 1))))
     return found
 
 
@@ -223,19 +251,13 @@ def messages_of(source, refused, shared):
     bodies = [helper.body for _, helper in own]
     out = []
     for i, token in enumerate(tokens[:-1]):
-        if token.kind != "name" or tokens[i + 1].text != "(" or any(i in body for body in bodies):
+        if any(i in body for body in bodies):
             continue
-        inside, end = arguments(tokens, i + 1)
-        given = [g for g in split(inside) if g]
-        if kind := kind_of(token.text):
-            text = text_of(given[0], phrases) if given else "…"
-        elif token.text == "Outcome::Decline":
-            kind = "LeftAlone"
-            text = re.sub(r"\{[^{}]*\}", "…", literal(given[0]) or "…") if given else "…"
-        elif helper := helper_at(i, token.text, own, shared):
-            kind, text = helper.kind, helper.text(given, phrases)
-        else:
+        made = message_at(tokens, i, lambda name, i=i: helper_at(i, name, own, shared))
+        if made is None:
             continue
+        kind, says, end = made
+        text = says(phrases)
         if kind == "Refused" and refused == LEFT_ALONE:
             kind = "LeftAlone"
         if re.search("[a-z]{2}", text.replace(PLACE, "")):
@@ -248,7 +270,7 @@ def shared_helpers(sources):
     """The helpers that a header declares: any file may call them."""
     declared = set()
     for path in (ROOT / "src").rglob("*.h"):
-        declared.update(re.findall(r"\bStatus (\w+)\(", path.read_text()))
+        declared.update(re.findall(r"\b(?:Status|Decline) (\w+)\(", path.read_text()))
     found = {}
     for _ in range(2):  # the second time finds those that call one of the first
         for source in sources:

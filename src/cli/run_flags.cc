@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "cli/flag_names.h"
 #include "host/find_ort.h"
 
 namespace kvshare::cli {
@@ -48,7 +49,7 @@ Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags) {
 }
 
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", failure.message());
+  fmt::print(stderr, "kvshare: {}\n", WithFlags(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

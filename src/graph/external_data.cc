@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "graph/atomic_file.h"
 #include "graph/constants.h"
 
 namespace kvshare::graph {
@@ -146,21 +145,6 @@ Status CheckOverlap(std::vector<Extent> extents) {
   return {};
 }
 
-bool SameBytes(const fs::path& a, const fs::path& b) {
-  std::error_code error;
-  if (fs::file_size(a, error) != fs::file_size(b, error) || error) return false;
-  std::ifstream left(a, std::ios::binary);
-  std::ifstream right(b, std::ios::binary);
-  std::vector<char> x(1 << 20);
-  std::vector<char> y(1 << 20);
-  while (left && right) {
-    left.read(x.data(), static_cast<std::streamsize>(x.size()));
-    right.read(y.data(), static_cast<std::streamsize>(y.size()));
-    if (left.gcount() != right.gcount() || !std::equal(x.begin(), x.begin() + left.gcount(), y.begin())) return false;
-  }
-  return left.eof() && right.eof();
-}
-
 }  // namespace
 
 fs::path FolderOf(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
@@ -169,7 +153,7 @@ bool LiesIn(const fs::path& path, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
 }
 
-Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const fs::path& path) {
+std::vector<const TensorProto*> ExternalTensors(const onnx::ModelProto& model) {
   std::vector<const TensorProto*> tensors;
   CollectTensors(model.graph(), tensors);
   for (const auto& function : model.functions())
@@ -178,11 +162,22 @@ Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, c
     CollectTensors(training.initialization(), tensors);
     CollectTensors(training.algorithm(), tensors);
   }
+  std::erase_if(tensors, [](const TensorProto* t) { return t->data_location() != TensorProto::EXTERNAL; });
+  return tensors;
+}
+
+std::vector<TensorProto*> ExternalTensors(onnx::ModelProto& model) {
+  std::vector<TensorProto*> tensors;
+  for (const TensorProto* tensor : ExternalTensors(std::as_const(model)))
+    tensors.push_back(const_cast<TensorProto*>(tensor));  // parts of `model`, which is not const
+  return tensors;
+}
+
+Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const fs::path& path) {
   const Home home = HomeOf(path);
   std::set<std::string> locations;
   std::vector<Extent> extents;
-  for (const TensorProto* tensor : tensors) {
-    if (tensor->data_location() != TensorProto::EXTERNAL) continue;
+  for (const TensorProto* tensor : ExternalTensors(model)) {
     const std::string location = ExternalEntry(*tensor, "location").value_or("");
     KVSHARE_ASSIGN_OR_RETURN(const fs::path file, Resolve(*tensor, location, home));
     KVSHARE_ASSIGN_OR_RETURN(Extent extent, ReadExtent(*tensor, location, file));
@@ -191,25 +186,6 @@ Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, c
   }
   KVSHARE_RETURN_IF_ERROR(CheckOverlap(std::move(extents)));
   return locations;
-}
-
-Status PlaceExternalData(const std::set<std::string>& locations, const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  if (fs::equivalent(from, to, error)) return {};
-  for (const std::string& location : locations) {
-    const fs::path source = fs::canonical(from / location, error);
-    const fs::path target = to / location;
-    if (fs::exists(fs::symlink_status(target, error))) {
-      if (fs::equivalent(source, target, error) || SameBytes(source, target)) continue;
-      return Status::Refused(
-          fmt::format("'{}' exists and is not the model's external data '{}'; move it or write elsewhere",
-                      target.string(), location));
-    }
-    fs::create_directories(target.parent_path(), error);
-    fs::create_hard_link(source, target, error);  // appears complete or not at all
-    if (error) KVSHARE_RETURN_IF_ERROR(CopyFileAtomically(source, target));
-  }
-  return {};
 }
 
 }  // namespace kvshare::graph

@@ -141,8 +141,8 @@ def test_tensors_share_all_of_their_bytes_or_none(kvshare, tmp_path, ranges, tex
         assert cases.run(kvshare, "inspect", model).returncode == 0
 
 
-def test_weights_past_4_gib_are_only_referred_to(kvshare, tmp_path):
-    """The file is sparse: whoever read it all would take long, whoever counted in 32 bits would refuse."""
+def test_weights_past_4_gib_are_not_read(kvshare, tmp_path):
+    """The file is sparse, and so is its copy: whoever read it all would take long, whoever counted in 32 bits would refuse."""
     size = 5 * 2**30
     with open(tmp_path / "w.bin", "wb") as file:
         file.truncate(size)
@@ -152,7 +152,8 @@ def test_weights_past_4_gib_are_only_referred_to(kvshare, tmp_path):
     for out in (tmp_path / "out.onnx", other / "out.onnx"):
         assert "no attention layer" in cases.rewrite(kvshare, model, out, "--to", "ort")
         assert cases.load(out).graph.initializer[0].external_data[1].value == str(size - 16)
-    assert os.stat(other / "w.bin").st_ino == os.stat(tmp_path / "w.bin").st_ino
+    copy = os.stat(other / "w.bin")
+    assert copy.st_size == size and copy.st_blocks * 512 < 2**20
     model.write_bytes(with_weight("w.bin", offset=str(size - 15)).SerializeToString())
     refuse(kvshare, model, f"takes 16 bytes from {size - 15} of 'w.bin', which has {size}")
 
@@ -204,34 +205,6 @@ def test_external_data_inside_the_folder_is_fine(kvshare, tmp_path):
     report = cases.rewrite(kvshare, tmp_path / "model.onnx", out / "m.onnx", "--to", "ort")
     assert "no attention layer" in report
     assert (out / "sub" / "w.bin").read_bytes() == bytes(16)
-
-
-def test_weights_are_referred_to_linked_or_copied(kvshare, tmp_path):
-    folder, other = tmp_path / "in", tmp_path / "other"
-    shutil.copytree(good(), folder)
-    other.mkdir()
-    for path in folder.iterdir():
-        path.chmod(0o644)
-    cases.rewrite(kvshare, folder / "model.onnx", folder / "out.onnx", "--to", "ort")
-    assert not list(folder.glob(".*")) and len(list(folder.iterdir())) == 5
-    cases.rewrite(kvshare, folder / "model.onnx", other / "out.onnx", "--to", "ort")
-    assert os.stat(other / "model.onnx.data").st_ino == os.stat(folder / "model.onnx.data").st_ino
-    cases.rewrite(kvshare, folder / "model.onnx", other / "again.onnx", "--to", "ort")
-    if os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as shm:
-            cases.rewrite(kvshare, folder / "model.onnx", pathlib.Path(shm) / "out.onnx", "--to", "ort")
-            copy = pathlib.Path(shm) / "model.onnx.data"
-            assert copy.read_bytes() == (folder / "model.onnx.data").read_bytes()
-
-
-def test_anothers_weights_are_never_overwritten(kvshare, tmp_path):
-    (tmp_path / "model.onnx.data").write_bytes(b"another model's weights")
-    out = tmp_path / "out.onnx"
-    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", out, "--to", "ort")
-    assert result.returncode == 3 and "exists and is not the model's external data" in result.stderr
-    assert (tmp_path / "model.onnx.data").read_bytes() == b"another model's weights" and not out.exists()
 
 
 def test_an_output_never_takes_the_place_of_its_own_weights(kvshare, tmp_path):
@@ -296,7 +269,6 @@ def test_a_rewrite_killed_as_it_writes_leaves_every_file_as_it_was(kvshare, tmp_
 
 @pytest.mark.parametrize("survives", [True, False])
 def test_weights_that_find_no_room_are_not_left_in_part(kvshare, tmp_path, survives):
-    """In another file system weights are copied."""
     import tempfile
 
     if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:

@@ -58,11 +58,16 @@ def test_drop_in_replaces_what_the_entry_names(lib, entries, want):
 
 
 @pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
-def test_environment_switches_drop_in_off(lib, monkeypatch):
-    monkeypatch.setenv("KVSHARE_DROP_IN", "0")
-    assert which(lib, drop_in="1") == []
-    monkeypatch.setenv("KVSHARE_DROP_IN", "1")
-    assert which(lib, drop_in="gqa") == ["gqa"]
+@pytest.mark.parametrize("entries", [{}, {"drop_in": "1"}, {"drop_in": "gqa"}, {"drop_in": "attention"}], ids=str)
+@pytest.mark.parametrize("value,want", [("0", []), ("1", ["gqa", "attention"]), ("gqa", ["gqa"]), ("attention", ["attention"])])
+def test_the_environment_counts_before_entry_and_library(value, want, entries, lib, monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", value)
+    assert which(lib, **entries) == want
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", "")
+    assert which(ORT_LIB, drop_in="gqa") == ["gqa"]
 
 
 @pytest.mark.parametrize("lib,key,value,text", [
@@ -79,7 +84,7 @@ def test_another_value_is_an_error_that_names_the_accepted_ones(lib, key, value,
 
 def test_another_value_of_the_environment_is_an_error(monkeypatch):
     monkeypatch.setenv("KVSHARE_DROP_IN", "off")
-    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0 or 1"):
+    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0, 1, gqa or attention"):
         which(ORT_LIB)
 
 

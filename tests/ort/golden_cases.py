@@ -18,13 +18,13 @@ NAMES = sorted(d for d in os.listdir(harness.DATA) if os.path.isdir(os.path.join
 TOLERANCE = {"float32": 1e-4, "float16": 0.1}
 
 
-def differences(name, lib, **entries):
-    """(worst prefill, worst decode) logit difference, and the counters of the run."""
+def differences(name, lib, session=None, **entries):
+    """(worst prefill, worst decode) logit difference, and the counters of the run; in `session`, or one that drops `lib` in."""
     case = os.path.join(harness.DATA, name)
     golden = np.load(os.path.join(case, "golden.npz"))
     counters = harness.Counters(lib)
     counters.reset()
-    sess = harness.session(os.path.join(case, "model.onnx"), lib, **entries)
+    sess = session or harness.session(os.path.join(case, "model.onnx"), lib, **entries)
     decoder = Decoder(sess, golden["input_ids"].shape[0])
     prefill, *decode = (float(np.abs(got - want).max()) for got, want in golden_steps(decoder, golden))
     half = any(i.type == "tensor(float16)" for i in decoder.inputs.values())

@@ -1,39 +1,18 @@
-// The checks that come before there are views: which inputs may stand together, ranks, and the values of lengths and
-// positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
+// A call of GroupQueryAttention before there are views: which inputs may stand together, ranks, and the values of
+// lengths and positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
 #pragma once
 
 #include <array>
 #include <string>
 #include <string_view>
 
+#include "core/ops.h"
 #include "ort/ort_context.h"
 
 namespace kvshare::ort {
 
-// GroupQueryAttention's inputs; 0 to 16 are ONNX Runtime 1.32's.
-enum GqaInput : size_t {
-  kQuery,
-  kKey,
-  kValue,
-  kPastKey,
-  kPastValue,
-  kSeqlensK,
-  kTotalSequenceLength,
-  kCosCache,
-  kSinCache,
-  kPositionIds,
-  kAttentionBias,
-  kHeadSink,
-  kKScale,
-  kVScale,
-  kQNormWeight,
-  kKNormWeight,
-  kQuerySeqlens,
-  kExternalKey,
-  kExternalValue,
-  kGqaInputCount
-};
-using GqaInputs = std::array<Tensor, kGqaInputCount>;
+using enum gqa::Input;
+using GqaInputs = std::array<Tensor, kInputs>;
 
 // k_quant_type, v_quant_type.
 enum class QuantType { kNone, kPerTensor, kPerChannel };
@@ -102,13 +81,6 @@ struct GqaLengths {
         skip(numbers + 6 * B),
         rotary(numbers + 7 * B) {}
 };
-
-// "<where>: input '<input>' <fact>; needs <want>"
-Status InputError(std::string_view where, const char* input, const std::string& fact, const std::string& want);
-// Refuses another rank than `rank`, e.g. with want "rank 4 [B, Hkv, T, D]".
-Status CheckRank(std::string_view where, const char* input, const Tensor& tensor, size_t rank, const char* want);
-// Both or neither of a pair.
-Status CheckPair(std::string_view where, const char* a_name, bool a, const char* b_name, bool b);
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& attributes, bool zero_window_allowed);
 // Reads no element but total_sequence_length.

@@ -1,4 +1,4 @@
-#include "ort/check_inputs.h"
+#include "ort/gqa_call.h"
 
 #include <fmt/format.h>
 
@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 #include <utility>
+
+#include "ort/input_error.h"
 
 namespace kvshare::ort {
 namespace {
@@ -104,21 +106,6 @@ Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, 
 }
 
 }  // namespace
-
-Status InputError(std::string_view where, const char* input, const std::string& fact, const std::string& want) {
-  return Status::InvalidInput(fmt::format("{}: input '{}' {}; needs {}", where, input, fact, want));
-}
-
-Status CheckRank(std::string_view where, const char* input, const Tensor& tensor, size_t rank, const char* want) {
-  if (tensor.rank == rank) return {};
-  return InputError(where, input, fmt::format("has rank {} (shape {})", tensor.rank, tensor.ShapeText()), want);
-}
-
-Status CheckPair(std::string_view where, const char* a_name, bool a, const char* b_name, bool b) {
-  if (a == b) return {};
-  return InputError(where, a ? b_name : a_name, fmt::format("is absent while '{}' is given", a ? a_name : b_name),
-                    "both or neither");
-}
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool zero_window_allowed) {
   const auto error = [&](const char* name, int64_t value, const char* want) {
