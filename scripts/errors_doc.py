@@ -1,8 +1,8 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper (of the same file,
-or declared in a header) that puts words around its arguments, and what a `Decline` of src/graph says. The remedy is the message's own
-part after the first "; ", else what its kind always means. --check fails when the page is stale.
+or declared in a header) that puts words around its arguments, and what src/graph gives `Because(code, ...)`. The remedy is
+the message's own part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
 import re
@@ -26,10 +26,13 @@ AREAS = [
     ("src/attention/", "Attention: kernels", NOT_SERVED),
     ("src/oracle/", "Attention: oracle", NOT_SERVED),
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
-    ("src/ep/", "Execution provider in ONNX Runtime", "Remove what the message names, or run without kvshare."),
-    *((f"src/graph/{folder}/", "Rewriting: why a layer is left alone", LEFT_ALONE) for folder in ("rules", "match", "forms")),
-    ("src/graph/masks", "Rewriting: why a mask is not understood", LEFT_ALONE),
+    ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/match/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/forms/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/layers.cc", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/masks/", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
+    ("src/ep/", "Execution provider", "Remove what the message names, or run without kvshare."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
     ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
@@ -119,7 +122,15 @@ def text_of(tokens, known):
         return text_of(arguments(tokens, 1)[0], known)
     if len(tokens) > 2 and tokens[0].text == "fmt::format" and tokens[1].text == "(":
         form, *values = split(arguments(tokens, 1)[0])
-        return formatted(form, values, known)
+        if len(form) == 1 and form[0].text in known:  # a helper's own format string
+            return known[form[0].text]
+        text = literal(form)
+        if text is None:
+            return "…"
+        values = iter(values)
+        pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
+        return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{")
+                       else x for x in pieces)
     return PLACE if any(t.text.lower().rstrip("_") == "where" for t in tokens) else "…"
 
 
@@ -128,29 +139,29 @@ def shape_of(form):
     return re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda m: m[0][0] if m[0] in ("{{", "}}") else "…", form)
 
 
-def formatted(form, values, known):
-    if len(form) == 1 and form[0].text in known:  # a helper's own format string
-        return known[form[0].text]
-    text = literal(form)
-    if text is None:
-        return "…"
-    values = iter(values)
-    pieces = re.split(r"(\{\{|\}\}|\{[^{}]*\})", text)
-    return "".join("{" if x == "{{" else "}" if x == "}}" else text_of(next(values, []), known) if x.startswith("{") else x
-                   for x in pieces)
+def message_of(name, inside):
+    """The tokens of the message in the call `name(inside)`: of Because(code, format, values...) all but the code."""
+    if name != "Because":
+        return inside
+    comma = next((i for i, t in enumerate(inside) if t.text == ","), len(inside))
+    line = inside[0].line if inside else 0
+    return [Token("name", "fmt::format", line), Token("other", "(", line), *inside[comma + 1:], Token("other", ")", line)]
 
 
 def kind_of(name):
+    if name == "Because":
+        return "LeftAlone"
     head, _, tail = name.rpartition("::")
     return tail if head.endswith("Status") and tail in KINDS else None
 
 
 @dataclass
 class Helper:
-    """A function or lambda that makes a Status or a Decline of texts, e.g. Bad(where, fact)."""
+    """A function or lambda that makes a Status of texts, e.g. Bad(where, fact)."""
     kind: str
     parameters: list  # their names
-    says: object  # what its message is, given what the names stand for
+    message: list  # the tokens that its Status is made of, or
+    calls: "Helper | None"  # the helper that `message` are the arguments of
     body: range  # its tokens
 
     def text(self, given, known):
@@ -158,27 +169,8 @@ class Helper:
         known = known | dict(zip(self.parameters, (text_of(g, known) for g in given)))
         if "format" in known and (len(given) > len(self.parameters) or "args" in known):
             form = literal(given[self.parameters.index("format")])  # what follows a format string fills it
-            known["format"] = re.sub(r"\{[^{}]*\}", "…", form) if form else "…"
-        return self.says(known)
-
-
-def message_at(tokens, i, helper_of):
-    """(kind, what it says given what names stand for, its last token) where a message is made at token i, else None."""
-    name = tokens[i].text
-    if name.startswith("DeclineCode::") and tokens[i - 1].text == "{" and tokens[i + 1].text == ",":
-        inside, end = arguments(tokens, i - 1)
-        return "LeftAlone", lambda known: text_of(split(inside)[1], known), end
-    if tokens[i].kind != "name" or tokens[i + 1].text != "(":
-        return None
-    inside, end = arguments(tokens, i + 1)
-    given = [g for g in split(inside) if g]
-    if kind := kind_of(name):
-        return kind, lambda known: text_of(given[0], known) if given else "…", end
-    if name == "Because" and len(given) > 1:
-        return "LeftAlone", lambda known: formatted(given[1], given[2:], known), end
-    if helper := helper_of(name):
-        return helper.kind, lambda known: helper.text(given, known), end
-    return None
+            known["format"] = shape_of(form) if form else "…"
+        return self.calls.text(split(self.message), known) if self.calls else text_of(self.message, known)
 
 
 def definition(tokens, i):
@@ -210,11 +202,13 @@ def helpers_of(tokens, shared):
         if not TEXTS & {t.text for t in parameters}:
             continue
         body, end = arguments(tokens, brace)
-        made = [message_at(body, j, lambda name, i=i: helper_at(i, name, found, shared)) for j in range(len(body) - 1)]
-        made = [message for message in made if message]
-        if len(made) == 1 and len(body) < 60:
-            [(kind, says, _)] = made
-            found.append((name, Helper(kind, [p[-1].text for p in split(parameters) if p], says, range(i, end + 1))))
+        makers = [(j, helper_at(i, t.text, found, shared)) for j, t in enumerate(body[:-1]) if body[j + 1].text == "("]
+        makers = [(j, calls) for j, calls in makers if calls or kind_of(body[j].text)]
+        if len(makers) != 1 or len(body) >= 60:
+            continue
+        [(j, calls)] = makers
+        found.append((name, Helper(calls.kind if calls else kind_of(body[j].text), [p[-1].text for p in split(parameters) if p],
+                                   message_of(body[j].text, arguments(body, j + 1)[0]), calls, range(i, end + 1))))
     return found
 
 
@@ -251,13 +245,17 @@ def messages_of(source, refused, shared):
     bodies = [helper.body for _, helper in own]
     out = []
     for i, token in enumerate(tokens[:-1]):
-        if any(i in body for body in bodies):
+        if token.kind != "name" or tokens[i + 1].text != "(" or any(i in body for body in bodies):
             continue
-        made = message_at(tokens, i, lambda name, i=i: helper_at(i, name, own, shared))
-        if made is None:
+        inside, end = arguments(tokens, i + 1)
+        given = [g for g in split(inside) if g]
+        if kind := kind_of(token.text):
+            given = [g for g in split(message_of(token.text, inside)) if g]
+            text = text_of(given[0], phrases) if given else "…"
+        elif helper := helper_at(i, token.text, own, shared):
+            kind, text = helper.kind, helper.text(given, phrases)
+        else:
             continue
-        kind, says, end = made
-        text = says(phrases)
         if kind == "Refused" and refused == LEFT_ALONE:
             kind = "LeftAlone"
         if re.search("[a-z]{2}", text.replace(PLACE, "")):

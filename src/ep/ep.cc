@@ -84,7 +84,7 @@ Status ExecutionProvider::FillRegistry() {
     OrtKernelDefBuilder* builder = nullptr;
     OrtKernelDef* definition = nullptr;
     KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelDefBuilder(&builder)));
-    Status status = Describe(host_.ep, served, builder);
+    Status status = Describe(host_, served, builder);
     if (status.ok()) status = FromOrt(host_.api, host_.ep.KernelDefBuilder_Build(builder, &definition));
     if (status.ok())
       status = FromOrt(
