@@ -30,6 +30,7 @@ AREAS = [
     ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
+    ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
 ]
 HEAD = """# Errors

@@ -40,6 +40,7 @@ struct Inspection {
   int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
   int64_t named_unused_presents = 0;     // presents that ORT copies for nobody
   int64_t predicted_cpu_gpu_copies = 0;  // Memcpy nodes the CUDA EP would insert around them, from a table
+  std::vector<std::string> imports;      // the domains of the opsets that the model imports; "" is ai.onnx
   std::vector<std::string> warnings;     // one line each, e.g. the is_causal trap of ORT >= 1.28
 };
 
