@@ -127,6 +127,7 @@ Inspection Describe(const Graph& graph) {
   inspection.nodes = CountNodes(graph);
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
+  for (const auto& import : graph.model().opset_import()) inspection.imports.push_back(import.domain());
   inspection.warnings = Warnings(layers);
   return inspection;
 }

@@ -1,19 +1,14 @@
-#include "report/report.h"
-
 #include <fmt/format.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
+#include "report/json.h"
+#include "report/report.h"
+
 namespace kvshare::report {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-// A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
-std::string Dump(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace); }
 
 const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind::kOwn ? "own" : "shared"; }
 
