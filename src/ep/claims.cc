@@ -15,7 +15,7 @@ using graph::Output;
 // cache.
 bool BorrowsCausally(const Layer& layer) {
   return !layer.IsGqa() && layer.IsShared() && !layer.key.empty() && layer.source >= 0 &&
-         graph::IntAttribute(*layer.node, "is_causal", 0) == 1 && Input(*layer.node, 4).empty() &&
+         graph::IntAttribute(*layer.node, "is_causal") == 1 && Input(*layer.node, 4).empty() &&
          Input(*layer.node, 6).empty();
 }
 
