@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz]: bring what each stage lacks, as root or by sudo; safe to run
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [realmodel]: bring what each stage lacks, as root or by sudo; safe to run
 # again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
@@ -8,6 +8,7 @@
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 #   fuzz   clang 14 with libFuzzer
+#   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +20,8 @@ BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-d
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
+REALMODEL_PACKAGES=("$TORCH" transformers==5.6.2 gguf==0.19.0 safetensors==0.8.0 onnxscript==0.7.2 onnxruntime-genai==0.18.0
+  mobius-onnx==0.1.0 "$(grep ^onnxruntime== scripts/requirements.txt)" "$(grep ^onnx== scripts/requirements.txt)")
 BENCH_PEERS=("$TORCH" "--no-deps executorch==1.4.1" openvino==2026.4.1 libggml-python==0.20.2.post1)
 
 fail() {
@@ -165,22 +168,36 @@ fetch_lint() {
 }
 
 # A torch that needs CUDA's packages is not installed: gigabytes that a CPU does not use.
-torch_brings_cuda() {
-  build/bench-venv/bin/python -m pip install --dry-run -q --no-input --report - "$TORCH" 2>>"$LOG" | grep -q '"nvidia-'
+torch_brings_cuda() {  # torch_brings_cuda VENV
+  "$1/bin/python" -m pip install --dry-run -q --no-input --report - "$TORCH" 2>>"$LOG" | grep -q '"nvidia-'
+}
+
+make_other_venv() {  # make_other_venv FOLDER
+  [[ -x $1/bin/pip ]] && return
+  install_packages python3-venv
+  quietly "making $1" /usr/bin/python3 -m venv --clear "$1"
+}
+
+fetch_realmodel() {
+  local venv=build/realmodel-venv
+  [[ $(cat "$venv/stamp" 2>/dev/null) = "${REALMODEL_PACKAGES[*]}" ]] && return
+  make_other_venv "$venv"
+  torch_brings_cuda "$venv" && fail "pip would bring CUDA; let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels"
+  echo "setup: PyTorch and exporters"
+  quietly "installing ${REALMODEL_PACKAGES[*]}" \
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input "${REALMODEL_PACKAGES[@]}"
+  echo "${REALMODEL_PACKAGES[*]}" >"$venv/stamp"
 }
 
 fetch_bench_peers() {
   local venv=build/bench-venv peer lacking=0
   [[ $(cat "$venv/peers.stamp" 2>/dev/null) = "${BENCH_PEERS[*]}" ]] && return
-  if [[ ! -x $venv/bin/pip ]]; then
-    install_packages python3-venv
-    quietly "making $venv" /usr/bin/python3 -m venv --clear "$venv"
-  fi
+  make_other_venv "$venv"
   quietly "installing numpy" "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input \
     "$(grep ^numpy scripts/requirements.txt)"
   for peer in "${BENCH_PEERS[@]}"; do
     echo "setup: ${peer#--no-deps }"
-    if [[ $peer = "$TORCH" ]] && torch_brings_cuda; then
+    if [[ $peer = "$TORCH" ]] && torch_brings_cuda "$venv"; then
       echo "setup: skipped: pip would bring CUDA; let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels" >&2
       lacking=1
     # shellcheck disable=SC2086  # an option and a name
@@ -194,8 +211,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|realmodel)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, realmodel" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -215,5 +232,6 @@ for stage in "$@"; do
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;
     fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
+    realmodel) fetch_realmodel ;;
   esac
 done

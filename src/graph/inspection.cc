@@ -78,6 +78,11 @@ std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
       warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}",
                                      Describe(node), unknown.name,
                                      unknown.nearest.empty() ? "" : fmt::format("; '{}' is meant?", unknown.nearest)));
+    for (const std::string& name : DropInAttributes(node))
+      warnings.push_back(
+          fmt::format("{}: attribute '{}' has an effect in kvshare's drop-in only; ONNX Runtime's own "
+                      "operator ignores it",
+                      Describe(node), name));
   }
   if (trap)
     warnings.push_back(

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "ort/check_inputs.h"
+#include "ort/input_error.h"
 
 namespace kvshare::ort {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "kvshare/call.h"
+#include "kvshare/attend.h"
 #include "ort/ort_context.h"
 
 namespace kvshare::ort {

@@ -58,6 +58,12 @@ Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
   return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", op.row.op, node.Name()));
 }
 
+// What ORT calls a kernel: ours, and the API of the ORT that made it.
+struct HostedKernel {
+  const OrtApi& api;
+  std::unique_ptr<Kernel> kernel;
+};
+
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
   return Guarded(*api, [&]() -> Status {
@@ -65,15 +71,16 @@ OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKerne
     Announce(node);
     if (Self(op).AnyTypes()) return ExplainTypes(Self(op), node);
     KVSHARE_ASSIGN_OR_RETURN(auto made, Self(op).row.create(Self(op).binding, node));
-    *kernel = made.release();
+    *kernel = new HostedKernel{*api, std::move(made)};
     return {};
   });
 }
 
-OrtStatus* RunKernel(void* kernel, OrtKernelContext* context) {
-  return Guarded(HostApi(), [&]() -> Status {
-    CallContext call(HostApi(), context);
-    return static_cast<Kernel*>(kernel)->Run(call);
+OrtStatus* RunKernel(void* hosted, OrtKernelContext* context) {
+  const auto& [api, kernel] = *static_cast<const HostedKernel*>(hosted);
+  return Guarded(api, [&]() -> Status {
+    CallContext call(api, context);
+    return kernel->Run(call);
   });
 }
 
@@ -82,9 +89,9 @@ constexpr int kInferAllMinor = 28;
 constexpr int kInferFirstMinor = 24;
 
 OrtStatus* InferShapes(const OrtCustomOp* op, OrtShapeInferContext* context) {
-  return Guarded(HostApi(), [&]() -> Status {
+  return Guarded(Self(op).api, [&]() -> Status {
     const bool all = Self(op).binding.config.host.AtLeast(1, kInferAllMinor);
-    return Self(op).row.infer(InferContext(HostApi(), context, all));
+    return Self(op).row.infer(InferContext(Self(op).api, context, all));
   });
 }
 
@@ -119,7 +126,8 @@ InputShape ShapeOf(const OrtApi& api, OrtShapeInferContext* context, size_t inpu
 
 }  // namespace
 
-CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustomOp{}, row(op_row), binding(op_binding) {
+CustomOp::CustomOp(const OrtApi& host, const OpRow& op_row, const OpBinding& op_binding)
+    : OrtCustomOp{}, api(host), row(op_row), binding(op_binding) {
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
   GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
@@ -136,7 +144,7 @@ CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustom
   GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   CreateKernelV2 = ort::CreateKernel;
   KernelComputeV2 = RunKernel;
-  KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  KernelDestroy = [](void* kernel) { delete static_cast<HostedKernel*>(kernel); };
   if (binding.config.host.AtLeast(1, kInferFirstMinor)) InferOutputShapeFn = InferShapes;
   GetStartVersion = [](const OrtCustomOp*) { return 1; };
   GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };

@@ -124,12 +124,12 @@ def test_the_compact_caches_of_a_converted_model_serve_ragged_batches(kvshare, l
     rng, lens, width = np.random.default_rng(2), np.array([12, 7]), 12
     prompts, following = rng.integers(0, 160, (2, width)), rng.integers(0, 160, (2, 3))
     mask = lambda ones, columns: (np.arange(columns) < ones[:, None]).astype(np.int64)
-    together = cases.Decoder(out, 2, None if target == "ort" else library)
+    together = cases.open_decoder(out, 2, None if target == "ort" else library)
     got = [together.step(prompts, mask(lens, width), np.tile(np.arange(width), (2, 1)))]
     for t in range(3):
         got.append(together.step(following[:, t:t + 1], mask(lens + t + 1, width + t + 1), lens[:, None] + t))
     for row, n in enumerate(lens):
-        alone = cases.Decoder(original, 1)
+        alone = cases.open_decoder(original, 1)
         want = alone.step(prompts[row:row + 1, :n], np.ones((1, n), np.int64), np.arange(n)[None])
         assert np.abs(got[0][row, :n] - want[0]).max() <= 1e-4
         for t in range(3):

@@ -18,8 +18,9 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const auto converted = [](const Layer& l) { return l.IsShared() && l.IsKvshare(); };
   const auto& layers = rewriting.layers;
   if (std::any_of(layers.begin(), layers.end(), borrows) && std::none_of(layers.begin(), layers.end(), converted))
-    return Outcome::Declined({DeclineCode::kNothingShared,
-                              "no shared layer of this model could be converted, so its own layers stay as they are"});
+    return Outcome::Declined(
+        Because(DeclineCode::kNothingShared,
+                "no shared layer of this model could be converted, so its own layers stay as they are"));
   if (Decline odd = CheckGqaNode(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   if (node.input_size() > kLastInput + 1)
     return Outcome::Declined(

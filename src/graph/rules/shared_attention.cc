@@ -58,13 +58,14 @@ Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
   const Target target = rewriting.options.target;
   if (target == Target::kOrt && layer.IsKvshare())
     return Outcome::Declined(
-        {DeclineCode::kAlreadyConverted, "is kvshare's already; {target} ort does not turn it back"});
+        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; {{target}} ort does not turn it back"));
   if (target == Target::kKvshareAttention && layer.IsGqa())
-    return Outcome::Declined({DeclineCode::kAlreadyConverted,
-                              "is GroupQueryAttention already; {target} kvshare-attention turns Attention only"});
-  if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
     return Outcome::Declined(
-        {DeclineCode::kAlreadyConverted, "is kvshare::Attention already; {target} kvshare does not turn it further"});
+        Because(DeclineCode::kAlreadyConverted,
+                "is GroupQueryAttention already; {{target}} kvshare-attention turns Attention only"));
+  if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
+    return Outcome::Declined(Because(DeclineCode::kAlreadyConverted,
+                                     "is kvshare::Attention already; {{target}} kvshare does not turn it further"));
   return Outcome::NoMatch();
 }
 

@@ -16,8 +16,9 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (rewriting.options.target == Target::kOrt && layer.IsKvshare()) return Outcome::NoMatch();
   if (!layer.trouble.ok()) return Outcome::Declined(layer.trouble);
   if (rewriting.options.target == Target::kKvshare && !layer.IsKvshare())
-    return Outcome::Declined({DeclineCode::kPresentsNeeded,
-                              "is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents"});
+    return Outcome::Declined(
+        Because(DeclineCode::kPresentsNeeded,
+                "is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents"));
   if (rewriting.names_presents)
     return Outcome::Declined(
         Because(DeclineCode::kPresentsNeeded,
@@ -26,7 +27,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   for (const auto& present : {key, value})
     if (!present.empty() && graph.IsRead(present))
       return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "present '{}' is read", present));
-  if (!Output(node, 3).empty()) return Outcome::Declined({DeclineCode::kOutputIsRead, "has output_qk"});
+  if (!Output(node, 3).empty()) return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "has output_qk"));
   node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
   graph.Touch();
   return Outcome::Applied();
