@@ -309,6 +309,12 @@ TEST(DeadNodes, AMaskThatIsReadElsewhereStaysAndSaysByWhom) {
   EXPECT_THAT(after, testing::Not(testing::HasSubstr("Where")));
 }
 
+TEST(DeadNodes, AMaskThatIsAnOutputOfTheModelStays) {
+  const std::string text = TwoLayersWith("wide", "output both bool[B,S,T]\nwide = Unsqueeze(attention_mask, one)");
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("dead-nodes"),
+            "And is still read by graph output 'both'");
+}
+
 TEST(DeadNodes, ATransposedKeyThatIsReadElsewhereStays) {
   const std::string text =
       TwoLayersWith("logits", "output spied f32[B,T,8]\nspied = Identity(k1)\nlogits = Identity(out1)");
