@@ -1,8 +1,8 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper (of the same file,
-or declared in a header) that puts words around its arguments, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own
-part after the first "; ", else what its kind always means. --check fails when the page is stale.
+or declared in a header) that puts words around its arguments, and what src/graph gives `Because(code, ...)`. The remedy is
+the message's own part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
 import re
@@ -28,8 +28,12 @@ AREAS = [
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
     ("src/ep/", "Execution provider", "None needed: the node stays ONNX Runtime's; or set mode = off."),
     ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
-    ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
+    ("src/graph/match/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/forms/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/layers.cc", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/masks/", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
+    ("src/ep/", "Execution provider", "Remove what the message names, or run without kvshare."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
     ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
@@ -136,7 +140,18 @@ def shape_of(form):
     return re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda m: m[0][0] if m[0] in ("{{", "}}") else "…", form)
 
 
+def message_of(name, inside):
+    """The tokens of the message in the call `name(inside)`: of Because(code, format, values...) all but the code."""
+    if name != "Because":
+        return inside
+    comma = next((i for i, t in enumerate(inside) if t.text == ","), len(inside))
+    line = inside[0].line if inside else 0
+    return [Token("name", "fmt::format", line), Token("other", "(", line), *inside[comma + 1:], Token("other", ")", line)]
+
+
 def kind_of(name):
+    if name == "Because":
+        return "LeftAlone"
     head, _, tail = name.rpartition("::")
     return tail if head.endswith("Status") and tail in KINDS else None
 
@@ -164,7 +179,7 @@ def definition(tokens, i):
     def text(at):
         return tokens[at].text if at < len(tokens) else ""
 
-    if tokens[i].text in ("Status", "kvshare::Status") and tokens[i + 1].kind == "name" and text(i + 2) == "(":
+    if tokens[i].text in ("Status", "kvshare::Status", "Decline") and tokens[i + 1].kind == "name" and text(i + 2) == "(":
         name, opening = tokens[i + 1].text, i + 2
     elif tokens[i].text == "auto" and text(i + 2) == "=" and text(i + 3) == "[":
         name, opening = tokens[i + 1].text, arguments(tokens, i + 3)[1] + 1
@@ -194,7 +209,7 @@ def helpers_of(tokens, shared):
             continue
         [(j, calls)] = makers
         found.append((name, Helper(calls.kind if calls else kind_of(body[j].text), [p[-1].text for p in split(parameters) if p],
-                                   arguments(body, j + 1)[0], calls, range(i, end + 1))))
+                                   message_of(body[j].text, arguments(body, j + 1)[0]), calls, range(i, end + 1))))
     return found
 
 
@@ -236,10 +251,8 @@ def messages_of(source, refused, shared):
         inside, end = arguments(tokens, i + 1)
         given = [g for g in split(inside) if g]
         if kind := kind_of(token.text):
+            given = [g for g in split(message_of(token.text, inside)) if g]
             text = text_of(given[0], phrases) if given else "…"
-        elif token.text == "Outcome::Decline":
-            kind = "LeftAlone"
-            text = shape_of(literal(given[0]) or "…") if given else "…"
         elif helper := helper_at(i, token.text, own, shared):
             kind, text = helper.kind, helper.text(given, phrases)
         else:
@@ -256,7 +269,7 @@ def shared_helpers(sources):
     """The helpers that a header declares: any file may call them."""
     declared = set()
     for path in (ROOT / "src").rglob("*.h"):
-        declared.update(re.findall(r"\bStatus (\w+)\(", path.read_text()))
+        declared.update(re.findall(r"\b(?:Status|Decline) (\w+)\(", path.read_text()))
     found = {}
     for _ in range(2):  # the second time finds those that call one of the first
         for source in sources:

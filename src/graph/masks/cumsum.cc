@@ -101,7 +101,8 @@ Matched<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
       end && (IsExtent(graph, *end, mask, 1) || (end->number && *end->number >= std::numeric_limits<int32_t>::max()));
   if (!to_the_end) return wrong;
   const auto queries = QueriesOf(graph, Input(slice, 1), mask);
-  if (!queries || !queries->IsKnown() || queries->of == mask || (!queries->of.empty() && queries->axis != 1)) return wrong;
+  if (!queries || !queries->IsKnown() || queries->of == mask || (!queries->of.empty() && queries->axis != 1))
+    return wrong;
   return QueryPositions{graph.Origin(Input(slice, 0)), mask, queries->of, queries->number.value_or(-1)};
 }
 
