@@ -6,13 +6,16 @@ import sys
 import threading
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import ep_harness
 import golden_cases
 import golden_in_ep
 import harness
+from gqa_test import Problem
 from harness import assert_close
 
 THREADS = 8
@@ -121,6 +124,36 @@ sess = ep_harness.session(golden_in_ep.path("mixed_bias_asis"))
 assert ep_harness.assigned(sess)
 """)
     assert "already" in out
+
+
+FAKE = "FakeDeviceExecutionProvider"
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_it_stands_aside_where_another_provider_has_nodes(takes, capfd):
+    """The other provider, first in the list, takes every Neg."""
+    ort.register_execution_provider_library("fake", os.environ["KVSHARE_FAKE_DEVICE"])
+    try:
+        p = Problem(9, S=1, lens=[9], past=8)
+        model = onnx.load_from_string(harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS,
+                                                    p.inputs, ("output", "present_key", "present_value"), p.attributes))
+        if takes:
+            model.graph.node.append(helper.make_node("Neg", ["output"], ["negative"]))
+            model.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, None))
+        options = ort.SessionOptions()
+        options.log_severity_level = 1
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        for name in (FAKE, ep_harness.NAME):
+            options.add_provider_for_devices([d for d in (*ort.get_ep_devices(), *ep_harness.devices()) if d.ep_name == name][:1], {})
+        sess = ort.InferenceSession(model.SerializeToString(), options)
+        assert len(ep_harness.assigned(sess)) == (0 if takes else 1)
+        assert (f"stands aside; {FAKE} has nodes" in capfd.readouterr().err) == takes
+        outputs = sess.run(None, p.inputs)
+        if takes:
+            np.testing.assert_array_equal(outputs[-1], -outputs[0])
+        del sess, options
+    finally:
+        ort.unregister_execution_provider_library("fake")
 
 
 def test_a_plain_session_never_takes_it():
