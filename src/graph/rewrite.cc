@@ -87,12 +87,11 @@ Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& as
   options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
   report.before = Describe(graph);
-  Rewriting rewriting{graph, options};
-  rewriting.names_presents = options.target == Target::kOrt && *ParseVersion(options.min_ort) < OrtVersion{1, 31};
+  Rewriting rewriting{graph, options, FeaturesOf(options, *ParseVersion(options.min_ort) < OrtVersion{1, 31})};
   for (const Rule& rule : AllRules()) {
     const bool skipped = std::find(options.skip.begin(), options.skip.end(), rule.name) != options.skip.end();
-    if (skipped || !rule.serves(options)) continue;
-    rewriting.layers = FindLayers(graph);
+    if (skipped || !rewriting.wanted.HasAnyOf(rule.serves)) continue;
+    rewriting.LookAgain();
     rule.run(rewriting);
     if (const Status status = Validate(graph); !status.ok())
       return Status::Internal(fmt::format("rule {} broke the model: {}", rule.name, status.message()));

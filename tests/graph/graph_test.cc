@@ -86,15 +86,13 @@ TEST(Graph, ReleaseGivesBackEverythingButTheOrder) {
 
 TEST(Validate, NamesWhatAnEditBroke) {
   Graph late = GraphOf("input x f32[4]\na = Neg(x)\nb = Abs(a)\noutput b f32[4]\n");
-  late.nodes()[0]->set_input(0, "b");
-  late.Touch();
+  late.SetInput(*late.nodes()[0], 0, "b");
   EXPECT_EQ(Validate(late).message(), "Neg 'a': input 'b' is not produced before");
   Graph twice = GraphOf("input x f32[4]\na = Neg(x)\nb = Abs(a)\noutput a f32[4]\n");
-  twice.nodes()[1]->set_output(0, "a");
-  twice.Touch();
+  twice.SetOutputs(*twice.nodes()[1], {"a"});
   EXPECT_EQ(Validate(twice).message(), "Abs 'b': output 'a' is produced twice");
   Graph lost = GraphOf("input x f32[4]\na = Neg(x)\noutput a f32[4]\n");
-  lost.Remove(lost.nodes()[0]);
+  lost.Remove(*lost.nodes()[0]);
   EXPECT_EQ(Validate(lost).message(), "model: graph output 'a' is produced by no node");
 }
 
