@@ -143,6 +143,16 @@ TEST(ReadMask, AFoldedStartOfTheSliceTellsTheNumberOfQueries) {
   EXPECT_EQ(last->queries, 1);
 }
 
+TEST(ReadMask, ConditionsOnTwoNumbersOfQueriesAreNotJoined) {
+  std::string text = TwoLayersWith("near",
+                                   "const begin2 i64[1] = -2\nnew2 = Slice(count, begin2, T, one)\n"
+                                   "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\n"
+                                   "near = Less(distance2, window)",
+                                   TwoLayersWith("begin", "const begin i64[1] = -3"));
+  EXPECT_EQ(ReadMask(GraphOf(text), "bias").status().message(),
+            "mask: And 'visible' joins query lengths of 3 and of 2");
+}
+
 struct OddMask {
   const char* name;
   const char* output;  // of the line that differs
