@@ -1,8 +1,8 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
 A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper (of the same file,
-or declared in a header) that puts words around its arguments, and what src/graph gives `Because(code, ...)`. The remedy is the message's own
-part after the first "; ", else what its kind always means. --check fails when the page is stale.
+or declared in a header) that puts words around its arguments, and what src/graph gives `Because(code, ...)`. The remedy is
+the message's own part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
 import re
@@ -268,7 +268,7 @@ def shared_helpers(sources):
     """The helpers that a header declares: any file may call them."""
     declared = set()
     for path in (ROOT / "src").rglob("*.h"):
-        declared.update(re.findall(r"\bStatus (\w+)\(", path.read_text()))
+        declared.update(re.findall(r"\b(?:Status|Decline) (\w+)\(", path.read_text()))
     found = {}
     for _ in range(2):  # the second time finds those that call one of the first
         for source in sources:

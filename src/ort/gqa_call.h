@@ -55,6 +55,17 @@ struct GqaShape {
   bool Appends() const { return form == KvForm::kOwn || form == KvForm::kPacked; }
 };
 
+// Where one sequence's queries and keys stand: members of GqaLengths without their array.
+struct SequencePlace {
+  int64_t length = 0;
+  int64_t query_position = 0;
+  int64_t first_column = 0;
+  int64_t past_length = 0;
+  int64_t present_length = 0;
+  int64_t skip = 0;
+  bool lacks_keys = false;  // the present has dropped a key that some query sees
+};
+
 // The numbers of one call, each array with room for B, rotary for B*S. Positions among keys are rows of the keys that
 // the queries look at: the present, a borrowed cache, or (staged) all of the past's rows and the new ones.
 struct GqaLengths {
@@ -69,6 +80,12 @@ struct GqaLengths {
   // Some query needs a key that the present no longer has: attend over past and new rows set side by side.
   bool staged = false;
   int64_t stage_rows = 0;  // the most rows that takes
+
+  // Of sequence b; staged where any sequence lacks keys.
+  void Set(int64_t b, const SequencePlace& place);
+  // Moves every position of the B sequences: the keys are past and new rows side by side, also those that the present
+  // drops.
+  void Stage(int64_t B);
 
   static constexpr int64_t kArrays = 7;  // of B numbers each
   GqaLengths(int64_t* numbers, int64_t B)

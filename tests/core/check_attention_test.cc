@@ -59,6 +59,8 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': attribute 'softcap' is -1; needs a finite number >= 0");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 4, 8, false}; }, bad,
                 "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 3, the rows of 'cos_cache'");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 7, 8, false}; }, bad,
+                "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 6, the rows of 'cos_cache'");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 64, 9, false}; }, bad,
                 "Op 'node': input 'cos_cache' has 9 columns; needs 1 to 8, half the head size 16");
   ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF32, ScoreStage::kRaw, 7}; }, bad,

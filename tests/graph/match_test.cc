@@ -61,33 +61,5 @@ TEST(MatchSharedAttention, AsksForLengthsOnlyWhereTheyCount) {
   EXPECT_EQ(MatchSharedAttention(layers, layers[1], true).status().code(), DeclineCode::kLengthsDiffer);
 }
 
-TEST(MatchSharedAttention, SaysWhatIsOddAboutTheWayOfTheKey) {
-  const auto reason = [](std::string_view output, std::string_view line) {
-    const Graph graph = GraphOf(TwoLayersWith(output, line));
-    return FindLayers(graph).at(1).trouble.message();
-  };
-  EXPECT_EQ(reason("k1", "k1 = Transpose(present_k) {perm=[0,2,1,3]}"),
-            "1 nodes lie between 'present_k' and it; needs Transpose then Reshape");
-  EXPECT_EQ(reason("k1",
-                   "const heads i64[4] = 1 4 9 8\nconst wide i64[5] = 1 1 4 9 8\nfive = Unsqueeze(present_k, two)\n"
-                   "many = Expand(five, wide)\nk1 = Reshape(many, heads)"),
-            "the graph repeats each head of 'present_k' 4 times; needs it as it is");
-}
-
-TEST(MatchSharedAttention, ASourceMustOwnItsKeys) {
-  const Graph graph = GraphOf(TwoLayersWith(
-      "out1",
-      "out1, k2, v2 = com.microsoft.GroupQueryAttention(out0, empty, empty, present_k, present_v, seqlens, total) "
-      "{num_heads=4, kv_num_heads=1, local_window_size=4}\nconst empty f32[1,0,8] = 0\n"
-      "out2 = com.microsoft.GroupQueryAttention(out0, empty, empty, k2, v2, seqlens, total) "
-      "{num_heads=4, kv_num_heads=1, local_window_size=4}\noutput out2 f32[B,S,32]"));
-  EXPECT_EQ(FindLayers(graph).at(2).trouble.message(), "source layer 1 is itself shared");
-  const Graph uneven = GraphOf(
-      TwoLayersWith("out1",
-                    "out1 = com.microsoft.GroupQueryAttention(out0, empty, k0, present_k, present_v, seqlens, total) "
-                    "{num_heads=4, kv_num_heads=1, local_window_size=4}\nconst empty f32[1,0,8] = 0"));
-  EXPECT_EQ(FindLayers(uneven).at(1).trouble.message(), "key has length 0 and value has not");
-}
-
 }  // namespace
 }  // namespace kvshare::graph

@@ -198,8 +198,8 @@ ATTENTION = {
     "two_windows": (lambda i: i, {"local_window_size": 4, "left_window_size": 3}, "attribute 'local_window_size' is 4; needs left_window_size = -1"),
     "left_window": (lambda i: i, {"left_window_size": -2}, "attribute 'left_window_size' is -2; needs -1 or more"),
     "right_window": (lambda i: i, {"right_window_size": -2}, "attribute 'right_window_size' is -2; needs -1 or more"),
-    "query_heads_negative": (lambda i: i, {"q_num_heads": -1}, "attribute 'q_num_heads' is -1; needs 0 or more"),
-    "kv_heads_negative": (lambda i: i, {"kv_num_heads": -1}, "attribute 'kv_num_heads' is -1; needs 0 or more"),
+    "query_heads_negative": (lambda i: i, {"q_num_heads": -1}, "attribute 'q_num_heads' is -1; needs 0 to 2147483647"),
+    "kv_heads_negative": (lambda i: i, {"kv_num_heads": -1}, "attribute 'kv_num_heads' is -1; needs 0 to 2147483647"),
 }
 
 
@@ -243,29 +243,6 @@ def test_key_mask_stands_alone_and_covers_the_queries():
     short = {**inputs, "K": inputs["K"][:, :, :2], "V": inputs["V"][:, :, :2], "key_mask": np.ones((2, 2), np.int64)}
     assert ("input 'key_mask' has T = 2 columns; needs at least S = 3: queries are the last columns"
             in refusal(lambda: attention(short, attributes, domain="kvshare")))
-
-
-@pytest.mark.parametrize("aliased", [("key",), ("value",), ("key", "value")], ids="+".join)
-def test_past_at_the_start_of_a_longer_present(aliased):
-    """Rows of head 1 and behind would move: appending in place needs heads that lie where they lay."""
-    p = Problem(53, S=1, lens=[9, 6], past=8)
-    model = harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS, p.inputs,
-                          ("output", "present_key", "present_value"), p.attributes)
-    session = harness.session(model, drop_in="gqa")
-    binding = session.io_binding()
-    binding.bind_output("output", "cpu")
-    shape = (2, HKV, 9, p.D)
-    kept = []  # outlives the run
-    for name in ("key", "value"):
-        past, present = p.inputs[f"past_{name}"], np.zeros(shape, np.float32)
-        kept += [past, present]
-        binding.bind_output(f"present_{name}", "cpu", 0, np.float32, shape, present.ctypes.data)
-        memory = present if name in aliased else past
-        binding.bind_input(f"past_{name}", "cpu", 0, np.float32, past.shape, memory.ctypes.data)
-    for name in set(p.inputs) - {"past_key", "past_value"}:
-        binding.bind_cpu_input(name, p.inputs[name])
-    assert ("input 'past_key' shares memory with 'present_key' and has 8 rows; needs 9 rows, those of 'present_key'"
-            in refusal(lambda: session.run_with_iobinding(binding)))
 
 
 def test_a_tensor_of_rank_9():
