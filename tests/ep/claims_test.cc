@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "tests/graph/two_layers.h"
 
 namespace kvshare::ep {
@@ -139,6 +141,8 @@ struct Kept {
   const char* reason;
   Alignment alignment = Alignment::kAuto;
 };
+
+void PrintTo(const Kept& kept, std::ostream* out) { *out << kept.name; }
 
 class KeptMask : public testing::TestWithParam<Kept> {};
 
