@@ -99,12 +99,19 @@ class Finder {
   }
 
   // A mask made from what attention gives cannot be made together with the others, before all attention.
-  bool DependsOnAttention(const std::string& value) const {
-    return std::ranges::any_of(layers_, [&](const Layer& layer) {
-      return layer.graph == &graph_ && std::ranges::any_of(layer.node->output(), [&](const std::string& output) {
-               return !output.empty() && graph_.DependsOn(value, output);
-             });
-    });
+  bool MadeFromAttention(const std::string& mask) {
+    const auto [known, fresh] = made_from_attention_.try_emplace(mask, false);
+    if (!fresh) return known->second;
+    std::unordered_set<const Node*> seen;
+    std::vector<std::string> open = {mask};
+    while (!open.empty() && !known->second) {
+      const Node* node = graph_.Producer(open.back());
+      open.pop_back();
+      if (node == nullptr || !seen.insert(node).second) continue;
+      known->second = graph::IsAttentionOp(*node);
+      for (auto& name : graph::ReadNames(*node)) open.push_back(std::move(name));
+    }
+    return known->second;
   }
 
   void FindMasks() {
@@ -113,7 +120,7 @@ class Finder {
       if (layer.IsGqa() || layer.IsKvshare() || layer.graph->IsFunction()) continue;
       if (Input(*layer.node, kMaskInput).empty()) continue;
       auto meaning = MatchMask(layer);
-      if (meaning.ok() && DependsOnAttention(Input(*layer.node, kMaskInput)))
+      if (meaning.ok() && MadeFromAttention(Input(*layer.node, kMaskInput)))
         meaning = Decline(DeclineCode::kMaskUnknown, "its mask depends on an attention layer's output");
       if (meaning.ok())
         meanings.emplace(&layer, *std::move(meaning));
@@ -262,6 +269,7 @@ class Finder {
   const Graph& graph_;
   const ClaimOptions& options_;
   const std::vector<Layer> layers_;
+  std::unordered_map<std::string, bool> made_from_attention_;  // by mask
   Claims claims_;
 };
 
