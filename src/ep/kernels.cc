@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <utility>
+#include <vector>
 
 #include "ep/graph_view.h"
 #include "ort/op_types.h"
@@ -80,7 +81,17 @@ class PlannedCall final : public ort::CallContext {
     mask.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     mask.dims = {mask.dims[0], mask.dims[mask.rank - 1]};
     mask.rank = 2;
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor query, ort::CallContext::Input(0));
+    if (mask.dims[0] == 1 && query.dims[0] > 1) Repeat(mask, query.dims[0]);
     return mask;
+  }
+
+  // One row for all sequences, as the mask that it stands for broadcasts.
+  void Repeat(Tensor& mask, int64_t batch) const {
+    const auto* const row = static_cast<const uint8_t*>(mask.data);
+    for (int64_t b = 0; b < batch; ++b) repeated_.insert(repeated_.end(), row, row + mask.dims[1]);
+    mask.dims[0] = batch;
+    mask.data = repeated_.data();
   }
 
   // [B, T, H * D] by its shape, [B, H, T, D] in memory.
@@ -92,6 +103,7 @@ class PlannedCall final : public ort::CallContext {
   }
 
   const Plan& plan_;
+  mutable std::vector<uint8_t> repeated_;
 };
 
 struct PlannedKernel final : OrtKernelImpl {

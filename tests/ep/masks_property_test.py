@@ -39,10 +39,11 @@ def draw_layers(d):
     c = dict(D=d.one(8, 16, 64), Hkv=d.one(1, 2), G=d.one(1, 2, 4), window=d.one(None, 1, 3, 7), borrowers=d.one(1, 2, 3),
                 B=d.one(1, 1, 2, 3), past=d.one(0, 1, 5, 12), S=d.one(1, 1, 2, 6), dtype=d.one(np.float32, np.float32, np.float16),
                 bools=d.one(False, True), full_too=d.one(False, True), gqa=d.one(True, True, False),
-                peek=d.one(None, None, None, "mask", "transpose", "visible"), fixed=d.one(False, False, True),
+                one_mask=d.rng.random() < 0.2, peek=d.one(None, None, None, "mask", "transpose", "visible"), fixed=d.one(False, False, True),
                 level=d.one("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"))
     if c["gqa"] and c["B"] > 1 and c["S"] > 1:  # ONNX Runtime's GroupQueryAttention does not continue several prompts at once
         c["past"] = 0
+    c["one_mask"] &= not c["gqa"]  # which counts lengths of each sequence
     return c
 
 
@@ -118,9 +119,10 @@ def model_of(c):
     t = harness.ONNX_TYPE[np.dtype(c["dtype"])]
     T = c["past"] + c["S"]
     dim = (lambda name, value: value) if c["fixed"] else (lambda name, value: name)
+    masks = 1 if c["one_mask"] else dim("B", c["B"])  # one row broadcasts
     B, S, P, every = dim("B", c["B"]), dim("S", c["S"]), dim("P", c["past"]), dim("T", T)
     value = helper.make_tensor_value_info
-    inputs = [value("attention_mask", TensorProto.INT64, [B, every]), value("x", t, [B, S, Hq * D]), value("k", t, [B, S, Hkv * D]),
+    inputs = [value("attention_mask", TensorProto.INT64, [masks, every]), value("x", t, [B, S, Hq * D]), value("k", t, [B, S, Hkv * D]),
               value("v", t, [B, S, Hkv * D]), value("past_key", t, [B, Hkv, P, D]), value("past_value", t, [B, Hkv, P, D])]
     peeked = TensorProto.BOOL if c["peek"] == "visible" or c["bools"] and c["peek"] == "mask" else t
     types = [peeked if o == "peeked" else t for o in outputs]
@@ -138,6 +140,8 @@ def feed_of(c, rng):
     if not c["gqa"] and P > 1:  # left padding of the past; a GroupQueryAttention's would be on the right
         for row in mask[1:]:
             row[:rng.integers(0, P)] = 0
+    if c["one_mask"]:
+        mask = mask[-1:]
     return {"attention_mask": mask, "x": draw(B, S, Hq * D), "k": draw(B, S, Hkv * D), "v": draw(B, S, Hkv * D),
             "past_key": draw(B, Hkv, P, D), "past_value": draw(B, Hkv, P, D)}
 
