@@ -26,6 +26,7 @@ AREAS = [
     ("src/attention/", "Attention: kernels", NOT_SERVED),
     ("src/oracle/", "Attention: oracle", NOT_SERVED),
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
+    ("src/ep/", "Execution provider", "None needed: the node stays ONNX Runtime's; or set mode = off."),
     ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
     ("src/graph/match/", "Rewriting: why a layer is left alone", LEFT_ALONE),
     ("src/graph/forms/", "Rewriting: why a layer is left alone", LEFT_ALONE),

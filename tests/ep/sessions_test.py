@@ -151,14 +151,15 @@ def test_an_older_host_gets_a_line_that_names_the_version_it_needs():
     """A host whose tables end at version 23: GetApi gives none for 24, and version 1's first entry is CreateStatus."""
     said = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p)
     def create_status(code, message):
         said.append(message.decode())
         return 1
 
     table = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
-    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda version: ctypes.addressof(table) if version <= 23 else None)
-    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.23.2")
+    get_api = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_uint32)(lambda wanted: ctypes.addressof(table) if wanted <= 23 else 0)
+    version = ctypes.create_string_buffer(b"1.23.2")
+    get_version = ctypes.CFUNCTYPE(ctypes.c_size_t)(lambda: ctypes.addressof(version))
     base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
     create = ctypes.CDLL(harness.ORT_LIB).CreateEpFactories
     create.restype = ctypes.c_void_p
