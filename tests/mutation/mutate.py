@@ -42,7 +42,7 @@ def load():
 def wrapped(fault):
     """The old text beside the new one: statements behind an if, else an expression."""
     active = f"kvshare_fault::active == {fault['number']}"
-    if fault["old"].rstrip().endswith((";", "}")):
+    if fault["old"].endswith(";"):
         return f"if ({active}) {{ {fault['new']} }} else {{ {fault['old']} }}"
     return f"({active} ? ({fault['new']}) : ({fault['old']}))"
 
