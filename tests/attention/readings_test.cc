@@ -39,7 +39,7 @@ TEST_P(EveryReading, MatchesTheOracleForAnyHeadSizeGroupAndLayout) {
   uint32_t seed = 1;
   for (const Cpu cpu : kCpus)
     for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
-      for (const int64_t D : {5, 20, 64, 90, 96, 128, 256, 300})
+      for (const int64_t D : {20, 90, 128, 300})
         for (const int64_t group : {1, 2, 4, 8})
           for (const bool bsnh : {false, true}) {
             SetCpuForTest(cpu);
@@ -65,13 +65,13 @@ TEST_P(EveryReading, MatchesTheOracleForAnyHeadSizeGroupAndLayout) {
 TEST_P(EveryReading, MatchesTheOracleOverManyTilesAndSplits) {
   for (const Cpu cpu : kCpus)
     for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
-      for (const int64_t Hkv : {1, 40}) {  // 40: no splits, so tiles follow each other
+      for (const int64_t Hkv : {1, 32}) {  // 32: no splits, so tiles follow each other
         SetCpuForTest(cpu);
         Problem p;
         p.Hkv = Hkv;
-        p.Hq = 4 * Hkv;
+        p.Hq = Hkv;
         p.D = 128;
-        p.T = 1300;
+        p.T = 700;
         p.scale = 1.0F;
         p.type = p.kv_type = type;
         p.Fill();
