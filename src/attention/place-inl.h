@@ -15,7 +15,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 // Of a packed query row, in cells (products-inl.h); of a row in f32.
 inline int64_t KeyStride(const Job& job) {
   const int64_t elements = job.plan.key_kernel->products == Products::kDots ? 2 : 1;

@@ -18,6 +18,7 @@
 
 #include "attention/load-inl.h"
 #include "attention/softmax-inl.h"
+#include "attention/tuning-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
@@ -101,7 +102,7 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
     Sum odd = hn::Zero(F32());  // stays zero where there is an instruction
     sum = hn::ReorderWidenMulAccumulate(F32(), a, b, sum, odd);
-    return HWY_NATIVE_DOT_BF16 ? sum : hn::Add(sum, odd);
+    return kNativeDotBF16 ? sum : hn::Add(sum, odd);
   }
   static HWY_INLINE Vec ToF32(Sum sum) { return sum; }
 

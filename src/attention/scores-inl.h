@@ -94,7 +94,7 @@ void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const MutableScoresView& out = call.scores;
   const bool weights = out.stage == ScoreStage::kWeights;
-  const auto score_tile = CodeOf(job.plan.key_kernel).score;
+  const auto score_tile = CodeOf(job.plan.key_kernel).Narrow(job.plan.key_reading).score;
   HWY_ALIGN float rescale[kStateLanes<R>];
   KeyRange range{0, static_cast<int32_t>(out.keys)};
   if (!out.OfEveryKey()) {

@@ -82,7 +82,7 @@ TEST_P(EveryTarget, QuantizedCachesMatchTheOracle) {
 TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
   for (const TileKernelRow& row : TileKernels()) {
     if (row.products != Products::kDots) continue;
-    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+    ForceTileKernelForTest(row.name);
     std::mt19937 random(11);
     const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
     for (int round = 0; round < testing::Rounds(60); ++round) {
@@ -111,7 +111,7 @@ TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
       if (HasFatalFailure()) break;
     }
   }
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 TEST(Decode, ANanInAnInt8QueryIsNotHidden) {
@@ -359,7 +359,7 @@ TEST(Parallel, BitsDoNotDependOnTheOrderOfUnits) {
 
 TEST(KernelTable, EveryRowServesItsTypeWhenForced) {
   for (const TileKernelRow& row : TileKernels()) {
-    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+    ForceTileKernelForTest(row.name);
     Problem p;
     p.Hq = 6;
     p.S = 3;
@@ -370,18 +370,18 @@ TEST(KernelTable, EveryRowServesItsTypeWhenForced) {
     SCOPED_TRACE(row.name);
     ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
   }
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
-  setenv("KVSHARE_FORCE_KERNEL", "F16Rows8", 1);
+  ForceTileKernelForTest("F16Rows8");
   Problem p;
   p.Fill();
   Array out;
   AttentionCall call = p.Call(out);
   WorkspacePool pool;
   const Status status = Attend(call, ParallelFor::Serial(), pool);
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
   EXPECT_EQ(status.code(), StatusCode::kRefused);
   EXPECT_EQ(status.message(),
             "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, "
@@ -402,11 +402,11 @@ TEST(Attention, LeavesF64ToTheOracle) {
 }
 
 TEST(KernelTable, AnEmptyNameForcesNothing) {
-  setenv("KVSHARE_FORCE_KERNEL", "", 1);
+  ForceTileKernelForTest("");
   Problem p;
   p.Fill();
   ExpectMatchesOracle(p, kF32);
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 }  // namespace
