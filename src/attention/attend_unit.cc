@@ -445,11 +445,7 @@ void MergeRow(const Job& job, int64_t item_row) {
   StoreRow(job, place, row, total, sum);
 }
 
-bool FastDots(DType type) {
-  // FMA of AVX-512 without VNNI keeps up with products of 16-bit integers.
-  constexpr bool kIntegers = HWY_TARGET == HWY_AVX2 || HWY_TARGET <= HWY_AVX3_DL;
-  return type == DType::kBF16 ? HWY_NATIVE_DOT_BF16 != 0 : kIntegers && (type == DType::kI8 || type == DType::kI4);
-}
+bool FastDots(DType type) { return type == DType::kBF16 && HWY_NATIVE_DOT_BF16 != 0; }
 
 bool SpreadsKeys(const TileKernelRow* row) { return CodeOf(row).spreads; }
 
