@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 
 namespace kvshare {
 

@@ -6,7 +6,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 #include "ort/check_inputs.h"
 #include "ort/stats.h"
 
@@ -170,7 +171,7 @@ class Attention final : public Kernel {
       if (oracle_)
         AppendOracle(*append);
       else
-        Append(*append, parallel);
+        KVSHARE_RETURN_IF_ERROR(Append(*append, parallel, pool_));
     }
     if (attend && oracle_)
       AttendOracle(call);

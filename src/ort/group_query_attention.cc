@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "ort/check_inputs.h"
 #include "ort/stats.h"
 
@@ -142,7 +142,8 @@ class GroupQueryAttention final : public Kernel {
 
     const ParallelFor parallel = context.Parallel();
     for (const AppendCall& fill : fills.All())  // a borrowed cache bound onto its present is there already
-      if (shape.Appends() || fill.present.data != fill.past.data) Append(fill, parallel);
+      if (shape.Appends() || fill.present.data != fill.past.data)
+        KVSHARE_RETURN_IF_ERROR(Append(fill, parallel, pool_));
     if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
         if (zeros && zeros.Count() > 0)

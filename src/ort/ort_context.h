@@ -9,7 +9,7 @@
 #include <span>
 #include <string>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "kvshare/status.h"
 #include "ort_types/element_type.h"
 

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <utility>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 
 namespace kvshare::ort {
 namespace {

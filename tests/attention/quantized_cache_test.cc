@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "tests/support/every_target.h"
 #include "tests/support/problem.h"
 

@@ -5,7 +5,7 @@
 #include <limits>
 #include <string>
 
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 namespace {
