@@ -86,7 +86,6 @@ template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const int64_t value_stride = ValueStride(job);
-  const auto score_tile = CodeOf(job.plan.key_kernel).score;
   const auto weight_tile = CodeOf(job.plan.value_kernel).weight;
   const KeyRange range = KeysOf(job, place, scratch);
   HWY_ALIGN float rescale[kStateLanes<R>];
@@ -106,6 +105,7 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const Fetch fetch_values = first_block ? FetchOf(call.value, place, v_next, range.end) : Fetch{};
       const Fetch fetch_keys = first_block ? FetchOf(call.key, place, k_next, range.end) : Fetch{};
       first_block = false;
+      const auto score_tile = ScoreCode(job, scratch, block);
       score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
                  count, call.key.head_size, fetch_values, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
@@ -286,7 +286,10 @@ void MergeRow(const Job& job, int64_t item_row) {
   StoreRow(job, place, row, total, sum);
 }
 
-bool FastDots(DType type) { return type == DType::kBF16 && HWY_NATIVE_DOT_BF16 != 0; }
+bool FastDots(DType type) {
+  return type == DType::kBF16 ? HWY_NATIVE_DOT_BF16 != 0 && HasFastBF16Dots()
+                              : kHasDigits && (type == DType::kI8 || type == DType::kI4);
+}
 
 bool SpreadsKeys(const TileKernelRow* row) { return CodeOf(row).spreads; }
 

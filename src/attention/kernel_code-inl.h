@@ -6,6 +6,8 @@
 #define KVSHARE_ATTENTION_KERNEL_CODE_INL_H_
 #endif
 
+#include "attention/digits-inl.h"
+#include "attention/exact-inl.h"
 #include "attention/kernel_table.h"
 #include "attention/tile-inl.h"
 #include "attention/wide-inl.h"
@@ -51,6 +53,11 @@ struct TileCode {
   decltype(&WeightWide<Fma<float>, 48>) weight_wide;
   decltype(&Fma<float>::PackQuery) pack_query;
   bool spreads;  // kSpreads
+  // Narrow rows of quantized types: how else rows are scored, and whether digits or f32 may score one.
+  decltype(&ScoreTile<Fma<float>, 1>) score_f32 = nullptr;
+  decltype(&ScoreTile<Fma<float>, 1>) score_f64 = nullptr;
+  decltype(&MayScore<int8_t>) may_score = nullptr;  // of digits alone
+  decltype(&MayScoreInF32<int8_t>) may_score_f32 = nullptr;
 };
 
 template <typename T, Products kProducts>
@@ -70,10 +77,29 @@ constexpr TileCode MakeTileCode() {
     return {&ScoreTile<P, R>, &WeightTile<P, R>, nullptr, nullptr, nullptr, nullptr, &P::PackQuery, kSpreads<P>};
 }
 
+template <typename T, Products kProducts, int R>
+constexpr TileCode CodeOfRow() {
+  TileCode code = MakeTileCode<typename ProductsOf<T, kProducts>::P, R>();
+  if constexpr (R <= kNarrowRows && kHasCodes<T>) {
+    code.score_f32 = &ScoreTile<Fma<T>, R>;
+    code.score_f64 = &ScoreInF64<T, R>;
+    code.may_score_f32 = &MayScoreInF32<T>;
+  }
+#if HWY_TARGET <= HWY_AVX3_DL  // kHasDigits; the others multiply in f32
+  if constexpr (kProducts == Products::kDigits) {
+    code.score = &ScoreDigits<T, R>;
+    code.weight = &WeightDigits<T, R>;
+    code.pack_query = &PackQueryDigits;
+    code.may_score = &MayScore<T>;
+  }
+#endif
+  return code;
+}
+
 // In the table's order.
 inline constexpr TileCode kTileCode[] = {
 #define KVSHARE_TILE_KERNEL(name, type, rows, products) \
-  MakeTileCode<ProductsOf<ElementOf<DType::type>::Type, Products::products>::P, rows>(),
+  CodeOfRow<ElementOf<DType::type>::Type, Products::products, rows>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };

@@ -102,10 +102,14 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
   }
 }
 
-// Whether dot products may replace FMA. They round queries and weights to bf16, which only callers whose queries are
-// bf16 expect.
-bool MayUseDots(const AttentionCall& call, const HeadsView& view, bool (*fast_dots)(DType)) {
-  return view.type == DType::kBF16 && call.query.type == DType::kBF16 && fast_dots(view.type);
+// Whether dot products may replace FMA. Those of bf16 round queries and weights to bf16, which only callers whose
+// queries are bf16 expect. Those of bytes serve decode and short chunks, and up to kMostChannels channels, which fit
+// their buffers; a prompt multiplies in f32.
+bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, bool (*fast_dots)(DType)) {
+  constexpr int64_t kMostChannels = 1024;
+  if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
+  if (view.type != DType::kBF16 && (rows >= kWideFrom || view.head_size > kMostChannels)) return false;
+  return fast_dots(view.type);
 }
 
 }  // namespace
@@ -151,7 +155,7 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
   const auto choose = [&](const HeadsView& view) {
-    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, target.fast_dots));
+    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, S * plan.group, target.fast_dots));
   };
   KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, choose(call.key));
   plan.value_kernel = plan.key_kernel;

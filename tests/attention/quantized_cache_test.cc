@@ -198,7 +198,7 @@ TEST(QuantizedCache, DecodeIsRightInEveryRowForAnyDistribution) {
     const double from[] = {static_cast<double>(of)...};
     return from[random() % sizeof...(of)];
   };
-  for (int round = 0; round < testing::Rounds(40); ++round) {
+  for (int round = 0; round < testing::Rounds(160); ++round) {
     Problem p;
     p.seed = random();
     p.kv_type = round % 5 < 2 ? DType::kI8 : round % 5 < 4 ? DType::kI4 : DType::kF8E4M3;

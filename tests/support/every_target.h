@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "attention/simd_target.h"
+
 namespace kvshare::testing {
 
 class EveryTarget : public ::testing::TestWithParam<int64_t> {
@@ -16,23 +18,15 @@ class EveryTarget : public ::testing::TestWithParam<int64_t> {
   void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
 };
 
-// Highway keeps AVX3_ZEN4 to AMD. Intel's CPUs with its instructions run that code too.
-inline int64_t Zen4OnIntel() {
-#if HWY_ARCH_X86
-  const bool has = __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vnni") != 0 &&
-                   __builtin_cpu_supports("avx512vbmi2") != 0 && __builtin_cpu_supports("avx512bitalg") != 0 &&
-                   __builtin_cpu_supports("avx512vpopcntdq") != 0 && __builtin_cpu_supports("gfni") != 0 &&
-                   __builtin_cpu_supports("vpclmulqdq") != 0 && __builtin_cpu_supports("vaes") != 0;
-  return has && (hwy::SupportedTargets() & HWY_AVX3) != 0 ? HWY_AVX3_ZEN4 : 0;
-#else
-  return 0;
-#endif
-}
-
-inline std::vector<int64_t> TargetsHere() {
-  std::vector<int64_t> here;
-  const int64_t targets = (hwy::SupportedTargets() | Zen4OnIntel()) & HWY_TARGETS;
-  for (int64_t left = targets; left != 0; left &= left - 1) here.push_back(left & -left);
+// The first caller decides, before a target is forced.
+inline const std::vector<int64_t>& TargetsHere() {
+  static const std::vector<int64_t> here = [] {
+    EXPECT_TRUE(LimitSimdTarget().ok());
+    std::vector<int64_t> targets;
+    for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1)
+      targets.push_back(left & -left);
+    return targets;
+  }();
   return here;
 }
 
