@@ -154,12 +154,9 @@ def model_part(kvshare, work):
            ("nodes in all", before["nodes"], after["nodes"]),
            ("mask nodes", before["mask_nodes"], after["mask_nodes"]),
            ("Transpose/Reshape on borrowed K/V", before["borrowed_copies"], after["borrowed_copies"]),
-           ("CPU–GPU copies (predicted) *", before["predicted_cpu_gpu_copies"], after["predicted_cpu_gpu_copies"]),
            ("max logit difference, prefill", *(f"{d:.1e}" for d in prefill)),
            (f"max logit difference, {steps} decode steps", *(f"{d:.1e}" for d in decode)),
            ("time per decoded token", *(f"{t:.2f} ms" for t in per_token))], (38, 18, 20))
-    print("\n  * for the CUDA provider, from a table: f32 attention runs on the CPU there, and so do kvshare's operators\n"
-          "    until they have CUDA kernels. For CUDA take --to ort, which leaves none in f16.")
 
     shared = [layer for layer in after["layers"] if layer["kind"] == "shared"]
     wrong = []

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """matrix.py [RELEASE...]: every ONNX Runtime release that is unpacked, in both modes; a table, exit 1 if anything failed.
 
-From 1.24 on: all exported cases, unchanged by drop-in, and rewritten to domain kvshare. On all: GroupQueryAttention's op
-tests (IR 10, opset 21 before 1.24), in com.microsoft by drop-in and in domain kvshare, against float64.
+From 1.24 on: all exported cases, unchanged by drop-in, and rewritten to domain kvshare, and Attention's op tests. On all:
+GroupQueryAttention's op tests (IR 10, opset 21 before 1.24), in com.microsoft by drop-in and in domain kvshare, against float64.
 """
 import json
 import os
@@ -61,8 +61,9 @@ def golden(release, cases, mode):
     return len(good) == total, f"{len(good)} of {total}{note}"
 
 
-def ops(release):
-    files = [os.path.join(TESTS, f) for f in ("gqa_test.py", "kvshare_ops_test.py")]
+def ops(release, with_attention):
+    names = ["gqa_test.py", "kvshare_ops_test.py"] + with_attention * ["attention_test.py", "onnx_backend_test.py"]
+    files = [os.path.join(TESTS, name) for name in names]
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "-k",
                            "not f16 and not bf16", *files], env=environment(release, CASES), capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
@@ -84,7 +85,7 @@ def main():
         for release in releases:
             models = release == OWN or minor(release) >= 24
             columns = ([golden(release, CASES, "dropin"), golden(release, cases, "kvshare")] if models
-                       else [(True, "no opset 23"), (True, "no opset 23")]) + [ops(release)]
+                       else [(True, "no opset 23"), (True, "no opset 23")]) + [ops(release, models)]
             failed |= not all(ok for ok, _ in columns)
             print(f"{release:<10} {columns[0][1]:<22} {columns[1][1]:<22} {columns[2][1]}", flush=True)
     sys.exit(1 if failed else 0)

@@ -1,14 +1,11 @@
 // The SIMD kernels: attention and cache appends in f32, rounded once at the store. call.h says what a call is.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
-#include <vector>
 
 #include "kvshare/call.h"
 #include "kvshare/status.h"
+#include "kvshare/workspace_pool.h"
 
 namespace kvshare {
 
@@ -20,38 +17,6 @@ struct ParallelFor {
 
   // One after the other on the calling thread.
   static ParallelFor Serial();
-};
-
-// Scratch memory that grows to what the largest call needs and is then reused: no allocation a call afterwards. Safe
-// under concurrent calls. One pool belongs to one kernel instance.
-class WorkspacePool {
- public:
-  WorkspacePool();
-  ~WorkspacePool();
-  WorkspacePool(const WorkspacePool&) = delete;
-  WorkspacePool& operator=(const WorkspacePool&) = delete;
-
-  // A block of at least `bytes`, 64-byte aligned, contents unspecified; returned to the pool on destruction.
-  class Lease {
-   public:
-    Lease(WorkspacePool& pool, size_t bytes);
-    ~Lease();
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    void* data() const;
-
-   private:
-    WorkspacePool& pool_;
-    struct Block* block_;
-  };
-
-  // Blocks ever allocated or regrown: constant once warm.
-  int64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<struct Block>> free_;
-  std::atomic<int64_t> allocations_{0};
 };
 
 // Attention; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads of its

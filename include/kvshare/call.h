@@ -59,7 +59,7 @@ struct AttentionCall {
   // Optional: the query is normalized, then rotated, while it is loaded (the source tensor is not written).
   NormView norm;
   RotaryView rotary;
-  const int64_t* rotary_positions = nullptr;  // [B, S]; default query_position[b] + s
+  const int64_t* rotary_positions = nullptr;  // [B, S], of padding too; default query_position[b] + s
   // Optional: what the softmax is made of, or what it made, for who wants to look at it; K is read once or twice more.
   MutableScoresView scores;
   // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.
@@ -69,9 +69,11 @@ struct AttentionCall {
 // New tokens of an own layer on their way into the cache. Where the present is quantized they are quantized on the way
 // (to the nearest code, ties to even); past has present's type and scales.
 struct AppendCall {
-  HeadsView past;            // [B, H, capacity, D]; null: nothing before. Equal data to `present`: appended in place
-  HeadsView fresh;           // [B, H, S, D] new rows, f32, f16 or bf16
-  MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
+  // [B, H, capacity, D]; null: nothing before. With present's data and strides: appended in place. Otherwise present's
+  // memory is its own.
+  HeadsView past;
+  HeadsView fresh;                       // [B, H, S, D] new rows, f32, f16 or bf16
+  MutableHeadsView present;              // [B, H, capacity', D], capacity' >= every length
   const int64_t* past_length = nullptr;  // [B] rows of past that are valid; the new rows follow them
   // [B] valid rows of present afterwards; rows [length, capacity') are zeroed unless in place.
   const int64_t* length = nullptr;
@@ -87,5 +89,9 @@ struct AppendCall {
 // the message: "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
 Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
+// The two appends of one call, of its keys and of its values: also that neither writes where the other reads or writes.
+// Messages name '<past>_key', 'key', 'present_key' and those of the value.
+Status CheckAppend(const AppendCall& key, const AppendCall& value, std::string_view where,
+                   std::string_view past = "past");
 
 }  // namespace kvshare

@@ -4,10 +4,10 @@
 #include <memory>
 #include <string>
 
-#include "cli/inspection_text.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
 namespace {
@@ -20,7 +20,7 @@ struct Arguments {
 ExitCode Run(const Arguments& arguments) {
   const auto inspection = Inspect(arguments.model);
   if (!inspection.ok()) return Report(inspection.status());
-  fmt::print("{}", arguments.json ? ToJson(*inspection) + "\n" : ToText(*inspection));
+  fmt::print("{}", arguments.json ? report::ToJson(*inspection) + "\n" : report::ToText(*inspection));
   return kEqual;
 }
 

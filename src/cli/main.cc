@@ -4,15 +4,18 @@
 
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
+#include "kvshare/version.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"kvshare: KV-shared attention for released ONNX Runtime"};
+  app.set_version_flag("--version", kvshare::kVersion);
   app.require_subcommand(1);
   int exit_code = kvshare::cli::kEqual;
   kvshare::cli::AddInspect(app, exit_code);
   kvshare::cli::AddRewrite(app, exit_code);
   kvshare::cli::AddVerify(app, exit_code);
   kvshare::cli::AddDoctor(app, exit_code);
+  kvshare::cli::AddGenai(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -3,52 +3,98 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
+#include <charconv>
 #include <cstdio>
+#include <filesystem>
+#include <map>
+#include <utility>
 
-#include "host/find_ort.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
+namespace {
 
-std::string RunFlags::LibraryPath() const {
-  return library.empty() ? host::ExecutableFolder() + "/../lib/libkvshare_ort.so" : library;
+// The folder of the running executable.
+std::string ExecutableFolder() {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
 }
 
-host::SessionEntries RunFlags::Entries() const {
-  host::SessionEntries pairs;
-  for (const std::string& entry : entries) {
-    const size_t at = entry.find('=');
-    pairs.emplace_back(entry.substr(0, at), entry.substr(at + 1));
-  }
-  return pairs;
+int64_t NumberOf(const std::string& text) {
+  int64_t number = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() ? number : -1;
 }
 
-host::Library RunFlags::WhenLibrary() const {
-  const bool asked = !library.empty() || std::any_of(entries.begin(), entries.end(),
-                                                     [](const std::string& e) { return e.starts_with("kvshare."); });
-  return asked ? host::Library::kAlways : host::Library::kOnDemand;
+std::string CheckExtent(const std::string& pair) {
+  constexpr int64_t kLargest = int64_t{1} << 40;
+  const int64_t number = CheckPair(pair).empty() ? NumberOf(SplitPair(pair).second) : -1;
+  return number < 0 || number > kLargest ? "needs NAME=N, a count, got '" + pair + "'" : std::string();
+}
+
+Via ViaOf(const RunFlags& flags) {
+  if (flags.via == "ops") return Via::kOps;
+  if (flags.via == "dropin") return Via::kDropIn;
+  return flags.library.empty() ? Via::kAsNeeded : Via::kOps;  // who names a library wants it
+}
+
+}  // namespace
+
+std::pair<std::string, std::string> SplitPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return {pair.substr(0, at), pair.substr(at + 1)};
+}
+
+std::string CheckPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + pair + "'" : std::string();
+}
+
+RunOptions RunFlags::Options() const {
+  RunOptions options;
+  options.via = ViaOf(*this);
+  options.library = library.empty() ? ExecutableFolder() + "/../lib/libkvshare_ort.so" : library;
+  for (const std::string& entry : entries) options.entries.push_back(SplitPair(entry));
+  for (const std::string& extent : extents) options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);
+  return options;
 }
 
 void AddRunFlags(CLI::App& verb, RunFlags& flags) {
   verb.add_option("--ort", flags.ort,
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
   verb.add_option("--lib", flags.library, "library to register (default: libkvshare_ort.so beside this program)");
+  verb.add_option("--via", flags.via,
+                  "how kvshare comes in: ops (its operators), dropin (in place of ONNX Runtime's own)")
+      ->check(CLI::IsMember({"ops", "dropin"}));
   verb.add_option("--entry", flags.entries, "session entry, e.g. kvshare.drop_in=1; set before the registration")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)  // one a flag, or it would swallow MODEL
-      ->check([](const std::string& entry) {
-        const size_t at = entry.find('=');
-        return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + entry + "'" : std::string();
-      });
+      ->check(CheckPair);
+  verb.add_option("--extent", flags.extents,
+                  "an extent that nothing else tells, by its name in the model's inputs (kv_cache_dim=64), or by input "
+                  "and axis (past_conv.0.1=64)")
+      ->type_name("NAME=N")
+      ->allow_extra_args(false)
+      ->check(CheckExtent);
 }
 
-Result<std::shared_ptr<const host::OrtHost>> OpenOrt(const RunFlags& flags) {
-  KVSHARE_ASSIGN_OR_RETURN(const std::string file, host::FindOrt(flags.ort));
-  return host::OrtHost::Open(file);
+Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
+  return OpenOnnxRuntime(flags.ort, ExecutableFolder());
+}
+
+std::string Spelled(const std::string& text) {
+  static const std::map<std::string, std::string> others = {
+      {"library", "--lib"},     {"tolerance", "--tol"},        {"target", "--to"},
+      {"min_ort", "--min-ort"}, {"weights_name", "--weights"}, {"link_weights", "--link-weights"}};
+  return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
+    const auto found = others.find(name);
+    const std::string flag = found == others.end() ? "--" + name : found->second;
+    return value.empty() ? flag : flag + " " + value;
+  });
 }
 
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", failure.message());
+  fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

@@ -1,56 +1,43 @@
-// A decoder model in a session, with its cache: input_ids, attention_mask, position_ids and past_key_values.* go in,
-// logits and present.* come out, and each present is the next step's past.
+// A decoder model and its states: tokens go in, logits and present.* come out, and each present is the next step's
+// past.
 #pragma once
 
-#include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
-#include "host/ort_host.h"
+#include "host/feeds.h"
+#include "kvshare/verify.h"
 
 namespace kvshare::host {
 
-// The new tokens of one step, int64: ids and positions [B, S], mask [B, T].
-struct DecoderStep {
-  Tensor ids;
-  Tensor mask;
-  Tensor positions;
-};
-
-// What a model's inputs do not say of a cache.
-struct CacheExtents {
-  int64_t head_size = 0;  // for a symbolic last extent; 0: not known
-  int64_t rows = 0;       // of the first step's past: those that a window-sized cache has from the start
-};
-using Caches = std::map<std::string, CacheExtents>;  // by past input
-
 class Decoder {
  public:
-  // Starts with an empty cache at the first step. kRefused where `session` is no such model.
-  static Result<Decoder> Create(Session session, Caches caches = {});
+  // Starts with empty states at the first step. kRefused where the runner's model is no such model.
+  static Result<Decoder> Create(std::unique_ptr<Runner> runner, const KnownExtents& known);
 
-  // The step's logits [B, S, V]; the cache grows by S. kRefused where T > S and the model has no cache.
-  Result<Tensor> Step(const DecoderStep& step);
+  // The step's logits [B, S, V]; the states follow. kRefused where the step has a past and the model no state.
+  Result<Tensor> Logits(const Step& step);
 
+  const Feeds& feeds() const { return feeds_; }
   // Token ids that the model surely knows lie in [0, vocabulary).
   int64_t vocabulary() const { return vocabulary_; }
+  // The coarsest float type among logits, embeddings and states.
+  DType precision() const { return precision_; }
 
  private:
-  explicit Decoder(Session session) : session_(std::move(session)) {}
-  Session session_;
+  Decoder(std::unique_ptr<Runner> runner, Feeds feeds) : runner_(std::move(runner)), feeds_(std::move(feeds)) {}
+  std::unique_ptr<Runner> runner_;
+  Feeds feeds_;
   int64_t vocabulary_ = 0;
-  std::map<std::string, ValueInfo> pasts_;  // past input by the output that follows it
-  Caches caches_;
-  NamedTensors cache_;  // by past input; empty before the first step
+  DType precision_ = DType::kF32;
+  NamedTensors states_;  // by input; empty before the first step
 };
 
-// The shape of a random prompt and what is decoded after it; the same seed gives the same tokens.
-struct RandomTokens {
-  uint64_t seed = 1;
-  int64_t prompt = 24;
-  int64_t steps = 8;
-};
+// Of two float types the one with fewer bits for the significand.
+DType Coarser(DType a, DType b);
 
 // Step 0 is the prompt, the others have one token each; batch 1, token ids in [0, vocabulary).
-std::vector<DecoderStep> RandomSteps(const RandomTokens& tokens, int64_t vocabulary);
+Result<std::vector<Step>> RandomSteps(const RandomTokens& tokens, const Feeds& feeds, int64_t vocabulary);
 
 }  // namespace kvshare::host

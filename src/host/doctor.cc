@@ -1,75 +1,53 @@
-#include "host/doctor.h"
+#include "kvshare/doctor.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
-#include <random>
 #include <set>
-#include <string_view>
 
-namespace kvshare::host {
+#include "host/decoder.h"
+#include "host/library_stats.h"
+#include "host/model_facts.h"
+
+namespace kvshare {
 namespace {
 
-// A symbolic extent that is not the batch; equal symbols get equal extents because all get this one.
-constexpr int64_t kInventedExtent = 8;
+using host::Decoder;
+using host::Feeds;
+using host::KnownExtents;
+using host::Step;
 
-bool IsDecoder(const Session& session) {
-  const auto& inputs = session.inputs();
-  const auto has = [&](std::string_view begin) {
-    return std::any_of(inputs.begin(), inputs.end(), [&](const ValueInfo& v) { return v.name.starts_with(begin); });
-  };
-  return has("input_ids") && has("past_key_values");
-}
+// New tokens of a model that is run once: and any extent that nothing tells.
+constexpr int64_t kTokensOfOneRun = 8;
 
-uint64_t PhysicalMemory() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-Result<Tensor> Invent(const ValueInfo& input, std::mt19937_64& random) {
-  std::vector<int64_t> shape = input.shape;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    if (shape[i] < 0) shape[i] = input.symbols[i].find("batch") != std::string::npos ? 1 : kInventedExtent;
-  }
-  const auto bytes = BytesOf(input.type, shape);
-  if (!bytes.ok()) return Status::Refused(fmt::format("input '{}': {}", input.name, bytes.status().message()));
-  // Linux lends more than there is, and kills who uses it.
-  if (*bytes > PhysicalMemory())
-    return Status::Refused(fmt::format("input '{}': shape {} takes {} bytes; needs at most {}, this machine's memory",
-                                       input.name, ShapeText(shape), *bytes, PhysicalMemory()));
-  Tensor tensor = Tensor::Zeros(input.type, shape);
-  if (input.type == DType::kBool || input.type == DType::kI32 || input.type == DType::kI64) return tensor;
-  if (input.type == DType::kI8 || input.type == DType::kI4) {
-    for (std::byte& code : tensor.data) code = static_cast<std::byte>(random() & 0xFF);
-    return tensor;
-  }
-  for (int64_t i = 0; i < tensor.Elements(); ++i)
-    StoreElement(tensor.data.data(), input.type, i, static_cast<double>(random() % 2001) / 1000 - 1);
-  return tensor;
-}
-
-Status RunDecoder(Session session, const Caches& caches, const RandomTokens& tokens) {
-  KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(session), caches));
-  for (const DecoderStep& step : RandomSteps(tokens, decoder.vocabulary())) {
-    const auto logits = decoder.Step(step);
+Status RunDecoder(std::unique_ptr<Runner> runner, const KnownExtents& known, const RandomTokens& tokens) {
+  KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(runner), known));
+  KVSHARE_ASSIGN_OR_RETURN(const auto steps, host::RandomSteps(tokens, decoder.feeds(), decoder.vocabulary()));
+  for (const Step& step : steps) {
+    const auto logits = decoder.Logits(step);
     if (!logits.ok()) return logits.status();
   }
   return {};
 }
 
-Status RunOnce(const Session& session) {
-  std::mt19937_64 random(1);
-  NamedTensors feeds;
-  for (const ValueInfo& input : session.inputs()) {
-    KVSHARE_ASSIGN_OR_RETURN(feeds[input.name], Invent(input, random));
-  }
-  const auto outputs = session.Run(feeds);
-  if (outputs.ok()) return {};
-  return Status::Refused(
-      fmt::format("the inputs doctor invents do not suit this model ({}); run your own program with KVSHARE_STATS=1 in "
-                  "its environment: the library prints the same counters when it ends",
-                  outputs.status().message()));
+Status RunOnce(const Runner& runner, const Feeds& feeds) {
+  const Step step{.batch = 1, .tokens = kTokensOfOneRun, .past = 0, .given = {}};
+  KVSHARE_ASSIGN_OR_RETURN(NamedTensors values, feeds.Make(step, /*seed=*/1));
+  KVSHARE_ASSIGN_OR_RETURN(NamedTensors states, feeds.FirstStates(step));
+  values.merge(std::move(states));
+  const auto outputs = runner.Run(values);
+  return outputs.ok() ? Status() : outputs.status();
+}
+
+// Of a run that failed: what else can be done.
+Status Advise(const Status& failure, const Inspection& inspection) {
+  if (failure.ok() || failure.code() != StatusCode::kRefused) return failure;
+  return Status::Refused(fmt::format(
+      "the inputs doctor invents do not suit this model ({}); run your own program with KVSHARE_STATS=1 in "
+      "its environment: the library prints the same counters when it ends{}{}",
+      failure.message(), inspection.layers.empty() ? "; " : "", inspection.layers.empty() ? kNothingToServe : ""));
 }
 
 std::string NameOfOp(const NodeCount& node) {
@@ -101,22 +79,35 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
   return summaries;
 }
 
-Result<Diagnosis> Diagnose(const std::shared_ptr<const OrtHost>& ort, const std::string& model_path,
-                           const SessionSetup& setup, const Caches& caches) {
-  KVSHARE_ASSIGN_OR_RETURN(const KvshareLibrary library, KvshareLibrary::Open(setup.library));
+Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& options, const Runtime& runtime) {
+  KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect(model_path));
+  RunOptions always = options;
+  if (always.via == Via::kAsNeeded) always.via = Via::kOps;
+  KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, always));
+  KVSHARE_ASSIGN_OR_RETURN(const auto library, host::KvshareLibrary::Open(setup.library));
   library.ResetStats();
-  KVSHARE_ASSIGN_OR_RETURN(Session session, Session::Create(ort, model_path, setup));
+  KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
+  const KnownExtents known{host::CachesOf(inspection), options.extents};
+  KVSHARE_ASSIGN_OR_RETURN(const Feeds feeds, Feeds::Create(runner->Describe(), known));
+
   Diagnosis diagnosis;
-  if (IsDecoder(session)) {
+  diagnosis.invented = feeds.invented();
+  diagnosis.library = setup.library;
+  diagnosis.entries = setup.entries;
+  diagnosis.runtime = runtime.version();
+  diagnosis.runtime_where = runtime.where();
+  diagnosis.drop_in = host::DropInFor(inspection);
+  diagnosis.warnings = inspection.warnings;
+  if (feeds.HasPrompt() && feeds.HasStates()) {
     const RandomTokens tokens{.seed = 1, .prompt = 24, .steps = 1};
     diagnosis.workload = fmt::format("random tokens: a prefill of {}, then one decode step", tokens.prompt);
-    KVSHARE_RETURN_IF_ERROR(RunDecoder(std::move(session), caches, tokens));
+    KVSHARE_RETURN_IF_ERROR(Advise(RunDecoder(std::move(runner), known, tokens), inspection));
   } else {
     diagnosis.workload = "one run with random inputs";
-    KVSHARE_RETURN_IF_ERROR(RunOnce(session));
+    KVSHARE_RETURN_IF_ERROR(Advise(RunOnce(*runner, feeds), inspection));
   }
   KVSHARE_ASSIGN_OR_RETURN(diagnosis.stats, library.Stats());
   return diagnosis;
 }
 
-}  // namespace kvshare::host
+}  // namespace kvshare

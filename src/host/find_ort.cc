@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 namespace kvshare::host {
@@ -12,15 +14,37 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kLibrary = "libonnxruntime.so";
+
+// The numbers of "libonnxruntime.so.1.24.4": none for the plain name, nothing for another file.
+std::optional<std::vector<int>> VersionOf(const std::string& name) {
+  if (!name.starts_with(kLibrary)) return std::nullopt;
+  std::vector<int> version;
+  const char* at = name.data() + kLibrary.size();
+  const char* const end = name.data() + name.size();
+  while (at != end) {
+    int number = 0;
+    if (*at != '.') return std::nullopt;
+    const auto [next, error] = std::from_chars(at + 1, end, number);
+    if (error != std::errc()) return std::nullopt;
+    version.push_back(number);
+    at = next;
+  }
+  return version;
+}
+
 // libonnxruntime.so, .so.1 or .so.1.X.Y in `folder`; empty where there is none.
 fs::path LibraryIn(const fs::path& folder) {
   std::error_code ignored;
-  std::vector<fs::path> found;
+  std::vector<int> latest;
+  fs::path found;
   for (fs::directory_iterator it(folder, ignored), end; it != end; it.increment(ignored)) {
-    const std::string name = it->path().filename();
-    if (name.starts_with("libonnxruntime.so")) found.push_back(it->path());
+    const auto version = VersionOf(it->path().filename());
+    if (!version || (!found.empty() && *version <= latest)) continue;
+    latest = *version;
+    found = it->path();
   }
-  return found.empty() ? fs::path() : *std::max_element(found.begin(), found.end());
+  return found;
 }
 
 // The library of a wheel: `folder` may be site-packages, the package, or its capi folder.
@@ -53,22 +77,17 @@ Result<std::string> Asked(const fs::path& path, const std::string& by) {
 
 }  // namespace
 
-std::string ExecutableFolder() {
-  std::error_code ignored;
-  return fs::read_symlink("/proc/self/exe", ignored).parent_path().string();
-}
-
-Result<std::string> FindOrt(const std::string& path) {
-  if (!path.empty()) return Asked(path, "--ort");
+Result<std::string> FindOrt(const std::string& path, const std::string& near) {
+  if (!path.empty()) return Asked(path, "option 'ort'");
   if (const char* asked = std::getenv("KVSHARE_ORT"); asked != nullptr && *asked != '\0')
     return Asked(asked, "KVSHARE_ORT");
   std::error_code ignored;
   if (const fs::path library = LibraryOfVenv(fs::current_path(ignored)); !library.empty()) return library.string();
-  for (fs::path folder = ExecutableFolder(); folder.has_relative_path(); folder = folder.parent_path()) {
+  for (fs::path folder = near; folder.has_relative_path(); folder = folder.parent_path()) {
     if (const fs::path library = LibraryOfVenv(folder); !library.empty()) return library.string();
   }
   return Status::InvalidInput(
-      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with --ort or KVSHARE_ORT, "
+      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with option 'ort' or KVSHARE_ORT, "
       "or install the wheel into .venv");
 }
 

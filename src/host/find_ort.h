@@ -8,10 +8,8 @@
 namespace kvshare::host {
 
 // `path` is what the user asked for: a shared library, or a folder of an installed or unpacked wheel. Empty: the
-// environment's KVSHARE_ORT, else the wheel in .venv, of the current folder or of a folder above this executable.
-Result<std::string> FindOrt(const std::string& path);
-
-// The folder of the running executable.
-std::string ExecutableFolder();
+// environment's KVSHARE_ORT, else the wheel in .venv of the current folder, of `near` or of a folder above `near`. Of
+// several libraries in one folder the one of the latest version.
+Result<std::string> FindOrt(const std::string& path, const std::string& near);
 
 }  // namespace kvshare::host

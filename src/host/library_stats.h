@@ -1,27 +1,11 @@
-// What a kvshare library tells about itself: its version, and the counters of the nodes it ran.
+// The counters of a kvshare library.
 #pragma once
 
-#include <cstdint>
 #include <string>
-#include <vector>
 
-#include "kvshare/status.h"
+#include "kvshare/doctor.h"
 
 namespace kvshare::host {
-
-struct NodeCount {
-  std::string domain;
-  std::string op;
-  std::string node;
-  std::string kernel;  // what served the last call: a SIMD target, or "oracle"
-  int64_t ran = 0;     // calls
-};
-
-struct LibraryStats {
-  std::string version;
-  std::string simd;  // the SIMD target chosen on this machine
-  std::vector<NodeCount> nodes;
-};
 
 // Parses the JSON of kvshare_stats_json().
 Result<LibraryStats> ParseStats(const std::string& json);

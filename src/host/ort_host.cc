@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "host/find_ort.h"
 #include "ort_types/element_type.h"
 
 namespace kvshare::host {
@@ -183,18 +184,24 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
   Status made = Refusal(api, api.CreateSession(session.ort_->env(), model_path.c_str(), raw, &session.session_),
                         fmt::format("'{}'", model_path));
   if (!made.ok()) return WhyNoSession(std::move(made), setup);
-  KVSHARE_ASSIGN_OR_RETURN(session.inputs_, DescribeAll(api, session.session_, api.SessionGetInputCount,
-                                                        api.SessionGetInputName, api.SessionGetInputTypeInfo));
-  KVSHARE_ASSIGN_OR_RETURN(session.outputs_, DescribeAll(api, session.session_, api.SessionGetOutputCount,
-                                                         api.SessionGetOutputName, api.SessionGetOutputTypeInfo));
+  KVSHARE_ASSIGN_OR_RETURN(session.signature_.inputs,
+                           DescribeAll(api, session.session_, api.SessionGetInputCount, api.SessionGetInputName,
+                                       api.SessionGetInputTypeInfo));
+  KVSHARE_ASSIGN_OR_RETURN(session.signature_.outputs,
+                           DescribeAll(api, session.session_, api.SessionGetOutputCount, api.SessionGetOutputName,
+                                       api.SessionGetOutputTypeInfo));
   return session;
+}
+
+Result<std::unique_ptr<Runner>> OrtHost::Load(const std::string& model_path, const SessionSetup& setup) const {
+  KVSHARE_ASSIGN_OR_RETURN(Session session, Session::Create(shared_from_this(), model_path, setup));
+  return std::unique_ptr<Runner>(std::make_unique<Session>(std::move(session)));
 }
 
 Session::Session(Session&& other) noexcept
     : ort_(std::move(other.ort_)),
       session_(std::exchange(other.session_, nullptr)),
-      inputs_(std::move(other.inputs_)),
-      outputs_(std::move(other.outputs_)) {}
+      signature_(std::move(other.signature_)) {}
 
 Session::~Session() {
   if (session_ != nullptr) ort_->api().ReleaseSession(session_);
@@ -210,7 +217,7 @@ Result<NamedTensors> Session::Run(const NamedTensors& feeds) const {
   std::vector<Owned<OrtValue>> owned;
   std::vector<const OrtValue*> values;
   std::vector<const char*> input_names;
-  for (const ValueInfo& input : inputs_) {
+  for (const ValueInfo& input : signature_.inputs) {
     const auto feed = feeds.find(input.name);
     if (feed == feeds.end())
       return Status::InvalidInput(fmt::format("the model's input '{}' has no value", input.name));
@@ -229,8 +236,8 @@ Result<NamedTensors> Session::Run(const NamedTensors& feeds) const {
     input_names.push_back(input.name.c_str());
   }
   std::vector<const char*> output_names;
-  for (const ValueInfo& output : outputs_) output_names.push_back(output.name.c_str());
-  std::vector<OrtValue*> results(outputs_.size(), nullptr);
+  for (const ValueInfo& output : signature_.outputs) output_names.push_back(output.name.c_str());
+  std::vector<OrtValue*> results(signature_.outputs.size(), nullptr);
   KVSHARE_RETURN_IF_ERROR(Refusal(api,
                                   api.Run(session_, nullptr, input_names.data(), values.data(), values.size(),
                                           output_names.data(), output_names.size(), results.data()),
@@ -239,9 +246,19 @@ Result<NamedTensors> Session::Run(const NamedTensors& feeds) const {
   for (OrtValue* result : results) owned_results.emplace_back(result, api.ReleaseValue);
   NamedTensors outputs;
   for (size_t i = 0; i < results.size(); ++i) {
-    KVSHARE_ASSIGN_OR_RETURN(outputs[outputs_[i].name], CopyOut(api, results[i], outputs_[i].name));
+    KVSHARE_ASSIGN_OR_RETURN(outputs[signature_.outputs[i].name], CopyOut(api, results[i], signature_.outputs[i].name));
   }
   return outputs;
 }
 
 }  // namespace kvshare::host
+
+namespace kvshare {
+
+Result<std::shared_ptr<const Runtime>> OpenOnnxRuntime(const std::string& path, const std::string& near) {
+  KVSHARE_ASSIGN_OR_RETURN(const std::string file, host::FindOrt(path, near));
+  KVSHARE_ASSIGN_OR_RETURN(std::shared_ptr<const host::OrtHost> opened, host::OrtHost::Open(file));
+  return std::shared_ptr<const Runtime>(std::move(opened));
+}
+
+}  // namespace kvshare

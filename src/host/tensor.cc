@@ -1,11 +1,13 @@
-#include "host/tensor.h"
+#include "kvshare/tensor.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <limits>
 
-namespace kvshare::host {
+#include "core/half.h"
+
+namespace kvshare {
 
 Tensor Tensor::Zeros(DType type, std::vector<int64_t> shape) {
   Tensor tensor{type, std::move(shape), {}};
@@ -37,6 +39,8 @@ int64_t Tensor::Elements() const {
   return count;
 }
 
+double Tensor::At(int64_t index) const { return LoadElement(data.data(), type, index); }
+
 Tensor Tensor::Part(int64_t index) const {
   Tensor part{type, {shape.begin() + 1, shape.end()}, {}};
   const size_t bytes = static_cast<size_t>(part.Elements()) * SizeOf(type);
@@ -61,4 +65,4 @@ Result<size_t> BytesOf(DType type, const std::vector<int64_t>& shape) {
   return bytes;
 }
 
-}  // namespace kvshare::host
+}  // namespace kvshare

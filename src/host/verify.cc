@@ -4,27 +4,38 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+
+#include "host/model_facts.h"
+#include "host/npz.h"
 
 namespace kvshare::host {
 namespace {
 
-// The largest |a - b| over [begin, end), where a NaN on either side makes the result NaN. Equal infinities differ by 0.
-double MaxDifference(const Tensor& a, const Tensor& b, int64_t begin, int64_t end) {
-  double largest = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const double x = a.At(i);
-    const double y = b.At(i);
-    if (x == y) continue;
-    const double difference = std::fabs(x - y);
-    if (std::isnan(difference)) return std::numeric_limits<double>::quiet_NaN();
-    largest = std::max(largest, difference);
-  }
-  return largest;
-}
+// What a right model in f32 stays within.
+constexpr double kF32Tolerance = 1e-4;
+// What a right model in f16 or bf16 stays within, in roundings to its type of the row's largest logit: in the exported
+// cases 34 are seen.
+constexpr double kRoundingsOfHalfPrecision = 64;
 
-// NaN wins, as in MaxDifference.
+// NaN wins.
 double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+// Takes the rows [begin, end) of V logits each into `step`. Equal infinities differ by 0.
+void Compare(const Tensor& got, const Tensor& want, int64_t begin, int64_t end, StepDifference& step) {
+  const int64_t V = want.shape.back();
+  for (int64_t row = begin; row < end; ++row) {
+    double difference = 0;
+    double largest = 0;
+    for (int64_t i = row * V; i < (row + 1) * V; ++i) {
+      const double x = got.At(i);
+      const double y = want.At(i);
+      largest = std::max(largest, std::fabs(y));
+      if (x != y) difference = Larger(std::fabs(x - y), difference);
+    }
+    step.difference = Larger(difference, step.difference);
+    step.relative = Larger(difference == 0 ? 0 : difference / largest, step.relative);
+  }
+}
 
 Result<const Tensor*> Find(const NamedTensors& golden, const std::string& name, size_t rank) {
   const auto found = golden.find(name);
@@ -59,78 +70,215 @@ Status CheckLogits(const Tensor& logits, const std::vector<int64_t>& want) {
       fmt::format("output 'logits' has shape {}; expected {}", ShapeText(logits.shape), ShapeText(want)));
 }
 
-// The prefill's largest difference over the tokens that are no padding.
-double PrefillDifference(const Tensor& logits, const Tensor& expected, const Tensor& lens) {
-  const int64_t tokens = expected.shape[1];
-  const int64_t vocabulary = expected.shape[2];
-  double largest = 0;
-  for (int64_t b = 0; b < expected.shape[0]; ++b) {
-    const auto valid = static_cast<int64_t>(lens.At(b));
-    const int64_t begin = b * tokens * vocabulary;
-    largest = Larger(MaxDifference(logits, expected, begin, begin + valid * vocabulary), largest);
-  }
-  return largest;
+std::string NameOfStep(size_t t) { return t == 0 ? "prefill" : fmt::format("decode {}", t - 1); }
+
+// The logits of a prefill at the tokens that are no padding.
+StepDifference ComparePrefill(const Tensor& got, const Tensor& want, const Tensor& lens) {
+  StepDifference step{.step = NameOfStep(0)};
+  const int64_t tokens = want.shape[1];
+  for (int64_t b = 0; b < want.shape[0]; ++b)
+    Compare(got, want, b * tokens, b * tokens + static_cast<int64_t>(lens.At(b)), step);
+  return step;
 }
 
-std::string NameOfStep(size_t t) { return t == 0 ? "prefill" : fmt::format("decode {}", t - 1); }
+// What golden.npz gives a model, step by step.
+class GoldenInputs {
+ public:
+  GoldenInputs(const NamedTensors& golden, const Feeds& feeds) : golden_(golden), feeds_(feeds) {}
+
+  // The arrays of the prompt, whose extents they tell.
+  Result<Step> Prefill() const {
+    Step step;
+    for (const Feed& feed : feeds_.all()) {
+      if (!feed.IsPrompt()) continue;
+      KVSHARE_ASSIGN_OR_RETURN(const Tensor* prompt, Find(golden_, feed.input.name, feed.axes.size()));
+      step.batch = prompt->shape[0];
+      step.tokens = prompt->shape[1];
+      break;
+    }
+    for (const Feed& feed : feeds_.all()) {
+      if (!IsGiven(feed)) continue;
+      const std::string& name = feed.input.name;
+      KVSHARE_ASSIGN_OR_RETURN(step.given[name], Whole(name, feed.ShapeAt(step)));
+    }
+    return step;
+  }
+
+  // Decode step `t` of `steps`, behind `past` tokens.
+  Result<Step> Decode(int64_t t, int64_t steps, int64_t batch, int64_t past) const {
+    Step step{.batch = batch, .tokens = 1, .past = past, .given = {}};
+    for (const Feed& feed : feeds_.all()) {
+      if (!IsGiven(feed)) continue;
+      const std::string& name = feed.input.name;
+      const std::vector<int64_t> shape = feed.ShapeAt(step);
+      if (feed.role == Role::kMask) {  // one column more at each step
+        KVSHARE_ASSIGN_OR_RETURN(step.given[name], Whole(fmt::format("decode_{}_{}", name, t), shape));
+      } else if (feed.role == Role::kOther) {
+        KVSHARE_ASSIGN_OR_RETURN(step.given[name], Whole(name, shape));
+      } else {
+        KVSHARE_ASSIGN_OR_RETURN(step.given[name], Part(feed, shape, t, steps));
+      }
+    }
+    return step;
+  }
+
+ private:
+  static bool IsGiven(const Feed& feed) {
+    return feed.IsPrompt() || feed.role == Role::kMask || feed.role == Role::kPositions || feed.role == Role::kOther;
+  }
+
+  Result<Tensor> Whole(const std::string& name, const std::vector<int64_t>& shape) const {
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor* array, Find(golden_, name, shape.size()));
+    KVSHARE_RETURN_IF_ERROR(CheckShape(name, *array, shape));
+    return *array;
+  }
+
+  // Part `t` of an array of all decode steps, which has no axis for their one token.
+  Result<Tensor> Part(const Feed& feed, const std::vector<int64_t>& shape, int64_t t, int64_t steps) const {
+    const size_t token_axis = feed.role == Role::kEmbeddings ? 1 : shape.size() - 1;
+    std::vector<int64_t> all = shape;
+    all.erase(all.begin() + static_cast<std::ptrdiff_t>(token_axis));
+    all.insert(all.begin(), steps);
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor array, Whole("decode_" + feed.input.name, all));
+    Tensor part = array.Part(t);
+    part.shape = shape;
+    return part;
+  }
+
+  const NamedTensors& golden_;
+  const Feeds& feeds_;
+};
+
+// Both models take the same tokens: the same inputs, of the same shape.
+Status CheckSamePrompt(const Step& step, const Step& other) {
+  for (const auto& [name, tensor] : step.given) {
+    const auto found = other.given.find(name);
+    if (found == other.given.end())
+      return Status::Refused(
+          fmt::format("input '{}' is one of the first model only; needs two models that take the same prompt", name));
+    if (found->second.shape != tensor.shape)
+      return Status::Refused(fmt::format(
+          "input '{}' has shape {} in one model and {} in the other; needs two models that take the same prompt", name,
+          ShapeText(tensor.shape), ShapeText(found->second.shape)));
+  }
+  for (const auto& [name, tensor] : other.given)
+    if (!step.given.contains(name))
+      return Status::Refused(
+          fmt::format("input '{}' is one of the second model only; needs two models that take the same prompt", name));
+  return {};
+}
 
 }  // namespace
 
-bool Verification::Within(double tolerance) const {
-  return std::all_of(steps.begin(), steps.end(),
-                     [&](const StepDifference& step) { return step.difference <= tolerance; });
-}
-
 Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden) {
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor* ids, Find(golden, "input_ids", 2));
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor* mask, Find(golden, "attention_mask", 2));
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor* positions, Find(golden, "position_ids", 2));
+  const GoldenInputs inputs(golden, decoder.feeds());
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* lens, Find(golden, "lens", 1));
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* prefill, Find(golden, "prefill_logits", 3));
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor* decode_ids, Find(golden, "decode_input_ids", 2));
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor* decode_positions, Find(golden, "decode_position_ids", 2));
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* decode_logits, Find(golden, "decode_logits", 3));
-  const int64_t batch = ids->shape[0];
-  const int64_t tokens = ids->shape[1];
+  KVSHARE_ASSIGN_OR_RETURN(const Step prompt, inputs.Prefill());
+  const int64_t batch = prompt.batch;
   const int64_t vocabulary = prefill->shape[2];
-  const int64_t steps = decode_ids->shape[0];
-  KVSHARE_RETURN_IF_ERROR(CheckShape("attention_mask", *mask, {batch, tokens}));
-  KVSHARE_RETURN_IF_ERROR(CheckShape("position_ids", *positions, {batch, tokens}));
+  const int64_t steps = decode_logits->shape[0];
   KVSHARE_RETURN_IF_ERROR(CheckShape("lens", *lens, {batch}));
-  KVSHARE_RETURN_IF_ERROR(CheckLens(*lens, tokens));
-  KVSHARE_RETURN_IF_ERROR(CheckShape("prefill_logits", *prefill, {batch, tokens, vocabulary}));
-  KVSHARE_RETURN_IF_ERROR(CheckShape("decode_input_ids", *decode_ids, {steps, batch}));
-  KVSHARE_RETURN_IF_ERROR(CheckShape("decode_position_ids", *decode_positions, {steps, batch}));
+  KVSHARE_RETURN_IF_ERROR(CheckLens(*lens, prompt.tokens));
+  KVSHARE_RETURN_IF_ERROR(CheckShape("prefill_logits", *prefill, {batch, prompt.tokens, vocabulary}));
   KVSHARE_RETURN_IF_ERROR(CheckShape("decode_logits", *decode_logits, {steps, batch, vocabulary}));
 
   Verification verification;
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Step({*ids, *mask, *positions}));
-  KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, {batch, tokens, vocabulary}));
-  verification.steps.push_back({NameOfStep(0), PrefillDifference(logits, *prefill, *lens)});
+  verification.precision = decoder.precision();
+  KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Logits(prompt));
+  KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, prefill->shape));
+  verification.steps.push_back(ComparePrefill(logits, *prefill, *lens));
   for (int64_t t = 0; t < steps; ++t) {
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor* step_mask, Find(golden, fmt::format("decode_attention_mask_{}", t), 2));
-    DecoderStep step{decode_ids->Part(t), *step_mask, decode_positions->Part(t)};
-    step.ids.shape.push_back(1);
-    step.positions.shape.push_back(1);
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor step_logits, decoder.Step(step));
+    KVSHARE_ASSIGN_OR_RETURN(const Step step, inputs.Decode(t, steps, batch, prompt.tokens + t));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor step_logits, decoder.Logits(step));
     KVSHARE_RETURN_IF_ERROR(CheckLogits(step_logits, {batch, 1, vocabulary}));
-    const double difference = MaxDifference(step_logits, decode_logits->Part(t), 0, batch * vocabulary);
-    verification.steps.push_back({NameOfStep(static_cast<size_t>(t) + 1), difference});
+    StepDifference difference{.step = NameOfStep(static_cast<size_t>(t) + 1)};
+    Compare(step_logits, decode_logits->Part(t), 0, batch, difference);
+    verification.steps.push_back(std::move(difference));
   }
   return verification;
 }
 
 Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens) {
   const int64_t vocabulary = std::min(decoder.vocabulary(), other.vocabulary());
-  const auto steps = RandomSteps(tokens, vocabulary);
+  KVSHARE_ASSIGN_OR_RETURN(const auto steps, RandomSteps(tokens, decoder.feeds(), vocabulary));
+  KVSHARE_ASSIGN_OR_RETURN(const auto other_steps, RandomSteps(tokens, other.feeds(), vocabulary));
   Verification verification;
+  verification.precision = Coarser(decoder.precision(), other.precision());
+  verification.invented = decoder.feeds().invented();
+  verification.seed = tokens.seed;
   for (size_t t = 0; t < steps.size(); ++t) {
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Step(steps[t]));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor expected, other.Step(steps[t]));
+    KVSHARE_RETURN_IF_ERROR(CheckSamePrompt(steps[t], other_steps[t]));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Logits(steps[t]));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor expected, other.Logits(other_steps[t]));
     KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, expected.shape));
-    verification.steps.push_back({NameOfStep(t), MaxDifference(logits, expected, 0, logits.Elements())});
+    if (expected.Elements() == 0) return Status::Refused("output 'logits' is empty; needs one to compare");
+    StepDifference difference{.step = NameOfStep(t)};
+    Compare(logits, expected, 0, expected.Elements() / expected.shape.back(), difference);
+    verification.steps.push_back(std::move(difference));
   }
   return verification;
 }
 
+void Judge(std::optional<double> tolerance, Verification& verification) {
+  const DType precision = verification.precision;
+  verification.relative = !tolerance && precision != DType::kF32;
+  if (tolerance) {
+    verification.tolerance = *tolerance;
+  } else if (precision == DType::kF32) {
+    verification.tolerance = kF32Tolerance;
+  } else {
+    verification.tolerance = kRoundingsOfHalfPrecision * (precision == DType::kF16 ? 0x1p-11 : 0x1p-8);
+  }
+  verification.equal = verification.relative ? verification.RelativelyWithin(verification.tolerance)
+                                             : verification.Within(verification.tolerance);
+}
+
 }  // namespace kvshare::host
+
+namespace kvshare {
+
+bool Verification::Within(double limit) const {
+  return std::all_of(steps.begin(), steps.end(), [&](const StepDifference& step) { return step.difference <= limit; });
+}
+
+bool Verification::RelativelyWithin(double limit) const {
+  return std::all_of(steps.begin(), steps.end(), [&](const StepDifference& step) { return step.relative <= limit; });
+}
+
+namespace {
+
+Result<host::Decoder> LoadDecoder(const std::string& model_path, const RunOptions& options, const Runtime& runtime) {
+  KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, options));
+  KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
+  return host::Decoder::Create(std::move(runner), {host::CachesOf(inspection), options.extents});
+}
+
+Result<Verification> Compare(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
+  if (!options.golden.empty()) {
+    KVSHARE_ASSIGN_OR_RETURN(const NamedTensors golden, host::ReadNpz(options.golden + "/golden.npz"));
+    KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
+    return host::VerifyGolden(decoder, golden);
+  }
+  // The other model stands for the truth: it gets the library only where it cannot do without, and no entries.
+  const RunOptions plain{
+      .via = Via::kAsNeeded, .library = options.run.library, .entries = {}, .extents = options.run.extents};
+  KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
+  KVSHARE_ASSIGN_OR_RETURN(host::Decoder other, LoadDecoder(options.against, plain, runtime));
+  return host::VerifyAgainst(decoder, other, options.tokens);
+}
+
+}  // namespace
+
+Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
+  if (options.golden.empty() == options.against.empty())
+    return Status::InvalidInput("needs either option 'golden' or option 'against'");
+  KVSHARE_ASSIGN_OR_RETURN(Verification verification, Compare(model_path, options, runtime));
+  host::Judge(options.tolerance, verification);
+  verification.runtime = runtime.version();
+  return verification;
+}
+
+}  // namespace kvshare

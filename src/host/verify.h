@@ -1,28 +1,21 @@
-// Are a model's logits what they should be: prefill, then each decode step.
+// The comparisons behind Verify: the differences of each step.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "host/decoder.h"
+#include "kvshare/verify.h"
 
 namespace kvshare::host {
 
-struct StepDifference {
-  std::string step;       // "prefill", "decode 0", ...
-  double difference = 0;  // largest |logit - expected|; NaN where either is NaN
-};
-
-struct Verification {
-  std::vector<StepDifference> steps;
-  // Every difference is a number and at most `tolerance`.
-  bool Within(double tolerance) const;
-};
-
-// Against the golden logits of a case (golden.npz): the prefill only where position < lens.
+// Against the golden logits of a case (golden.npz): the prefill only where position < lens. The file holds an array for
+// each input of the model that counts or describes tokens.
 Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden);
 
-// One model against another on the same tokens.
+// One model against another on the same tokens. kRefused where they do not take the same prompt.
 Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens);
+
+// Fills in by what the differences are judged, and the judgement.
+void Judge(std::optional<double> tolerance, Verification& verification);
 
 }  // namespace kvshare::host

@@ -12,6 +12,8 @@
 #include <utility>
 
 #include "kvshare/attend.h"
+#include "kvshare/version.h"
+#include "ort/scratch.h"
 
 namespace kvshare::ort {
 namespace {
@@ -58,8 +60,11 @@ std::string StatsJson() {
                      {"kernel", stats.kernel_.load(std::memory_order_relaxed)},
                      {"ran", ran}});
   }
-  const Json all = {
-      {"version", KVSHARE_VERSION}, {"simd", SimdTarget()}, {"ran", all_ran}, {"nodes", std::move(nodes)}};
+  const Json all = {{"version", kVersion},
+                     {"simd", SimdTarget()},
+                     {"ran", all_ran},
+                     {"scratch_bytes", Scratch::Pool().kept_bytes()},
+                     {"nodes", std::move(nodes)}};
   // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -100,5 +105,5 @@ extern "C" {
   }
 }
 
-[[gnu::visibility("default")]] const char* kvshare_version() { return KVSHARE_VERSION; }
+[[gnu::visibility("default")]] const char* kvshare_version() { return kvshare::kVersion; }
 }

@@ -8,7 +8,7 @@ from conftest import BAD_INPUT, DIFFERS, EQUAL, NO_ORT, REFUSED
 
 
 @pytest.mark.parametrize("name", ["head_shared_gqa", "mixed_bias_causal0", "mixed_bias_b2_ragged_causal0",
-                                  "head_b2_ragged", "default_attention", "e2b35_head_shared_gqa"])
+                                  "head_b2_ragged", "default_attention", "e2b35_head_shared_gqa", "e2b_heads"])
 def test_a_right_model_is_equal_to_its_golden_logits(kvshare, case, name):
     done = kvshare("verify", case.model(name), "--golden", case.folder(name))
     assert done.returncode == EQUAL, done.stdout + done.stderr
@@ -25,11 +25,17 @@ def test_an_old_mixed_graph_differs_in_decode_only(kvshare, case, name):
     assert lines and all(difference > 1 for difference in lines.values())
 
 
-def test_half_precision_needs_a_wider_tolerance(kvshare, case):
-    name = "head_shared_gqa_fp16"
+@pytest.mark.parametrize("name", ["head_shared_gqa_fp16", "webgpu_constant_empty"])
+def test_a_model_in_half_precision_is_judged_by_its_type(kvshare, case, name):
     verify = ("verify", case.model(name), "--golden", case.folder(name))
-    assert kvshare(*verify, "--tol", "0.1").returncode == EQUAL
-    assert kvshare(*verify).returncode == DIFFERS
+    done = kvshare(*verify)
+    assert done.returncode == EQUAL and "the default for a model in f16" in done.stdout, done.stdout + done.stderr
+    assert kvshare(*verify, "--tol", "1e-4").returncode == DIFFERS
+
+
+def test_half_precision_does_not_hide_a_wrong_model(kvshare, case):
+    done = kvshare("verify", case.model("mixed_bias_fp16_asis"), "--golden", case.folder("mixed_bias_fp16_asis"))
+    assert done.returncode == DIFFERS, done.stdout + done.stderr
 
 
 def test_one_network_in_two_forms_is_equal_and_the_seed_is_told(kvshare, case):

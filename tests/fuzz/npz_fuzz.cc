@@ -8,7 +8,7 @@
 
 namespace {
 
-void Use(const kvshare::host::Tensor& tensor) {
+void Use(const kvshare::Tensor& tensor) {
   if (tensor.data.size() != static_cast<size_t>(tensor.Elements()) * kvshare::SizeOf(tensor.type)) std::abort();
   double sum = 0;
   for (int64_t i = 0; i < tensor.Elements(); ++i) sum += tensor.At(i);

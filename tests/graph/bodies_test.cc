@@ -16,7 +16,6 @@ using testing::HasSubstr;
 RewriteOptions To(Target target) {
   RewriteOptions options;
   options.target = target;
-  if (target == Target::kKvshareAttention) options.rope = Rope::kKeep;
   return options;
 }
 
@@ -139,7 +138,7 @@ TEST_P(Bodies, ALayerBorrowsFromTheGraphAround) {
     EXPECT_EQ(layers[i].kind, LayerKind::kShared);
     EXPECT_EQ(layers[i].source, 0);
     EXPECT_EQ(layers[i].window, 4);
-    EXPECT_EQ(layers[i].trouble, "");
+    EXPECT_EQ(layers[i].trouble.message(), "");
     EXPECT_EQ(inspection.layers[i].place, Places()[i - 1]);
   }
 }
@@ -273,6 +272,22 @@ TEST(Functions, OfTheModelAreReportedAndDeclined) {
                                     "lies in function 'Layer' of the model, which is not looked through; inline it "
                                     "first (onnx.inliner)")));
   EXPECT_EQ(graph.Copy().functions(0).SerializeAsString(), model.functions(0).SerializeAsString());
+}
+
+TEST(Bodies, AMaskThatABodyReadsStaysAndSaysByWhom) {
+  onnx::ModelProto model = *ParseTextGraph(std::string(kTwoLayers) + "input condition bool[]\n");
+  onnx::GraphProto body;
+  AddIdentity("both", "inside", body);
+  body.add_output()->set_name("inside");
+  *model.mutable_graph()->add_node() = Holder("If", body);
+  auto graph = Graph::Make(std::move(model), ".");
+  ASSERT_TRUE(graph.ok()) << graph.status().message();
+  const auto report = RewriteGraph(*graph, To(Target::kKvshare));
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  std::vector<std::string> reasons;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "dead-nodes" && !outcome.applied) reasons.push_back(outcome.reason);
+  EXPECT_THAT(reasons, testing::ElementsAre("And is still read by a body of If 'holder'"));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "host/doctor.h"
+#include "kvshare/doctor.h"
 
 namespace kvshare::host {
 namespace {

@@ -1,7 +1,12 @@
 #include "host/ort_host.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include "host/find_ort.h"
 
@@ -16,7 +21,7 @@ std::string Model(const std::string& name) { return std::string(KVSHARE_TEST_DAT
 class OrtHostTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto file = FindOrt("");
+    const auto file = FindOrt("", "");
     ASSERT_TRUE(file.ok()) << file.status().message();
     const auto opened = OrtHost::Open(*file);
     ASSERT_TRUE(opened.ok()) << opened.status().message();
@@ -26,18 +31,18 @@ class OrtHostTest : public ::testing::Test {
 };
 
 TEST_F(OrtHostTest, TellsItsVersionAsInTheFileName) {
-  EXPECT_THAT(ort_->file(), ::testing::EndsWith("/libonnxruntime.so." + ort_->version()));
+  EXPECT_THAT(ort_->where(), ::testing::EndsWith("/libonnxruntime.so." + ort_->version()));
 }
 
 TEST_F(OrtHostTest, DescribesInputsWithSymbols) {
   const auto session = Session::Create(ort_, Model("head_shared_gqa"), {});
   ASSERT_TRUE(session.ok()) << session.status().message();
-  const ValueInfo& ids = session->inputs().front();
+  const ValueInfo& ids = session->Describe().inputs.front();
   EXPECT_EQ(ids.name, "input_ids");
   EXPECT_EQ(ids.type, DType::kI64);
   EXPECT_THAT(ids.shape, ElementsAre(-1, -1));
   EXPECT_THAT(ids.symbols, ElementsAre("batch", "sequence_len"));
-  EXPECT_EQ(session->outputs().front().name, "logits");
+  EXPECT_EQ(session->Describe().outputs.front().name, "logits");
 }
 
 TEST_F(OrtHostTest, AMissingInputIsNamed) {
@@ -55,20 +60,38 @@ TEST_F(OrtHostTest, AMissingModelIsBadInput) {
 }
 
 TEST_F(OrtHostTest, ALibraryThatRegistersNothingIsRefused) {
-  const auto session = Session::Create(ort_, Model("head_shared_gqa"), {.entries = {}, .library = ort_->file()});
+  const auto session = Session::Create(ort_, Model("head_shared_gqa"), {.entries = {}, .library = ort_->where()});
   ASSERT_FALSE(session.ok());
   EXPECT_EQ(session.status().code(), StatusCode::kRefused);
   EXPECT_THAT(session.status().message(), HasSubstr("RegisterCustomOps"));
 }
 
 TEST(FindOrt, NamesWhoAskedForAMissingFile) {
-  const auto found = FindOrt("no/such/libonnxruntime.so");
+  const auto found = FindOrt("no/such/libonnxruntime.so", "");
   ASSERT_FALSE(found.ok());
-  EXPECT_EQ(found.status().message(), "--ort names 'no/such/libonnxruntime.so', which is not there");
+  EXPECT_EQ(found.status().message(), "option 'ort' names 'no/such/libonnxruntime.so', which is not there");
+}
+
+TEST(FindOrt, TakesTheLatestOfSeveralLibrariesByItsNumbers) {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("kvshare_find_ort_{}", getpid());
+  std::filesystem::create_directories(folder);
+  const auto add = [&](const std::string& name) { std::ofstream(folder / name) << name; };
+  const auto found = [&] { return std::filesystem::path(*FindOrt(folder.string(), "")).filename().string(); };
+  add("libonnxruntime.so");
+  EXPECT_EQ(found(), "libonnxruntime.so");
+  add("libonnxruntime.so.1.9.0");
+  add("libonnxruntime.so.1");
+  EXPECT_EQ(found(), "libonnxruntime.so.1.9.0");
+  add("libonnxruntime.so.1.24.4");
+  add("libonnxruntime.so.1.24");
+  add("libonnxruntime.so.debug");
+  add("libonnxruntime.so.2x");
+  EXPECT_EQ(found(), "libonnxruntime.so.1.24.4");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(FindOrt, AFolderWithoutTheLibraryIsAnError) {
-  const auto found = FindOrt(KVSHARE_TEST_DATA);
+  const auto found = FindOrt(KVSHARE_TEST_DATA, "");
   ASSERT_FALSE(found.ok());
   EXPECT_THAT(found.status().message(), HasSubstr("holds no libonnxruntime.so"));
 }

@@ -6,8 +6,13 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
+
+#include "core/half.h"
 
 #include "host/find_ort.h"
+#include "host/npz.h"
+#include "host/ort_host.h"
 
 namespace kvshare::host {
 namespace {
@@ -18,11 +23,11 @@ using ::testing::Lt;
 std::string Case(const std::string& name) { return std::string(KVSHARE_TEST_DATA) + "/" + name; }
 
 Decoder Load(const std::string& name) {
-  const auto file = FindOrt("");
+  const auto file = FindOrt("", "");
   const auto ort = OrtHost::Open(*file);
-  auto session = Session::Create(*ort, Case(name) + "/model.onnx", {});
-  EXPECT_TRUE(session.ok()) << session.status().message();
-  auto decoder = Decoder::Create(*std::move(session));
+  auto runner = (*ort)->Load(Case(name) + "/model.onnx", {});
+  EXPECT_TRUE(runner.ok()) << runner.status().message();
+  auto decoder = Decoder::Create(*std::move(runner), {});
   EXPECT_TRUE(decoder.ok()) << decoder.status().message();
   return *std::move(decoder);
 }
@@ -51,6 +56,54 @@ TEST(VerifyGolden, ComparesAPaddedPrefillOnlyWhereTokensAre) {
   EXPECT_TRUE(verification->Within(1e-4));
 }
 
+TEST(VerifyGolden, ADifferenceInAnyTokenOfAPrefillCounts) {
+  for (const bool nan : {false, true}) {
+    Decoder decoder = Load("head_b2_ragged");
+    NamedTensors golden = Golden("head_b2_ragged");
+    Tensor& logits = golden.at("prefill_logits");
+    const auto valid = static_cast<int64_t>(golden.at("lens").At(1));
+    StoreElement(logits.data.data(), logits.type, (logits.shape[1] + valid) * logits.shape[2] - 1,
+                 nan ? std::numeric_limits<double>::quiet_NaN() : 1e6);
+    const auto verification = VerifyGolden(decoder, golden);
+    ASSERT_TRUE(verification.ok()) << verification.status().message();
+    EXPECT_FALSE(verification->Within(1e-4)) << nan;
+    EXPECT_FALSE(verification->RelativelyWithin(1e-4)) << nan;
+    EXPECT_EQ(std::isnan(verification->steps[0].difference), nan);
+    EXPECT_EQ(std::isnan(verification->steps[0].relative), nan);
+  }
+}
+
+TEST(Verification, ADifferenceAsLargeAsTheToleranceIsWithinIt) {
+  const double tolerance = 0.25;
+  Verification verification;
+  verification.steps = {{"prefill", tolerance, tolerance}};
+  EXPECT_TRUE(verification.Within(tolerance));
+  EXPECT_TRUE(verification.RelativelyWithin(tolerance));
+  EXPECT_FALSE(verification.Within(std::nextafter(tolerance, 0)));
+  EXPECT_FALSE(verification.RelativelyWithin(std::nextafter(tolerance, 0)));
+}
+
+TEST(Verification, WithoutAToleranceTheTypeDecides) {
+  Verification verification;
+  verification.steps = {{"prefill", 1e-4, 3.0}};
+  Judge(std::nullopt, verification);
+  EXPECT_TRUE(verification.equal && !verification.relative);
+  verification.steps = {{"prefill", 1.1e-4, 0}};
+  Judge(std::nullopt, verification);
+  EXPECT_FALSE(verification.equal);
+  for (const auto& [type, rounding] : {std::pair(DType::kF16, 0x1p-11), std::pair(DType::kBF16, 0x1p-8)}) {
+    verification.precision = type;
+    verification.steps = {{"prefill", 1e6, 64 * rounding}};
+    Judge(std::nullopt, verification);
+    EXPECT_TRUE(verification.equal && verification.relative);
+    verification.steps = {{"prefill", 0, 65 * rounding}};
+    Judge(std::nullopt, verification);
+    EXPECT_FALSE(verification.equal);
+    Judge(0.0, verification);  // what the caller says is absolute
+    EXPECT_TRUE(verification.equal && !verification.relative);
+  }
+}
+
 TEST(VerifyGolden, ANaNIsADifference) {
   Decoder decoder = Load("head_shared_gqa");
   NamedTensors golden = Golden("head_shared_gqa");
@@ -73,8 +126,8 @@ TEST(VerifyGolden, NamesAMissingArray) {
 }
 
 TEST(VerifyGolden, RefusesArraysThatDoNotFitTogether) {
-  Decoder decoder = Load("head_shared_gqa");
-  NamedTensors golden = Golden("head_shared_gqa");
+  Decoder decoder = Load("mixed_bias_causal0");
+  NamedTensors golden = Golden("mixed_bias_causal0");
   golden["position_ids"] = Tensor::Zeros(DType::kI64, {1, 5});
   const auto verification = VerifyGolden(decoder, golden);
   ASSERT_FALSE(verification.ok());
@@ -109,7 +162,9 @@ INSTANTIATE_TEST_SUITE_P(
         OddArray{
             "prefill_logits", {1, 29, 161}, "golden.npz: 'decode_logits' has shape [6, 1, 160]; needs [6, 1, 161]"},
         OddArray{"decode_input_ids", {6, 2}, "golden.npz: 'decode_input_ids' has shape [6, 2]; needs [6, 1]"},
-        OddArray{"decode_position_ids", {8, 2}, "golden.npz: 'decode_position_ids' has shape [8, 2]; needs [6, 1]"}),
+        OddArray{"decode_attention_mask_2",
+                 {1, 31},
+                 "golden.npz: 'decode_attention_mask_2' has shape [1, 31]; needs [1, 32]"}),
     [](const auto& test) { return std::string(test.param.name) + std::to_string(test.index); });
 
 TEST(VerifyGolden, RefusesToCompareNothing) {
@@ -146,13 +201,20 @@ TEST(VerifyAgainst, TheSameNetworkInTwoFormsIsEqual) {
 }
 
 TEST(RandomSteps, TheSameSeedGivesTheSameTokens) {
-  const auto a = RandomSteps({.seed = 5, .prompt = 9, .steps = 2}, 160);
-  const auto b = RandomSteps({.seed = 5, .prompt = 9, .steps = 2}, 160);
+  const Decoder decoder = Load("head_shared_gqa");
+  const auto steps = [&](uint64_t seed) {
+    return *RandomSteps({.seed = seed, .prompt = 9, .steps = 2}, decoder.feeds(), 160);
+  };
+  const auto a = steps(5);
+  const auto b = steps(5);
   ASSERT_EQ(a.size(), 3U);
-  EXPECT_EQ(a[0].ids.data, b[0].ids.data);
-  EXPECT_EQ(a[2].positions.At(0), 10);
-  EXPECT_EQ(a[2].mask.shape, (std::vector<int64_t>{1, 11}));
-  for (int64_t s = 0; s < 9; ++s) EXPECT_THAT(a[0].ids.At(s), Lt(160));
+  const Tensor& ids = a[0].given.at("input_ids");
+  EXPECT_EQ(ids.data, b[0].given.at("input_ids").data);
+  EXPECT_NE(ids.data, steps(6)[0].given.at("input_ids").data);
+  EXPECT_NE(a[1].given.at("input_ids").data, a[2].given.at("input_ids").data);
+  EXPECT_EQ(a[2].past, 10);
+  EXPECT_EQ(a[2].total(), 11);
+  for (int64_t s = 0; s < 9; ++s) EXPECT_THAT(ids.At(s), Lt(160));
 }
 
 }  // namespace

@@ -58,11 +58,16 @@ def test_drop_in_replaces_what_the_entry_names(lib, entries, want):
 
 
 @pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
-def test_environment_switches_drop_in_off(lib, monkeypatch):
-    monkeypatch.setenv("KVSHARE_DROP_IN", "0")
-    assert which(lib, drop_in="1") == []
-    monkeypatch.setenv("KVSHARE_DROP_IN", "1")
-    assert which(lib, drop_in="gqa") == ["gqa"]
+@pytest.mark.parametrize("entries", [{}, {"drop_in": "1"}, {"drop_in": "gqa"}, {"drop_in": "attention"}], ids=str)
+@pytest.mark.parametrize("value,want", [("0", []), ("1", ["gqa", "attention"]), ("gqa", ["gqa"]), ("attention", ["attention"])])
+def test_the_environment_counts_before_entry_and_library(value, want, entries, lib, monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", value)
+    assert which(lib, **entries) == want
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", "")
+    assert which(ORT_LIB, drop_in="gqa") == ["gqa"]
 
 
 @pytest.mark.parametrize("lib,key,value,text", [
@@ -79,7 +84,7 @@ def test_another_value_is_an_error_that_names_the_accepted_ones(lib, key, value,
 
 def test_another_value_of_the_environment_is_an_error(monkeypatch):
     monkeypatch.setenv("KVSHARE_DROP_IN", "off")
-    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0 or 1"):
+    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0, 1, gqa or attention"):
         which(ORT_LIB)
 
 
@@ -125,6 +130,34 @@ def test_the_import_condition():
     harness.session(matmul_of_two(False), drop_in="attention")
     with pytest.raises(Exception, match="FusedMatMul"):
         harness.session(matmul_of_two(False), drop_in="gqa")
+
+
+def gelu_of_microsoft():
+    """A model that imports com.microsoft alone, whose op of fp16 ORT writes out as ops of ai.onnx."""
+    f = lambda name, *dims: helper.make_tensor_value_info(name, TensorProto.FLOAT16, dims)
+    node = helper.make_node("FastGelu", ["x", "b"], ["y"], domain="com.microsoft")
+    made = helper.make_model(helper.make_graph([node], "g", [f("x", "N", 8), f("b", 8)], [f("y", "N", 8)]),
+                             opset_imports=[helper.make_opsetid("com.microsoft", 1)])
+    made.ir_version = 10
+    return made.SerializeToString()
+
+
+def test_the_import_condition_of_ai_onnx():
+    harness.session(gelu_of_microsoft(), None)
+    harness.session(gelu_of_microsoft())
+    harness.session(gelu_of_microsoft(), drop_in="gqa")
+    for entry in ("attention", "1"):
+        with pytest.raises(Exception, match="No Op registered for Add with domain_version of 1000"):
+            harness.session(gelu_of_microsoft(), drop_in=entry)
+
+
+def test_a_node_may_be_of_a_domain_that_the_model_does_not_import():
+    p = Problem(67, S=1, lens=[9], past=8)
+    m = onnx.load_from_string(harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS,
+                                            p.inputs, ("output", "present_key", "present_value"), p.attributes))
+    del m.opset_import[1:]
+    for entries in ({}, {"drop_in": "gqa"}, {"drop_in": "attention"}, {"drop_in": "1"}):
+        np.testing.assert_allclose(harness.session(m.SerializeToString(), **entries).run(None, p.inputs)[0], p.truth()[0], atol=1e-5)
 
 
 def test_sessions_with_and_without_the_library_live_side_by_side():
@@ -194,11 +227,11 @@ def test_counters_fit_any_buffer():
     assert buffer.raw[7:9] == b"\0x"
 
 
-@pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
-def test_the_library_exports_its_c_functions_and_nothing_else(lib):
+@pytest.mark.parametrize("lib,provider", [(ORT_LIB, ["CreateEpFactories", "ReleaseEpFactory"]), (DROPIN_LIB, [])], ids=str)
+def test_the_library_exports_its_c_functions_and_nothing_else(lib, provider):
     listed = subprocess.run(["nm", "-D", "--defined-only", lib], capture_output=True, text=True, check=True).stdout
-    assert sorted(l.split()[-1] for l in listed.splitlines()) == ["RegisterCustomOps", "kvshare_stats_json",
-                                                                  "kvshare_stats_reset", "kvshare_version"]
+    assert sorted(l.split()[-1] for l in listed.splitlines()) == sorted(
+        ["RegisterCustomOps", "kvshare_stats_json", "kvshare_stats_reset", "kvshare_version", *provider])
     needed = subprocess.run(["ldd", lib], capture_output=True, text=True, check=True).stdout
     assert not any(name in needed for name in ("onnx", "protobuf"))
 

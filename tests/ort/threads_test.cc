@@ -16,7 +16,7 @@ constexpr int kRounds = 3;
 const std::string kCase = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa";
 
 std::shared_ptr<const OrtHost> Ort() {
-  const auto file = FindOrt("");
+  const auto file = FindOrt("", "");
   EXPECT_TRUE(file.ok()) << file.status().message();
   const auto ort = OrtHost::Open(*file);
   EXPECT_TRUE(ort.ok()) << ort.status().message();
@@ -33,7 +33,7 @@ Session DropInSession(const std::shared_ptr<const OrtHost>& ort) {
 // The prompt of the case, with an empty past.
 NamedTensors Feeds(const Session& session) {
   NamedTensors feeds = *ReadNpz(kCase + "/golden.npz");
-  for (const ValueInfo& input : session.inputs())
+  for (const ValueInfo& input : session.Describe().inputs)
     if (!feeds.contains(input.name))
       feeds[input.name] = Tensor::Zeros(input.type, {1, input.shape[1], 0, input.shape[3]});
   return feeds;

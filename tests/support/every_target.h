@@ -12,23 +12,31 @@
 
 namespace kvshare::testing {
 
+inline std::vector<int64_t> TargetsIn(int64_t bits) {
+  std::vector<int64_t> targets;
+  for (; bits != 0; bits &= bits - 1) targets.push_back(bits & -bits);
+  return targets;
+}
+
+// Of this CPU; asked before a target is forced.
+inline int64_t TargetBitsHere() {
+  static const int64_t bits = [] {
+    EXPECT_TRUE(LimitSimdTarget().ok());
+    return hwy::SupportedTargets() & HWY_TARGETS;
+  }();
+  return bits;
+}
+inline std::vector<int64_t> TargetsHere() { return TargetsIn(TargetBitsHere()); }
+
 class EveryTarget : public ::testing::TestWithParam<int64_t> {
  protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+  void SetUp() override {
+    if ((TargetBitsHere() & GetParam()) == 0)
+      GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
+    hwy::SetSupportedTargetsForTest(GetParam());
+  }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(TargetBitsHere()); }
 };
-
-// The first caller decides, before a target is forced.
-inline const std::vector<int64_t>& TargetsHere() {
-  static const std::vector<int64_t> here = [] {
-    EXPECT_TRUE(LimitSimdTarget().ok());
-    std::vector<int64_t> targets;
-    for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1)
-      targets.push_back(left & -left);
-    return targets;
-  }();
-  return here;
-}
 
 inline std::string NameOfTarget(const ::testing::TestParamInfo<int64_t>& target) {
   return hwy::TargetName(target.param);

@@ -4,153 +4,90 @@
 //  kvshare             kvshare::GroupQueryAttention(q, seqlens_k, total, external: source.present)
 //  kvshare-attention   kvshare::Attention(q, source.present, key_mask)
 //  ort                 GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total)
-#include "graph/masks.h"
-#include "graph/rules/attention_node.h"
+#include "graph/match/attention.h"
 #include "graph/rules/empty_key.h"
-#include "graph/rules/rule.h"
+#include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
 namespace {
 
-struct Match {
-  MaskMeaning mask;
-  bool repairs_causality = false;  // is_causal was what made it causal, without a past
-};
-
-Status Reason(std::string text) { return Status::Refused(std::move(text)); }
-
-// What the source must be, and how the two must agree.
-Status CheckSource(const Layer& layer, const Layer& source) {
-  if (source.kv_heads != layer.kv_heads)
-    return Reason(fmt::format("source layer {} has {} key-value heads, shared layer has {}", source.index,
-                              source.kv_heads, layer.kv_heads));
-  if (!source.IsGqa()) return {};  // its cache is whole, and no node but the shared layer's own says what is visible
-  if (!Input(*source.node, 12).empty() || !Input(*source.node, 13).empty())
-    return Reason(fmt::format("source layer {} has a quantized cache", source.index));
-  if (IntAttribute(*source.node, "sliding_window_cache", 0) != 0)
-    return Reason(fmt::format("source layer {} keeps only a window of its cache", source.index));
-  if (IntAttribute(*source.node, "causal", 1) != 1)
-    return Reason(fmt::format("source layer {} is not causal", source.index));
-  if (source.window != layer.window)
-    return Reason(fmt::format("source layer {} has window {}, shared layer has {}", source.index,
-                              WindowText(source.window), WindowText(layer.window)));
-  return {};
+void KeepOutputs(Graph& graph, const Node& node, bool named_presents) {
+  std::vector<std::string> outputs = {node.output(0)};
+  if (named_presents)
+    for (const char* present : {"_present_key", "_present_value"})
+      outputs.push_back(graph.FreshName(node.output(0) + present));
+  graph.SetOutputs(node, outputs);
 }
 
-// GroupQueryAttention knows the mask only by the source's lengths: they must be counted from the same one.
-Status CheckLengths(const Layer& source, const MaskMeaning& mask) {
-  const Graph& graph = *source.graph;
-  const std::string seqlens = SeqlensMask(graph, Input(*source.node, 5));
-  const std::string total = TotalMask(graph, Input(*source.node, 6));
-  if (seqlens.empty() || total.empty())
-    return Reason(fmt::format("the {} of source layer {} is not known to count a mask",
-                              seqlens.empty() ? "seqlens_k" : "total_sequence_length", source.index));
-  if (seqlens != mask.key_mask || total != mask.key_mask)
-    return Reason(fmt::format("its mask is made from '{}', the lengths of source layer {} from '{}'", mask.key_mask,
-                              source.index, seqlens != mask.key_mask ? seqlens : total));
-  return {};
-}
-
-Result<Match> MatchSharedLayer(const Rewriting& rewriting, const Layer& layer) {
-  if (!layer.trouble.empty()) return Reason(layer.trouble);
-  const Layer& source = rewriting.SourceOf(layer);
-  // A source of another form says more about the model than any detail of this node.
-  if (!source.IsGqa() && rewriting.options.target != Target::kKvshareAttention)
-    return Reason(
-        fmt::format("source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
-                    "lengths; needs GroupQueryAttention there, or --to kvshare-attention",
-                    source.index));
-  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
-  const Node& node = *layer.node;
-  if (!Input(node, 4).empty() || !Input(node, 5).empty())
-    return Reason("has a past of its own beside the borrowed key");
-  for (int output = 1; output < node.output_size(); ++output)
-    if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
-      return Reason(fmt::format("its output {} '{}' is read", output, node.output(output)));
-  Match match;
-  KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
-  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
-  if (rewriting.options.target != Target::kKvshareAttention) KVSHARE_RETURN_IF_ERROR(CheckLengths(source, match.mask));
-  match.repairs_causality = IntAttribute(node, "is_causal", 0) == 1;
-  return match;
-}
-
-void KeepOutputs(const Graph& graph, Node& node, bool names_presents) {
-  node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
-  if (!names_presents) return;
-  node.add_output(graph.FreshName(node.output(0) + "_present_key"));
-  node.add_output(graph.FreshName(node.output(0) + "_present_value"));
-}
-
-void TurnIntoKvshareGqa(const Layer& layer, const Layer& source) {
-  Node& node = *layer.node;
-  const std::string query = Input(node, 0);
-  node.clear_input();
-  SetInput(node, 0, query);
-  SetInput(node, 5, Input(*source.node, 5));
-  SetInput(node, 6, Input(*source.node, 6));
-  SetInput(node, kExternalKey, layer.key);
-  SetInput(node, kExternalValue, layer.value);
-  TurnIntoGqa(layer);
-  node.set_domain(kKvshare);
+void TurnIntoKvshareGqa(Rewriting& rewriting, const Layer& layer, const Layer& source) {
+  std::vector<std::string> inputs(kExternalValue + 1);
+  inputs[0] = Input(*layer.node, 0);
+  inputs[5] = Input(*source.node, 5);
+  inputs[6] = Input(*source.node, 6);
+  inputs[kExternalKey] = layer.key;
+  inputs[kExternalValue] = layer.value;
+  rewriting.GraphOf(layer).SetInputs(*layer.node, inputs);
+  TurnIntoGqa(rewriting, layer, kKvshare);
 }
 
 void TurnIntoOrtGqa(Rewriting& rewriting, const Layer& layer, const Layer& source) {
-  Node& node = *layer.node;
   const std::string empty = EmptyKey(rewriting, layer);
-  const std::string query = Input(node, 0);
-  node.clear_input();
-  for (const auto& input :
-       {query, empty, empty, layer.key, layer.value, Input(*source.node, 5), Input(*source.node, 6)})
-    node.add_input(input);
-  TurnIntoGqa(layer);
-  node.set_domain(kMicrosoft);
+  rewriting.GraphOf(layer).SetInputs(*layer.node, {Input(*layer.node, 0), empty, empty, layer.key, layer.value,
+                                                   Input(*source.node, 5), Input(*source.node, 6)});
+  TurnIntoGqa(rewriting, layer, kMicrosoft);
 }
 
-void TurnIntoKvshareAttention(const Layer& layer, const MaskMeaning& mask) {
-  Node& node = *layer.node;
-  SetInput(node, 1, layer.key);
-  SetInput(node, 2, layer.value);
-  SetInput(node, 3, "");
-  SetInput(node, kKeyMask, mask.key_mask);
-  SetInt(node, "is_causal", 1);
-  if (layer.window != kFullWindow) SetInt(node, "local_window_size", layer.window);
-  node.set_domain(kKvshare);
+void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
+  std::vector<std::string> inputs(kKeyMask + 1);
+  inputs[0] = Input(node, 0);
+  inputs[1] = layer.key;
+  inputs[2] = layer.value;
+  inputs[kKeyMask] = mask.key_mask;
+  graph.SetInputs(node, inputs);
+  graph.SetInt(node, "is_causal", 1);
+  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
+  graph.SetOp(node, kKvshare, "Attention");
+  graph.RequireImport(kKvshare, 1);
 }
 
 Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
-  const Target target = rewriting.options.target;
-  if (target == Target::kOrt && layer.IsKvshare())
-    return Outcome::Decline("is kvshare's already; --to ort does not turn it back");
-  if (target == Target::kKvshareAttention && layer.IsGqa())
-    return Outcome::Decline("is GroupQueryAttention already; --to kvshare-attention turns Attention only");
-  if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
-    return Outcome::Decline("is kvshare::Attention already; --to kvshare does not turn it further");
+  const Features& wanted = rewriting.wanted;
+  if (wanted.Has(Feature::kToEmptyKey) && layer.IsKvshare())
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; option 'target' = 'ort' does not turn it back"));
+  if (wanted.Has(Feature::kToKeyMask) && layer.IsGqa())
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted,
+                "is GroupQueryAttention already; option 'target' = 'kvshare-attention' turns Attention only"));
+  if (wanted.Has(Feature::kToExternalKey) && layer.IsKvshare() && !layer.IsGqa())
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted,
+                "is kvshare::Attention already; option 'target' = 'kvshare' does not turn it further"));
   return Outcome::NoMatch();
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared()) return Outcome::NoMatch();
   if (layer.IsGqa() || layer.IsKvshare()) return AlreadyConverted(rewriting, layer);
-  const auto match = MatchSharedLayer(rewriting, layer);
-  if (!match.ok()) return Outcome::Decline("{}", match.status().message());
-  const Target target = rewriting.options.target;
-  if (target == Target::kOrt)
-    if (const Status status = CheckEmptyKey(layer); !status.ok()) return Outcome::Decline("{}", status.message());
+  const Features& wanted = rewriting.wanted;
+  const auto match = MatchSharedAttention(rewriting.layers, layer, !wanted.Has(Feature::kToKeyMask));
+  if (!match.ok()) return Outcome::Declined(match.status());
+  if (wanted.Has(Feature::kToEmptyKey))
+    if (Decline odd = CheckEmptyKey(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
 
   Graph& graph = rewriting.GraphOf(layer);
   const Layer& source = rewriting.SourceOf(layer);
   for (const int input : {1, 2, 3}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
-  if (target == Target::kKvshareAttention) {
-    TurnIntoKvshareAttention(layer, match->mask);
-  } else if (target == Target::kKvshare) {
-    TurnIntoKvshareGqa(layer, source);
+  if (wanted.Has(Feature::kToKeyMask)) {
+    TurnIntoKvshareAttention(rewriting, layer, match->mask);
+  } else if (wanted.Has(Feature::kToExternalKey)) {
+    TurnIntoKvshareGqa(rewriting, layer, source);
   } else {
     TurnIntoOrtGqa(rewriting, layer, source);
   }
-  KeepOutputs(graph, *layer.node, rewriting.names_presents);
-  if (target != Target::kOrt) graph.RequireImport(kKvshare, 1);
-  graph.Touch();
+  KeepOutputs(graph, *layer.node, wanted.Has(Feature::kNamedPresents));
   NoteRank3(rewriting, match->mask);
   return Outcome::Applied(match->repairs_causality ? "repaired: is_causal=1 without a past is aligned to the first key "
                                                      "since ONNX Runtime 1.28, which made decoding "
@@ -164,7 +101,7 @@ void RunSharedAttention(Rewriting& rewriting) {
   ForEachLayer(rewriting, kSharedAttentionRule, Apply);
   for (const Layer& layer : rewriting.layers)
     if (layer.graph->IsFunction())
-      rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Decline("{}", layer.trouble));
+      rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Declined(layer.trouble));
 }
 
 }  // namespace kvshare::graph

@@ -3,16 +3,17 @@
 //
 //  before   com.microsoft::GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total, ...)
 //  after    kvshare::GroupQueryAttention(q, seqlens_k, total, ..., external: source.present)
+#include "graph/match/gqa.h"
 #include "graph/rules/empty_key.h"
 #include "graph/rules/rule.h"
-#include "graph/schema.h"
 
 namespace kvshare::graph {
 namespace {
 
 void Replace(Rewriting& rewriting, const Layer& layer, int input, const std::string& value) {
-  rewriting.released.push_back({&rewriting.GraphOf(layer), Input(*layer.node, input)});
-  SetInput(*layer.node, input, value);
+  Graph& graph = rewriting.GraphOf(layer);
+  rewriting.released.push_back({&graph, Input(*layer.node, input)});
+  graph.SetInput(*layer.node, input, value);
 }
 
 void GiveEmptyKey(Rewriting& rewriting, const Layer& layer) {
@@ -23,36 +24,26 @@ void GiveEmptyKey(Rewriting& rewriting, const Layer& layer) {
 
 void TurnIntoKvshare(Rewriting& rewriting, const Layer& layer) {
   for (const int input : {1, 2, 3, 4}) Replace(rewriting, layer, input, "");
-  SetInput(*layer.node, kExternalKey, layer.key);
-  SetInput(*layer.node, kExternalValue, layer.value);
-  layer.node->set_domain(kKvshare);
-  rewriting.graph.RequireImport(kKvshare, 1);
+  Graph& graph = rewriting.GraphOf(layer);
+  graph.SetInput(*layer.node, kExternalKey, layer.key);
+  graph.SetInput(*layer.node, kExternalValue, layer.value);
+  graph.SetOp(*layer.node, kKvshare, layer.node->op_type());
+  graph.RequireImport(kKvshare, 1);
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
-  const bool to_ort = rewriting.options.target == Target::kOrt;
+  const bool to_ort = rewriting.wanted.Has(Feature::kToEmptyKey);
   if (!layer.IsShared() || !layer.IsGqa() || layer.IsKvshare() || (to_ort && !layer.constant_empty))
     return Outcome::NoMatch();
-  Node& node = *layer.node;
-  if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
-  if (const auto text = UnknownAttributeText(node); !text.empty()) return Outcome::Decline("{}", text);
-  if (layer.window == 0) return Outcome::Decline("has local_window_size 0; needs -1 or at least 1");
-  const Layer& source = rewriting.SourceOf(layer);
-  if (source.window != layer.window)
-    return Outcome::Decline("source layer {} has window {}, shared layer has {}", source.index,
-                            WindowText(source.window), WindowText(layer.window));
-  if (source.kv_heads != layer.kv_heads)
-    return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index,
-                            source.kv_heads, layer.kv_heads);
-  if (to_ort)
-    if (const Status status = CheckEmptyKey(layer); !status.ok()) return Outcome::Decline("{}", status.message());
+  Decline odd = CheckSharedGqa(rewriting.layers, layer);
+  if (odd.ok() && to_ort) odd = CheckEmptyKey(layer);
+  if (!odd.ok()) return Outcome::Declined(std::move(odd));
   const bool repairs = layer.constant_empty;
   if (to_ort) {
     GiveEmptyKey(rewriting, layer);
   } else {
     TurnIntoKvshare(rewriting, layer);
   }
-  rewriting.GraphOf(layer).Touch();
   return Outcome::Applied(repairs ? "repaired: the empty key was a constant, which fixed the batch to 1; any batch fits"
                                   : "");
 }

@@ -1,0 +1,77 @@
+// Are a decoder's logits what they should be: of a prefill, then of each decode step.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kvshare/runner.h"
+#include "kvshare/shapes.h"
+#include "kvshare/status.h"
+
+namespace kvshare {
+
+// How kvshare comes into a session.
+enum class Via {
+  kAsNeeded,  // as operators, where the model imports domain kvshare or an entry begins with "kvshare."
+  kOps,       // as operators, always; what they replace is for the entries to say
+  kDropIn,    // as operators that replace ONNX Runtime's own: session entry kvshare.drop_in is set to suit the model
+};
+
+// How a model is loaded and fed, for Verify and Diagnose.
+struct RunOptions {
+  Via via = Via::kAsNeeded;
+  std::string library;     // kvshare's operator library, for when it is needed
+  SessionEntries entries;  // session entries, set before the library is registered
+  // Extents that neither the signature nor the graph tells, by the name they have in the signature ("kv_cache_dim"), or
+  // by input and axis ("past_conv.0.1").
+  std::map<std::string, int64_t> extents;
+};
+
+// A random prompt and what is decoded after it; the same seed gives the same tokens on every machine.
+struct RandomTokens {
+  uint64_t seed = 1;
+  int64_t prompt = 24;  // tokens, at least 1
+  int64_t steps = 8;    // decode steps of one token each
+};
+
+struct VerifyOptions {
+  std::string golden;   // a folder with golden.npz: tokens and the logits they should give; or
+  std::string against;  // another model, loaded as needed and without entries: both get the same random tokens
+  // The largest |logit - expected| that counts as equal. Without it the model's precision decides: 1e-4 where it
+  // computes in f32; where an input or the logits are f16 or bf16, 64 roundings of that type to the row's largest
+  // logit: 3 % of it in f16, 25 % in bf16.
+  std::optional<double> tolerance;
+  RandomTokens tokens;
+  RunOptions run;
+};
+
+struct StepDifference {
+  std::string step;       // "prefill", "decode 0", ...
+  double difference = 0;  // largest |logit - expected|; NaN where either is NaN
+  double relative = 0;    // largest |logit - expected| over the largest |expected| of its row; NaN as above
+};
+
+struct Verification {
+  std::vector<StepDifference> steps;
+  std::vector<std::string> invented;  // what the model was fed that no rule knows, a line each
+  std::optional<uint64_t> seed;       // of the random tokens, where there were some
+  DType precision = DType::kF32;      // the coarsest float type of inputs and logits
+  double tolerance = 0;               // what was judged by
+  bool relative = false;              // `tolerance` is of StepDifference::relative
+  bool equal = false;
+  std::string runtime;  // "1.32.0"
+
+  // Every difference is a number and at most `tolerance`.
+  bool Within(double tolerance) const;
+  bool RelativelyWithin(double tolerance) const;
+};
+
+// Runs `model_path` in `runtime` and compares. kInvalidInput: a model or golden file that is missing, malformed or of
+// another model. kRefused: a model that is no decoder, that has an extent nobody tells, or that `runtime` does not
+// take.
+Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime);
+
+}  // namespace kvshare

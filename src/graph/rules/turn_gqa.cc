@@ -1,0 +1,28 @@
+#include "graph/rules/turn_gqa.h"
+
+namespace kvshare::graph {
+void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
+  if (mask.rank == 3)
+    rewriting.Note(
+        "masks were [B,S,T], whose B the specification lines up with the heads; they are taken as meant, one a "
+        "sequence, so batches larger than 1 are repaired");
+}
+
+void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& domain) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
+  const Node old = node;
+  graph.ClearAttributes(node);
+  graph.SetInt(node, "num_heads", layer.query_heads);
+  graph.SetInt(node, "kv_num_heads", layer.kv_heads);
+  graph.SetInt(node, "do_rotary", 0);
+  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
+  for (const char* kept : {"scale", "softcap"}) {
+    const auto* attribute = FindAttribute(old, kept);
+    if (attribute != nullptr && attribute->f() != 0.0F) graph.SetAttribute(node, *attribute);
+  }
+  graph.SetOp(node, domain, "GroupQueryAttention");
+  graph.RequireImport(domain, 1);
+}
+
+}  // namespace kvshare::graph

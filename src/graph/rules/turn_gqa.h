@@ -1,0 +1,18 @@
+// What the rules that turn ai.onnx's Attention into GroupQueryAttention have in common.
+#pragma once
+
+#include <string>
+
+#include "graph/layers.h"
+#include "graph/masks.h"
+#include "graph/rules/rule.h"
+
+namespace kvshare::graph {
+
+// Tells the reader of the report that a mask [B, S, T] was repaired: ONNX lines its B up with the heads.
+void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask);
+
+// Op, domain and attributes; the inputs are the rule's. Scale and softcap mean the same in both operators.
+void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& domain);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,64 @@
+#include "host/model_facts.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+namespace kvshare::host {
+namespace {
+
+bool Imports(const Inspection& inspection, const std::string& domain) {
+  return std::find(inspection.imports.begin(), inspection.imports.end(), domain) != inspection.imports.end();
+}
+
+bool IsNeeded(const Inspection& inspection, const RunOptions& options) {
+  return options.via != Via::kAsNeeded || Imports(inspection, "kvshare") ||
+         std::any_of(options.entries.begin(), options.entries.end(),
+                     [](const auto& entry) { return entry.first.starts_with("kvshare."); });
+}
+
+}  // namespace
+
+std::map<std::string, CacheExtents> CachesOf(const Inspection& inspection) {
+  std::map<std::string, CacheExtents> caches;
+  for (const AttentionLayer& layer : inspection.layers) {
+    const CacheExtents extents{
+        .heads = layer.kv_heads, .head_size = layer.head_size, .rows = layer.window_sized ? layer.window : 0};
+    for (const std::string& past : {layer.past_key, layer.past_value})
+      if (!past.empty()) caches[past] = extents;
+  }
+  return caches;
+}
+
+std::string DropInFor(const Inspection& inspection) {
+  if (inspection.layers.empty()) return "";
+  // A model without com.microsoft's op need not import that domain, and must not be served with it then.
+  const bool gqa = std::any_of(inspection.layers.begin(), inspection.layers.end(),
+                               [](const AttentionLayer& l) { return l.form == LayerForm::kGroupQueryAttention; });
+  return gqa ? "1" : "attention";
+}
+
+Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& options) {
+  SessionSetup setup{
+      .entries = options.entries, .library = {}, .imports_microsoft = Imports(inspection, "com.microsoft")};
+  if (options.via == Via::kDropIn) {
+    for (const auto& [key, value] : options.entries)
+      if (key == "kvshare.drop_in")
+        return Status::InvalidInput(
+            fmt::format("option 'via' = 'dropin' sets session entry {} itself, and it is given as '{}'; needs one of "
+                        "the two",
+                        key, value));
+    const std::string mode = DropInFor(inspection);
+    setup.entries.emplace_back("kvshare.drop_in", mode.empty() ? "1" : mode);
+  }
+  if (!IsNeeded(inspection, options)) return setup;
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(options.library, ignored))
+    return Status::Refused(
+        fmt::format("no library at '{}'; name libkvshare_ort.so with option 'library'", options.library));
+  setup.library = std::filesystem::absolute(options.library).string();
+  return setup;
+}
+
+}  // namespace kvshare::host

@@ -1,0 +1,22 @@
+// What the graph tool knows of a model, for the host to load and feed it. The model is parsed once.
+#pragma once
+
+#include <string>
+
+#include "host/feeds.h"
+#include "kvshare/rewrite.h"
+#include "kvshare/verify.h"
+
+namespace kvshare::host {
+
+// The extents of the caches, by past input.
+std::map<std::string, CacheExtents> CachesOf(const Inspection& inspection);
+
+// The value of kvshare.drop_in that suits the model as it is; "" where it has no layer that kvshare serves.
+std::string DropInFor(const Inspection& inspection);
+
+// How the model wants to be loaded. kRefused where the library is needed and not there; kInvalidInput where an entry
+// contradicts `options.via`.
+Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& options);
+
+}  // namespace kvshare::host

@@ -1,0 +1,363 @@
+#include "ort/gqa_call.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "ort/input_error.h"
+
+namespace kvshare::ort {
+namespace {
+
+std::string HasShape(const Tensor& tensor) { return fmt::format("has shape {}", tensor.ShapeText()); }
+
+bool IsLengthVector(const Tensor& tensor, int64_t B) {
+  return tensor.Count() == B && std::ranges::find(tensor.Dims(), B) != tensor.Dims().end();
+}
+
+Result<KvForm> FormOf(std::string_view where, const GqaInputs& in) {
+  KVSHARE_RETURN_IF_ERROR(CheckPair(where, "key", bool(in[kKey]), "value", bool(in[kValue])));
+  KVSHARE_RETURN_IF_ERROR(CheckPair(where, "past_key", bool(in[kPastKey]), "past_value", bool(in[kPastValue])));
+  KVSHARE_RETURN_IF_ERROR(
+      CheckPair(where, "external_key", bool(in[kExternalKey]), "external_value", bool(in[kExternalValue])));
+  if (in[kExternalKey]) {
+    const char* clash = in[kKey] ? "key" : in[kPastKey] ? "past_key" : nullptr;
+    if (clash != nullptr)
+      return InputError(where, "external_key", fmt::format("is given together with '{}'", clash),
+                        "key, value, past_key and past_value absent: borrowed keys are complete");
+    return KvForm::kExternal;
+  }
+  if (!in[kKey]) return KvForm::kPacked;
+  KVSHARE_RETURN_IF_ERROR(CheckRank(where, "key", in[kKey], 3, "rank 3 [B, S, Hkv*D]"));
+  return in[kKey].dims[1] == 0 && in[kQuery].dims[1] != 0 ? KvForm::kShared : KvForm::kOwn;
+}
+
+// [B, Hkv, tokens, D] of a cache or a borrowed pair; sets tokens.
+Status CheckCache(std::string_view where, const char* key_name, const Tensor& key, const char* value_name,
+                  const Tensor& value, const GqaShape& shape, int64_t* tokens) {
+  KVSHARE_RETURN_IF_ERROR(CheckRank(where, key_name, key, 4, "rank 4 [B, Hkv, T, D]"));
+  KVSHARE_RETURN_IF_ERROR(CheckRank(where, value_name, value, 4, "rank 4 [B, Hkv, T, D]"));
+  if (key.dims[0] != shape.B || key.dims[1] != shape.Hkv || key.dims[3] != shape.width)
+    return InputError(where, key_name, HasShape(key),
+                      fmt::format("{}x{}xTx{}, [B, kv_num_heads, T, {}]", shape.B, shape.Hkv, shape.width,
+                                  shape.width == shape.D ? "D" : "(D + 1) / 2"));
+  if (!std::ranges::equal(key.Dims(), value.Dims()))
+    return InputError(where, value_name, HasShape(value), fmt::format("{}, that of '{}'", key.ShapeText(), key_name));
+  *tokens = key.dims[2];
+  return {};
+}
+
+// A quantized cache goes with scales: one, or one a channel of a key-value head.
+Status CheckScale(std::string_view where, const char* name, const Tensor& scale, QuantType type,
+                  const GqaShape& shape) {
+  if (type == QuantType::kNone) return {};
+  if (!scale) return InputError(where, name, "is absent", "the scale of the quantized cache");
+  const int64_t count = type == QuantType::kPerTensor ? 1 : shape.Hkv * shape.D;
+  if (scale.Count() == count) return {};
+  return InputError(where, name, HasShape(scale),
+                    fmt::format("{} elements, {}", count,
+                                type == QuantType::kPerTensor ? "one a tensor" : "one a channel, kv_num_heads*D"));
+}
+
+Status CheckVector(std::string_view where, const char* name, const Tensor& tensor, int64_t count, const char* want) {
+  if (!tensor || (tensor.rank == 1 && tensor.dims[0] == count)) return {};
+  return InputError(where, name, HasShape(tensor), fmt::format("[{}] = [{}]", want, count));
+}
+
+Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                       const GqaShape& shape) {
+  if (!IsLengthVector(in[kSeqlensK], shape.B))
+    return InputError(where, "seqlens_k", HasShape(in[kSeqlensK]),
+                      fmt::format("[B], or B among dimensions of 1, with B = {}", shape.B));
+  if (attributes.rotary) {
+    KVSHARE_RETURN_IF_ERROR(CheckPair(where, "cos_cache", bool(in[kCosCache]), "sin_cache", bool(in[kSinCache])));
+    if (!in[kCosCache]) return InputError(where, "cos_cache", "is absent", "both tables, because do_rotary is 1");
+    const Tensor& cos = in[kCosCache];
+    KVSHARE_RETURN_IF_ERROR(CheckRank(where, "cos_cache", cos, 2, "rank 2 [max_positions, rotary_dim / 2]"));
+    if (!std::ranges::equal(cos.Dims(), in[kSinCache].Dims()))
+      return InputError(where, "sin_cache", HasShape(in[kSinCache]),
+                        fmt::format("{}, that of 'cos_cache'", cos.ShapeText()));
+    if (cos.dims[1] < 1 || 2 * cos.dims[1] > shape.D)
+      return InputError(where, "cos_cache", HasShape(cos),
+                        fmt::format("1 to {} columns, half of D = {}", shape.D / 2, shape.D));
+  }
+  if (const Tensor& bias = in[kAttentionBias]) {
+    KVSHARE_RETURN_IF_ERROR(CheckRank(where, "attention_bias", bias, 4, "rank 4 [B or 1, num_heads or 1, S, total]"));
+    if ((bias.dims[0] != 1 && bias.dims[0] != shape.B) || (bias.dims[1] != 1 && bias.dims[1] != shape.Hq) ||
+        bias.dims[2] != shape.S || bias.dims[3] != shape.total)
+      return InputError(
+          where, "attention_bias", HasShape(bias),
+          fmt::format("{}x{}x{}x{}, the first two of them or 1", shape.B, shape.Hq, shape.S, shape.total));
+  }
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "head_sink", in[kHeadSink], shape.Hq, "num_heads"));
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "q_norm_weight", in[kQNormWeight], shape.D, "D"));
+  KVSHARE_RETURN_IF_ERROR(CheckVector(where, "k_norm_weight", in[kKNormWeight], shape.D, "D"));
+  if (shape.Appends())
+    KVSHARE_RETURN_IF_ERROR(
+        CheckPair(where, "q_norm_weight", bool(in[kQNormWeight]), "k_norm_weight", bool(in[kKNormWeight])));
+  KVSHARE_RETURN_IF_ERROR(CheckScale(where, "k_scale", in[kKScale], attributes.key_quant, shape));
+  KVSHARE_RETURN_IF_ERROR(CheckScale(where, "v_scale", in[kVScale], attributes.value_quant, shape));
+  if (in[kQuerySeqlens] && !IsLengthVector(in[kQuerySeqlens], shape.B))
+    return InputError(where, "query_seqlens", HasShape(in[kQuerySeqlens]), fmt::format("[B] = [{}]", shape.B));
+  return {};
+}
+
+}  // namespace
+
+Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool zero_window_allowed) {
+  const auto error = [&](const char* name, int64_t value, const char* want) {
+    return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {}", where, name, value, want));
+  };
+  // So that sums and products with the other extents stay in range.
+  constexpr int64_t kMostHeads = std::numeric_limits<int32_t>::max();
+  if (a.query_heads < 1) return error("num_heads", a.query_heads, "at least 1");
+  if (a.query_heads > kMostHeads)
+    return error("num_heads", a.query_heads, fmt::format("at most {}", kMostHeads).c_str());
+  if (a.kv_heads < 1) return error("kv_num_heads", a.kv_heads, "at least 1");
+  if (a.query_heads % a.kv_heads != 0)
+    return error("num_heads", a.query_heads, fmt::format("a multiple of kv_num_heads = {}", a.kv_heads).c_str());
+  if (a.window == 0 && !zero_window_allowed)
+    return error("local_window_size", 0, "at least 1 (keys with the query's own), or -1 for no window");
+  if (a.qk_output < 0 || a.qk_output > 2)
+    return error("qk_output", a.qk_output, "0 (none), 1 (before the softmax) or 2 (after)");
+  if (a.window >= 0 && !a.causal) return error("local_window_size", a.window, "causal = 1");
+  if (a.window_sized_cache && a.window < 1)
+    return error("local_window_size", a.window, "at least 1, because sliding_window_cache is 1");
+  for (const auto& [name, epsilon] : {std::pair{"q_norm_epsilon", a.query_epsilon}, {"k_norm_epsilon", a.key_epsilon}})
+    if (!std::isfinite(epsilon) || epsilon <= 0)
+      return Status::InvalidInput(
+          fmt::format("{}: attribute '{}' is {}; needs a finite number above 0", where, name, epsilon));
+  for (const auto& [name, type] : {std::pair{"k_quant_type", a.key_quant}, {"v_quant_type", a.value_quant}})
+    if (IsQuantized(a.cache) != (type != QuantType::kNone))
+      return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {} for a cache of {}", where, name,
+                                              type == QuantType::kNone ? "NONE" : "a quantization",
+                                              IsQuantized(a.cache) ? "PER_TENSOR or PER_CHANNEL" : "NONE",
+                                              NameOf(a.cache)));
+  return {};
+}
+
+Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in) {
+  GqaShape shape;
+  const Tensor& query = in[kQuery];
+  KVSHARE_RETURN_IF_ERROR(CheckRank(where, "query", query, 3, "rank 3 [B, S, num_heads*D]"));
+  KVSHARE_ASSIGN_OR_RETURN(shape.form, FormOf(where, in));
+  shape.B = query.dims[0];
+  shape.S = query.dims[1];
+  shape.Hq = attributes.query_heads;
+  shape.Hkv = attributes.kv_heads;
+  const int64_t heads = shape.form == KvForm::kPacked ? shape.Hq + 2 * shape.Hkv : shape.Hq;
+  if (query.dims[2] == 0 || query.dims[2] % heads != 0)
+    return InputError(where, "query", HasShape(query),
+                      fmt::format("a last extent that {} heads{} divide", heads,
+                                  shape.form == KvForm::kPacked ? " (packed query, key and value)" : ""));
+  shape.D = query.dims[2] / heads;
+  shape.width = attributes.cache == DType::kI4 ? (shape.D + 1) / 2 : shape.D;
+
+  if (in[kTotalSequenceLength].Count() != 1)
+    return InputError(where, "total_sequence_length", HasShape(in[kTotalSequenceLength]), "one number");
+  shape.total = *static_cast<const int32_t*>(in[kTotalSequenceLength].data);
+  // With query_seqlens the chunk is padded: less than S may be new, and the total is only a bound.
+  const bool padded = bool(in[kQuerySeqlens]);
+  const int64_t least = padded ? 1 : std::max<int64_t>(1, shape.S);
+  if (shape.total < least)
+    return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
+                      fmt::format("at least {}, {}", least, least > 1 ? "S" : "one token"));
+  shape.first_prompt = !padded && shape.S == shape.total;
+
+  if (in[kKey]) {
+    const Tensor& key = in[kKey];
+    if (key.dims[0] != shape.B || (shape.form == KvForm::kOwn && key.dims[1] != shape.S) ||
+        key.dims[2] != shape.Hkv * shape.D)
+      return InputError(where, "key", HasShape(key),
+                        fmt::format("{}x{}x{}, [B, S (or 0 where past is complete), kv_num_heads*D]", shape.B, shape.S,
+                                    shape.Hkv * shape.D));
+    if (!std::ranges::equal(key.Dims(), in[kValue].Dims()))
+      return InputError(where, "value", HasShape(in[kValue]), fmt::format("{}, that of 'key'", key.ShapeText()));
+  }
+  if (in[kPastKey])
+    KVSHARE_RETURN_IF_ERROR(
+        CheckCache(where, "past_key", in[kPastKey], "past_value", in[kPastValue], shape, &shape.past_tokens));
+  if (in[kExternalKey])
+    KVSHARE_RETURN_IF_ERROR(CheckCache(where, "external_key", in[kExternalKey], "external_value", in[kExternalValue],
+                                       shape, &shape.past_tokens));
+  if (shape.form == KvForm::kShared && !in[kPastKey])
+    return InputError(where, "key", "has length 0 and there is no past",
+                      "past_key and past_value with the complete keys");
+  const bool windowed = attributes.window_sized_cache;
+  if (windowed && shape.past_tokens < attributes.window) {
+    const char* cache = in[kExternalKey] ? "external_key" : "past_key";
+    if (!in[kExternalKey] && !in[kPastKey])
+      return InputError(where, cache, "is absent", "the window-sized cache, because sliding_window_cache is 1");
+    return InputError(
+        where, cache, fmt::format("has {} rows", shape.past_tokens),
+        fmt::format("at least local_window_size = {}, because sliding_window_cache is 1", attributes.window));
+  }
+  if (!shape.Appends() && !windowed && shape.total > shape.past_tokens)
+    return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
+                      fmt::format("at most {}, the rows of '{}'", shape.past_tokens,
+                                  shape.form == KvForm::kShared ? "past_key" : "external_key"));
+  shape.capacity = shape.Appends() && !windowed ? std::max(shape.total, shape.past_tokens) : shape.past_tokens;
+  KVSHARE_RETURN_IF_ERROR(CheckSideInputs(where, attributes, in, shape));
+  return shape;
+}
+
+namespace {
+
+// What a step does to one sequence.
+struct Step {
+  int64_t T = 0;       // tokens after it
+  int64_t before = 0;  // tokens before it
+  int64_t rows = 0;    // of query that are tokens; on a first prompt also those behind T
+  int64_t Fresh() const { return T - before; }
+};
+
+// The most tokens that seqlens_k may name, and what they are.
+struct Limit {
+  int64_t tokens;
+  const char* what;
+};
+
+Limit TokenLimit(const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape) {
+  const Limit cache = {shape.capacity, "the last row of the cache"};
+  const Limit total = {shape.total,
+                       in[kAttentionBias] ? "the last column of 'attention_bias'" : "total_sequence_length less one"};
+  if (attributes.window_sized_cache) return total.tokens == cache.tokens ? cache : total;
+  const bool bounded_by_total = in[kAttentionBias] || in[kQuerySeqlens];
+  return bounded_by_total && total.tokens < cache.tokens ? total : cache;
+}
+
+Result<Step> ReadStep(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                      const GqaShape& shape, int64_t b) {
+  const int32_t seqlens_k = static_cast<const int32_t*>(in[kSeqlensK].data)[b];
+  const auto error = [&](const std::string& want) {
+    return InputError(where, "seqlens_k", fmt::format("has seqlens_k[{}] = {}", b, seqlens_k), want);
+  };
+  Step step{.T = int64_t{seqlens_k} + 1, .rows = shape.S};
+  const Limit limit = TokenLimit(attributes, in, shape);
+  if (step.T < 1 || step.T > limit.tokens) return error(fmt::format("0 to {}, {}", limit.tokens - 1, limit.what));
+  if (in[kQuerySeqlens]) {
+    step.rows = static_cast<const int32_t*>(in[kQuerySeqlens].data)[b];
+    if (step.rows < 0 || step.rows > std::min(shape.S, step.T))
+      return InputError(where, "query_seqlens", fmt::format("has query_seqlens[{}] = {}", b, step.rows),
+                        fmt::format("0 to {}, the lesser of S and seqlens_k + 1", std::min(shape.S, step.T)));
+  }
+  step.before = shape.first_prompt ? 0 : step.T - step.rows;
+  if (step.before < 0)
+    return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
+  if (shape.Appends() && !attributes.window_sized_cache && step.before > shape.past_tokens)
+    return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + step.rows - 1,
+                             shape.past_tokens, step.rows));
+  return step;
+}
+
+// Rows that a window-sized cache of capacity C holds after T tokens: T while they fit, then W to C, since it drops
+// C - W + 1 at a time.
+int64_t ResidentRows(int64_t T, int64_t C, int64_t W) {
+  if (T <= C) return T;
+  const int64_t dropped_at_once = C - W + 1;
+  return T - dropped_at_once * ((T - C + dropped_at_once - 1) / dropped_at_once);
+}
+
+// The oldest position that the step's first token sees in a window of W keys.
+int64_t OldestSeen(const Step& step, int64_t W) { return std::max<int64_t>(0, step.before - W + 1); }
+
+// A cache that keeps every token: key 0 is position 0.
+SequencePlace PlaceInFullCache(const Step& step) {
+  return {.length = step.T, .query_position = step.before, .past_length = step.before, .present_length = step.T};
+}
+
+// A window-sized cache: key 0 is the oldest position that is held after the step.
+SequencePlace PlaceInWindow(const Step& step, const GqaShape& shape, int64_t W) {
+  const int64_t C = shape.past_tokens;
+  const int64_t held_before = ResidentRows(step.before, C, W);
+  const int64_t held = ResidentRows(step.T, C, W);
+  const int64_t first = step.T - held;
+  return {.length = held,
+          .query_position = step.before - first,
+          .first_column = first,
+          .past_length = shape.Appends() ? held_before : held,
+          .present_length = held,
+          .skip = shape.Appends() ? held_before + step.Fresh() - held : 0,
+          .lacks_keys = step.Fresh() > 0 && first > OldestSeen(step, W)};
+}
+
+Status DroppedKeys(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, const Step& step,
+                   const SequencePlace& place, int64_t b) {
+  return InputError(
+      where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
+      fmt::format("holds positions {} to {} of batch {}", place.first_column, step.T - 1, b),
+      fmt::format("position {} too, which the first of the {} new tokens sees: shorter chunks, or chunks "
+                  "of at most C - W + 1 = {} that end where the cache is full",
+                  OldestSeen(step, attributes.window), step.Fresh(), shape.past_tokens - attributes.window + 1));
+}
+
+// Fills lengths.rotary: with the given positions, or the rows' own. Not what their places among the keys say, since a
+// window-sized cache has dropped rows and padding has no position.
+Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
+                   const GqaLengths& lengths, const int64_t** rotary_positions) {
+  *rotary_positions = nullptr;
+  if (!attributes.rotary) return {};
+  const int64_t rows = in[kCosCache].dims[0];
+  const Tensor& ids = in[kPositionIds];
+  const auto* id = ids ? static_cast<const int64_t*>(ids.data) : nullptr;
+  if (ids && shape.B > 0 &&
+      (shape.first_prompt ? ids.Count() < 1 : (ids.rank != 2 || ids.dims[0] != shape.B || ids.dims[1] != shape.S)))
+    return InputError(where, "position_ids", HasShape(ids), fmt::format("{}x{}, [B, S]", shape.B, shape.S));
+  for (int64_t b = 0; b < shape.B; ++b)
+    for (int64_t s = 0; s < shape.S; ++s) {
+      const int64_t before = lengths.query_position[b] + lengths.first_column[b];
+      // ONNX Runtime's rule: on a first prompt the first number counts, for all sequences.
+      const int64_t position = !ids ? before + s : shape.first_prompt ? id[0] + s : id[b * shape.S + s];
+      const bool token = s < lengths.query_length[b];
+      if (token && (position < 0 || position >= rows)) {
+        if (!ids)
+          return InputError(where, "cos_cache", fmt::format("has {} rows", rows),
+                            fmt::format("a row for position {} of batch {}", position, b));
+        return InputError(where, "position_ids", fmt::format("puts token {} of batch {} at {}", s, b, position),
+                          fmt::format("0 to {}, the last row of 'cos_cache'", rows - 1));
+      }
+      lengths.rotary[b * shape.S + s] = token ? position : 0;
+    }
+  *rotary_positions = lengths.rotary;
+  return {};
+}
+
+}  // namespace
+
+void GqaLengths::Set(int64_t b, const SequencePlace& place) {
+  length[b] = place.length;
+  query_position[b] = place.query_position;
+  first_column[b] = place.first_column;
+  past_length[b] = place.past_length;
+  present_length[b] = place.present_length;
+  skip[b] = place.skip;
+  staged = staged || place.lacks_keys;
+}
+
+void GqaLengths::Stage(int64_t B) {
+  for (int64_t b = 0; b < B; ++b) {
+    first_column[b] -= skip[b];
+    query_position[b] += skip[b];
+    length[b] += skip[b];
+    stage_rows = std::max(stage_rows, length[b]);
+  }
+}
+
+Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                       const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions) {
+  for (int64_t b = 0; b < shape.B; ++b) {
+    KVSHARE_ASSIGN_OR_RETURN(const Step step, ReadStep(where, attributes, in, shape, b));
+    const SequencePlace place =
+        attributes.window_sized_cache ? PlaceInWindow(step, shape, attributes.window) : PlaceInFullCache(step);
+    if (place.lacks_keys && !shape.Appends()) return DroppedKeys(where, attributes, shape, step, place, b);
+    lengths.query_length[b] = step.rows;
+    lengths.Set(b, place);
+  }
+  if (lengths.staged) lengths.Stage(shape.B);
+  return PlaceRotary(where, attributes, in, shape, lengths, rotary_positions);
+}
+
+}  // namespace kvshare::ort

@@ -1,0 +1,110 @@
+// A call of GroupQueryAttention before there are views: which inputs may stand together, ranks, and the values of
+// lengths and positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "core/ops.h"
+#include "ort/ort_context.h"
+
+namespace kvshare::ort {
+
+using enum gqa::Input;
+using GqaInputs = std::array<Tensor, kInputs>;
+
+// k_quant_type, v_quant_type.
+enum class QuantType { kNone, kPerTensor, kPerChannel };
+
+struct GqaAttributes {
+  int64_t query_heads = 0;
+  int64_t kv_heads = 0;
+  float scale = 0;  // 0: 1 / sqrt(D)
+  float softcap = 0;
+  int64_t window = -1;  // keys with the query's own; negative: off
+  bool causal = true;
+  bool rotary = false;
+  bool interleaved = false;
+  bool smooth_softmax = false;
+  bool window_sized_cache = false;  // sliding_window_cache
+  DType cache = DType::kF32;        // element type of past, present and the external pair
+  QuantType key_quant = QuantType::kNone;
+  QuantType value_quant = QuantType::kNone;
+  float query_epsilon = 1e-6F;  // of the norms
+  float key_epsilon = 1e-6F;
+  int64_t qk_output = 0;  // of output_qk: 1 the scores that the softmax takes, 2 its weights
+};
+
+// Where a call's keys and values come from.
+enum class KvForm {
+  kOwn,       // key and value, appended to past
+  kPacked,    // the same, inside query
+  kShared,    // key and value of length 0: past is complete (ONNX Runtime's shared form)
+  kExternal,  // external_key and external_value
+};
+
+struct GqaShape {
+  KvForm form = KvForm::kOwn;
+  int64_t B = 0, S = 0, Hq = 0, Hkv = 0, D = 0;
+  int64_t total = 0;        // total_sequence_length
+  int64_t past_tokens = 0;  // of past, or of the external pair; a window-sized cache's capacity C
+  int64_t capacity = 0;     // dim 2 of present; rows of a borrowed cache
+  int64_t width = 0;        // dim 3 of present: D, or the bytes of D int4
+  bool first_prompt = false;
+  bool Appends() const { return form == KvForm::kOwn || form == KvForm::kPacked; }
+};
+
+// Where one sequence's queries and keys stand: members of GqaLengths without their array.
+struct SequencePlace {
+  int64_t length = 0;
+  int64_t query_position = 0;
+  int64_t first_column = 0;
+  int64_t past_length = 0;
+  int64_t present_length = 0;
+  int64_t skip = 0;
+  bool lacks_keys = false;  // the present has dropped a key that some query sees
+};
+
+// The numbers of one call, each array with room for B, rotary for B*S. Positions among keys are rows of the keys that
+// the queries look at: the present, a borrowed cache, or (staged) all of the past's rows and the new ones.
+struct GqaLengths {
+  int64_t* length;          // valid keys
+  int64_t* query_position;  // of row 0, among the keys
+  int64_t* query_length;    // rows of query, key and value that are tokens
+  int64_t* first_column;    // absolute position of key 0
+  int64_t* past_length;     // rows of past that the new ones follow
+  int64_t* present_length;  // rows of present afterwards
+  int64_t* skip;            // rows that a window-sized cache drops
+  int64_t* rotary;          // absolute positions, where anything is rotated
+  // Some query needs a key that the present no longer has: attend over past and new rows set side by side.
+  bool staged = false;
+  int64_t stage_rows = 0;  // the most rows that takes
+
+  // Of sequence b; staged where any sequence lacks keys.
+  void Set(int64_t b, const SequencePlace& place);
+  // Moves every position of the B sequences: the keys are past and new rows side by side, also those that the present
+  // drops.
+  void Stage(int64_t B);
+
+  static constexpr int64_t kArrays = 7;  // of B numbers each
+  GqaLengths(int64_t* numbers, int64_t B)
+      : length(numbers),
+        query_position(numbers + B),
+        query_length(numbers + 2 * B),
+        first_column(numbers + 3 * B),
+        past_length(numbers + 4 * B),
+        present_length(numbers + 5 * B),
+        skip(numbers + 6 * B),
+        rotary(numbers + 7 * B) {}
+};
+
+Status CheckGqaAttributes(std::string_view where, const GqaAttributes& attributes, bool zero_window_allowed);
+// Reads no element but total_sequence_length.
+Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs);
+// Reads seqlens_k, query_seqlens and position_ids, and fills `lengths`. `*rotary_positions` is null where nothing is
+// rotated.
+Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs,
+                       const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions);
+
+}  // namespace kvshare::ort

@@ -1,0 +1,126 @@
+#include <fmt/format.h>
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "report/json.h"
+#include "report/report.h"
+
+namespace kvshare::report {
+namespace {
+
+const char* KindOf(const AttentionLayer& layer) { return layer.kind == LayerKind::kOwn ? "own" : "shared"; }
+
+std::string OpOf(const AttentionLayer& layer) {
+  const char* op = layer.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention";
+  return fmt::format("{}{}{}{}{}", layer.domain, layer.domain.empty() ? "" : "::", op,
+                     layer.place.empty() ? "" : " in ", layer.place);
+}
+
+std::string WindowOf(const AttentionLayer& layer) {
+  if (!layer.window_known) return "?";
+  return layer.window < 0 ? "full" : fmt::format("{}", layer.window);
+}
+
+std::string SourceOf(const AttentionLayer& layer) {
+  if (layer.kind == LayerKind::kOwn) return "-";
+  return layer.source < 0 ? "input" : fmt::format("{}", layer.source);
+}
+
+Json LayerJson(const AttentionLayer& l) {
+  return {{"index", l.index},
+          {"node", l.node},
+          {"place", l.place},
+          {"domain", l.domain},
+          {"form", l.form == LayerForm::kAttention ? "Attention" : "GroupQueryAttention"},
+          {"kind", KindOf(l)},
+          {"source", l.source},
+          {"source_key", l.source_key},
+          {"window", l.window_known ? Json(l.window) : Json()},
+          {"query_heads", l.query_heads},
+          {"kv_heads", l.kv_heads},
+          {"expansion", l.expansion},
+          {"head_size", l.head_size},
+          {"note", l.note}};
+}
+
+Json InspectionJson(const Inspection& i) {
+  Json layers = Json::array();
+  for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
+  return {{"layers", std::move(layers)},
+          {"nodes", i.nodes},
+          {"mask_nodes", i.mask_nodes},
+          {"borrowed_copies", i.borrowed_copies},
+          {"repeat_nodes", i.repeat_nodes},
+          {"unfused_layers", i.unfused_layers},
+          {"named_unused_presents", i.named_unused_presents},
+          {"warnings", i.warnings}};
+}
+
+std::string Counts(const Inspection& i) {
+  return fmt::format(
+      "{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} nodes that repeat K/V heads; {} named unused "
+      "presents\n",
+      i.nodes, i.mask_nodes, i.borrowed_copies, i.repeat_nodes, i.named_unused_presents);
+}
+
+// One line for many nodes of one fate: "16 x <reason>: first, second, ...".
+std::string Outcomes(const RewriteReport& report, bool applied) {
+  std::vector<std::string> order;
+  std::map<std::string, std::vector<std::string>> nodes;
+  for (const auto& outcome : report.outcomes) {
+    if (outcome.applied != applied) continue;
+    const std::string key = applied ? outcome.rule : fmt::format("{}: {}", outcome.rule, outcome.reason);
+    auto& list = nodes[key];
+    if (list.empty()) order.push_back(key);
+    list.push_back(outcome.node);
+  }
+  std::string text;
+  for (const std::string& key : order) {
+    const auto& list = nodes[key];
+    text += fmt::format("  {:3} x {} ({}{})\n", list.size(), key, list.front(), list.size() > 1 ? ", ..." : "");
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string ToText(const Inspection& inspection) {
+  std::string text = fmt::format("{:>5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}\n", "layer", "kind", "source", "window",
+                                 "heads", "D", "operator");
+  for (const auto& layer : inspection.layers) {
+    text += fmt::format("{:5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}{}\n", layer.index, KindOf(layer), SourceOf(layer),
+                        WindowOf(layer), fmt::format("{}/{}", layer.query_heads, layer.kv_heads),
+                        layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
+                        layer.note.empty() ? "" : "  ! " + layer.note);
+  }
+  text += Counts(inspection);
+  for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
+  return text;
+}
+
+std::string ToJson(const Inspection& inspection) { return Dump(InspectionJson(inspection)); }
+
+std::string ToText(const RewriteReport& report) {
+  std::string text;
+  if (const auto applied = Outcomes(report, true); !applied.empty()) text += "applied\n" + applied;
+  if (const auto declined = Outcomes(report, false); !declined.empty()) text += "left alone\n" + declined;
+  for (const auto& note : report.notes) text += fmt::format("note: {}\n", note);
+  if (report.changed) text += "before: " + Counts(report.before) + "after:  " + Counts(report.after);
+  for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", warning);
+  return text;
+}
+
+std::string ToJson(const RewriteReport& report) {
+  Json outcomes = Json::array();
+  for (const RuleOutcome& o : report.outcomes)
+    outcomes.push_back({{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}, {"code", o.code}});
+  return Dump({{"changed", report.changed},
+               {"outcomes", std::move(outcomes)},
+               {"notes", report.notes},
+               {"before", InspectionJson(report.before)},
+               {"after", InspectionJson(report.after)}});
+}
+
+}  // namespace kvshare::report

@@ -1,0 +1,110 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "report/json.h"
+#include "report/report.h"
+
+namespace kvshare::report {
+namespace {
+
+// {}: the value of kvshare.drop_in.
+constexpr const char* kOrderRule =
+    "Order: a session entry counts only if it is set before the library is registered; set later it is ignored\n"
+    "silently. doctor sets its entries first:\n"
+    "  options.add_session_config_entry(\"kvshare.drop_in\", \"{}\")     # 1. entries\n"
+    "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
+    "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
+
+// JSON has no NaN and no infinity.
+Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+std::string Invented(const std::vector<std::string>& invented) {
+  return invented.empty() ? "" : fmt::format("made up: {}\n", fmt::join(invented, ", "));
+}
+
+std::string WhatToDo(const Diagnosis& diagnosis) {
+  if (diagnosis.drop_in.empty()) return fmt::format("No node ran in kvshare: {}.\n", kNothingToServe);
+  return fmt::format(
+      "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the\n"
+      "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: option "
+      "'entry' "
+      "= 'kvshare.drop_in={0}').\n",
+      diagnosis.drop_in);
+}
+
+std::string Entries(const SessionEntries& entries) {
+  std::vector<std::string> texts;
+  for (const auto& [key, value] : entries) texts.push_back(fmt::format("{}={}", key, value));
+  return texts.empty() ? "none" : fmt::format("{}", fmt::join(texts, " "));
+}
+
+Json EntriesJson(const SessionEntries& entries) {
+  Json json = Json::object();
+  for (const auto& [key, value] : entries) json[key] = value;
+  return json;
+}
+
+}  // namespace
+
+std::string ToText(const Verification& v) {
+  std::string text = v.seed ? fmt::format("seed {}\n", *v.seed) : "";
+  text += Invented(v.invented);
+  for (const StepDifference& step : v.steps) {
+    text += fmt::format("{:<10} max diff {:.1e}", step.step, step.difference);
+    text += v.relative ? fmt::format(", {:.1e} of the row's largest logit\n", step.relative) : "\n";
+  }
+  text += fmt::format("{} within {:g}", v.equal ? "equal" : "NOT equal", v.tolerance);
+  if (v.relative)
+    text += fmt::format(" of the row's largest logit, the default for a model in {}", NameOf(v.precision));
+  return text + fmt::format(" (ONNX Runtime {})\n", v.runtime);
+}
+
+std::string ToJson(const Verification& v) {
+  Json steps = Json::array();
+  for (const StepDifference& step : v.steps)
+    steps.push_back(
+        {{"step", step.step}, {"difference", Number(step.difference)}, {"relative", Number(step.relative)}});
+  const Json all = {{"equal", v.equal},
+                    {"seed", v.seed ? Json(*v.seed) : Json()},
+                    {"tolerance", v.tolerance},
+                    {"relative", v.relative},
+                    {"precision", NameOf(v.precision)},
+                    {"steps", std::move(steps)},
+                    {"invented", v.invented},
+                    {"onnxruntime", v.runtime}};
+  return Dump(all);
+}
+
+std::string ToText(const Diagnosis& d) {
+  std::string text = fmt::format("{:<14}{}  ({})\n", "ONNX Runtime", d.runtime, d.runtime_where);
+  text += fmt::format("{:<14}kvshare {}, SIMD target {}  ({})\n", "library", d.stats.version, d.stats.simd, d.library);
+  text += fmt::format("{:<14}{}\n{:<14}{}\n", "entries", Entries(d.entries), "ran", d.workload) + Invented(d.invented);
+  if (!d.stats.nodes.empty()) text += fmt::format("\n{:<38}{:>6}{:>8}  kernels\n", "op", "nodes", "calls");
+  for (const OpSummary& op : SummarizeOps(d.stats))
+    text += fmt::format("{:<38}{:>6}{:>8}  {}\n", op.op, op.nodes, op.ran, op.kernels);
+  const int64_t here = d.NodesHere();
+  text += fmt::format("\n{} nodes ran in kvshare.\n", here);
+  if (here == 0) text += WhatToDo(d);
+  // What the graph tool finds odd, misspelt attributes among it: a custom op's schema accepts any attribute, so neither
+  // ONNX Runtime nor the library can tell.
+  if (!d.warnings.empty()) text += "\nwarnings\n";
+  for (const std::string& warning : d.warnings) text += fmt::format("  {}\n", warning);
+  return text + "\n" + fmt::format(fmt::runtime(kOrderRule), d.drop_in.empty() ? "1" : d.drop_in);
+}
+
+std::string ToJson(const Diagnosis& d) {
+  Json nodes = Json::array();
+  for (const NodeCount& n : d.stats.nodes)
+    nodes.push_back({{"domain", n.domain}, {"op", n.op}, {"node", n.node}, {"kernel", n.kernel}, {"ran", n.ran}});
+  const Json all = {{"nodes_here", d.NodesHere()}, {"nodes", std::move(nodes)},
+                    {"workload", d.workload},      {"invented", d.invented},
+                    {"version", d.stats.version},  {"simd", d.stats.simd},
+                    {"library", d.library},        {"entries", EntriesJson(d.entries)},
+                    {"onnxruntime", d.runtime},    {"onnxruntime_file", d.runtime_where},
+                    {"drop_in", d.drop_in},        {"warnings", d.warnings}};
+  return Dump(all);
+}
+
+}  // namespace kvshare::report

@@ -1,0 +1,58 @@
+#include "report/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace kvshare::report {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(SpellOptions, EachFaceWritesOptionsItsOwnWay) {
+  const std::string text = "option 'rope' = 'fold': needs option 'rope' = 'keep', or option 'to'; not optional 'x'";
+  const auto flags = [](const std::string& name, const std::string& value) {
+    return "--" + name + (value.empty() ? "" : " " + value);
+  };
+  EXPECT_EQ(SpellOptions(text, flags), "--rope fold: needs --rope keep, or --to; not optional 'x'");
+  const auto keywords = [](const std::string& name, const std::string& value) { return name + "='" + value + "'"; };
+  EXPECT_EQ(SpellOptions("a option 'extent' = 'D=8'", keywords), "a extent='D=8'");
+  EXPECT_EQ(SpellOptions("nothing", keywords), "nothing");
+}
+
+TEST(VerificationText, SaysByWhatAHalfPrecisionModelIsJudged) {
+  Verification v;
+  v.steps = {{"prefill", 0.05, 0.002}};
+  v.precision = DType::kF16;
+  v.tolerance = 0.03125;
+  v.relative = v.equal = true;
+  EXPECT_EQ(ToText(v),
+            "prefill    max diff 5.0e-02, 2.0e-03 of the row's largest logit\n"
+            "equal within 0.03125 of the row's largest logit, the default for a model in f16 (ONNX Runtime )\n");
+  v.relative = v.equal = false;
+  v.runtime = "1.32.0";
+  EXPECT_EQ(ToText(v), "prefill    max diff 5.0e-02\nNOT equal within 0.03125 (ONNX Runtime 1.32.0)\n");
+}
+
+TEST(VerificationJson, HasNoNaN) {
+  Verification v;
+  v.steps = {{"prefill", std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}};
+  const auto json = nlohmann::json::parse(ToJson(v));
+  EXPECT_TRUE(json["steps"][0]["difference"].is_null());
+  EXPECT_TRUE(json["steps"][0]["relative"].is_null());
+  EXPECT_FALSE(json["equal"]);
+}
+
+TEST(DiagnosisText, SaysWhatToDoWhereNothingRan) {
+  Diagnosis d;
+  EXPECT_THAT(ToText(d), HasSubstr("no GroupQueryAttention and no Attention"));
+  d.drop_in = "attention";
+  EXPECT_THAT(ToText(d), HasSubstr("option 'entry' = 'kvshare.drop_in=attention'"));
+  EXPECT_THAT(ToText(d), Not(HasSubstr("no GroupQueryAttention")));
+}
+
+}  // namespace
+}  // namespace kvshare::report
