@@ -19,14 +19,13 @@
 
 #include "attention/columns-inl.h"
 #include "attention/exact-inl.h"
+#include "attention/fetch-inl.h"
 #include "attention/load-inl.h"
 #include "attention/softmax-inl.h"
 #include "attention/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
-
-inline constexpr bool kHasDigits = HWY_TARGET <= HWY_AVX3_DL;
 
 inline constexpr int kDigits = 3;
 inline constexpr int64_t kQuad = 4;                       // codes a product takes, adjacent channels of K or keys of V
@@ -45,14 +44,13 @@ bool MayScore(float step, int64_t head_size) {
   return step * kMostCode<T> * std::sqrt(static_cast<float>(head_size)) < 5e-5F;
 }
 
-#if HWY_TARGET <= HWY_AVX3_DL
+#if HWY_TARGET <= HWY_AVX3_DL  // kHasVnni
 
 using Sums = hn::Vec<I32>;
 using U8 = hn::Repartition<uint8_t, F32>;
 using I8 = hn::RebindToSigned<U8>;
 
 inline constexpr int kPass = 4;                    // query rows, whose sums of digits fill 24 registers
-inline constexpr int64_t kMostChannels = 1024;     // of K; its packed keys stay in L1
 inline constexpr int64_t kBlockKeys = 2 * kLanes;  // keys packed at a time
 inline constexpr int64_t kWeightStretch = 128;     // keys whose weights share a scale
 
@@ -94,9 +92,9 @@ HWY_INLINE Vec SumOfDigits(Sums low, Sums middle, Sums high) {
   return hn::MulAdd(hn::ConvertTo(df, high), hn::Set(df, 65536.0F), lower);
 }
 
-// A row of `count` <= kMostChannels queries in f32 becomes digits in place, [kDigits][QuadVectors][kLanes] quads and
-// one more vector; returns what its scores must be multiplied by. Codes are multiplied with 128 added, so sums begin
-// with what that adds.
+// A row of `count` <= kMostDigitChannels queries in f32 becomes digits in place, [kDigits][QuadVectors][kLanes] quads
+// and one more vector; returns what its scores must be multiplied by. Codes are multiplied with 128 added, so sums
+// begin with what that adds.
 inline float PackQueryDigits(float* row, int64_t count) {
   const F32 df;
   const I32 di;
@@ -110,7 +108,7 @@ inline float PackQueryDigits(float* row, int64_t count) {
   }
   const float largest = hn::ReduceMax(df, most);
   const Vec to_code = hn::Set(df, largest > 0 ? kMost / largest : 0.0F);
-  HWY_ALIGN int32_t code[kMostChannels + kQuadChannels];
+  HWY_ALIGN int32_t code[kMostDigitChannels + kQuadChannels];
   const int64_t padded = QuadVectors(count) * kQuadChannels;
   for (int64_t d = 0; d < padded; d += kLanes) {
     const Vec q = d < count ? hn::LoadN(df, row + d, std::min<int64_t>(kLanes, count - d)) : hn::Zero(df);
@@ -220,7 +218,7 @@ template <typename T, int R>
 void ScoreDigits(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
                  int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
   const auto keys = Element<T>::From(key_rows);
-  HWY_ALIGN float packed[kMostChannels / kQuad * kBlockKeys];
+  HWY_ALIGN float packed[kMostDigitChannels / kQuad * kBlockKeys];
   for (int64_t j = 0; j < count; j += kBlockKeys) {
     const int vectors = count - j > static_cast<int64_t>(kLanes) ? 2 : 1;
     for (int v = 0; v < vectors; ++v) {
@@ -404,16 +402,19 @@ template <typename T, int R>
 void WeightDigits(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
                   int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
                   int64_t out_stride) {
+  if (head_size > kMostDigitChannels)  // only where the row is forced
+    return WeightTile<Fma<T>, R, Reading::kTileAhead>(weights, value_rows, stride, count, head_size, fetch, rescale,
+                                                      out, out_stride);
   const auto values = Element<T>::From(value_rows);
   const int64_t sum_stride = QuadVectors(head_size) * kQuadChannels;
   HWY_ALIGN float quads[kWeightStretch * kLanes];
   HWY_ALIGN int32_t digits[kWeightStretch / kQuad * R * kDigits];
   HWY_ALIGN float factors[kStateLanes<R>];
-  HWY_ALIGN float sums[R * kMostChannels];
+  HWY_ALIGN float sums[R * kMostDigitChannels];
   for (int64_t begin = 0; begin < count; begin += kWeightStretch, rescale = nullptr) {
     const int64_t n = std::min(kWeightStretch, count - begin);
     const auto rows = values + begin * stride;
-    const Fetch next{fetch.rows + begin * fetch.stride_bytes, fetch.stride_bytes, fetch.count - begin};
+    const Fetch next = fetch.From(begin);
     PackWeightDigits<R>(weights + begin * R, n, digits, factors);
     for (int64_t d = 0; d < head_size; d += kQuadChannels) {
       PackValueQuads<T>(rows, stride, n, d, head_size, next, quads);
@@ -427,8 +428,8 @@ void WeightDigits(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_ro
         AddSums(sums + r * sum_stride, head_size, factors[r], rescale == nullptr ? nullptr : rescale + r,
                 out + r * out_stride);
     } else {
-      WeightTile<Fma<T>, R>(weights + begin * R, Element<T>::Address(rows), stride, n, head_size, Fetch{}, rescale, out,
-                            out_stride);
+      WeightTile<Fma<T>, R, Reading::kTileAhead>(weights + begin * R, Element<T>::Address(rows), stride, n, head_size,
+                                                 Fetch{}, rescale, out, out_stride);
     }
   }
 }

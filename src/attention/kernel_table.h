@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 
 #include "kvshare/shapes.h"
 #include "kvshare/status.h"
@@ -28,8 +29,10 @@ inline constexpr int64_t kWideFrom = 80;
 std::span<const TileKernelRow> TileKernels();
 
 // The row for K/V of `type` where one unit of work has `rows` query rows; with `dots`, one of dot products, of bf16 or
-// of bytes, if there is one. KVSHARE_FORCE_KERNEL=<name> takes that row instead, and fails (kRefused) where it does not
-// exist or its type is another.
+// of bytes, if there is one. KVSHARE_FORCE_KERNEL=<name>, read once, takes that row instead, and fails (kRefused) where
+// it does not exist or its type is another.
 Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows, bool dots);
+// Takes the place of KVSHARE_FORCE_KERNEL from now on; no name forces nothing. Not while kernels run.
+void ForceTileKernelForTest(std::string_view name);
 
 }  // namespace kvshare

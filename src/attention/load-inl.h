@@ -23,8 +23,7 @@ using F32 = hn::CappedTag<float, 16>;
 using Vec = hn::Vec<F32>;
 inline constexpr size_t kLanes = hn::MaxLanes(F32());
 
-// Fetches the line into L2, not L1: a tile ahead is more than L1 holds (Highway's Prefetch asks for L1).
-HWY_INLINE void PrefetchL2(const void* p) { __builtin_prefetch(p, 0, 2); }
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Element types that C++ has no name for.
 struct F8E4M3 {

@@ -16,7 +16,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 // Of a row in f32; of a packed query row or key, whatever it is packed for (products-inl.h, digits-inl.h).
 inline int64_t RowStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
 inline int64_t KeyStride(const Job& job) {

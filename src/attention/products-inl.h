@@ -3,8 +3,8 @@
 //
 // Fma<T>    a cell is one element, converted to f32; products are added in f32.
 // Dots<T>   bf16 only. A cell is two elements, adjacent channels of K or adjacent keys of V, and one instruction
-//           multiplies and adds both, in f32. The other side, queries and weights, is rounded to bf16: queries exactly as
-//           callers' bf16 queries are.
+//           multiplies and adds both, in f32. The other side, queries and weights, is rounded to bf16: queries exactly
+//           as callers' bf16 queries are.
 #if defined(KVSHARE_ATTENTION_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_PRODUCTS_INL_H_
 #undef KVSHARE_ATTENTION_PRODUCTS_INL_H_
@@ -16,6 +16,7 @@
 
 #include "attention/load-inl.h"
 #include "attention/softmax-inl.h"
+#include "attention/tuning-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
@@ -99,7 +100,7 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
     Sum odd = hn::Zero(F32());  // stays zero where there is an instruction
     sum = hn::ReorderWidenMulAccumulate(F32(), a, b, sum, odd);
-    return HWY_NATIVE_DOT_BF16 ? sum : hn::Add(sum, odd);
+    return kNativeDotBF16 ? sum : hn::Add(sum, odd);
   }
   static HWY_INLINE Vec ToF32(Sum sum) { return sum; }
 

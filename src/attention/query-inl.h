@@ -90,6 +90,9 @@ inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch,
 // The same, scored as fast as is right enough.
 inline void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
   for (const Scoring scoring : {Scoring::kKernel, Scoring::kF32, Scoring::kF64}) {
+    // Digits of longer rows than their kernels serve, where the row is forced.
+    const bool digits = job.plan.key_kernel->products == Products::kDigits && scoring == Scoring::kKernel;
+    if (digits && job.call->key.head_size > kMostDigitChannels) continue;
     scratch.scoring[block] = scoring;
     if (PackRows(job, place, scratch, block, scoring)) return;
   }
@@ -101,7 +104,7 @@ inline auto ScoreCode(const Job& job, const Scratch& scratch, int64_t block) {
   switch (scratch.scoring[block]) {
     case Scoring::kF32: return code.score_f32;
     case Scoring::kF64: return code.score_f64;
-    default: return code.score;
+    default: return code.Narrow(job.plan.key_reading).score;
   }
 }
 

@@ -42,14 +42,6 @@ Status Limit() {
 
 }  // namespace
 
-bool HasFastBF16Dots() {
-#if HWY_ARCH_X86
-  return __builtin_cpu_is("amd") != 0;
-#else
-  return true;
-#endif
-}
-
 Status LimitSimdTarget() {
   static const Status status = Limit();
   return status;

@@ -10,8 +10,4 @@ namespace kvshare {
 // runs; read once. kRefused where this CPU or this build has no such target.
 Status LimitSimdTarget();
 
-// Whether dot products of bf16, where the target has them, are faster than f32 FMA. On Sapphire Rapids one takes as
-// long as four FMA.
-bool HasFastBF16Dots();
-
 }  // namespace kvshare

@@ -86,7 +86,7 @@ TEST_P(EveryTarget, QuantizedCachesMatchTheOracle) {
 TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
   for (const TileKernelRow& row : TileKernels()) {
     if (row.products == Products::kFma) continue;
-    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+    ForceTileKernelForTest(row.name);
     std::mt19937 random(11);
     const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
     for (int round = 0; round < testing::Rounds(60); ++round) {
@@ -115,7 +115,7 @@ TEST_P(EveryTarget, DotProductsOfEveryRowMatchTheOracle) {
       if (HasFatalFailure()) break;
     }
   }
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 TEST(Decode, ANanInAnInt8QueryIsNotHidden) {
@@ -388,29 +388,31 @@ TEST(Parallel, BitsDoNotDependOnTheOrderOfUnits) {
 
 TEST(KernelTable, EveryRowServesItsTypeWhenForced) {
   for (const TileKernelRow& row : TileKernels()) {
-    setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
-    Problem p;
-    p.Hq = 6;
-    p.S = 3;
-    p.D = 40;
-    p.kv_type = row.type;
-    p.type = IsQuantized(row.type) ? DType::kF32 : row.type;
-    p.Fill();
-    SCOPED_TRACE(row.name);
-    ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
+    ForceTileKernelForTest(row.name);
+    for (const int64_t D : {40, 1100}) {
+      Problem p;
+      p.Hq = 6;
+      p.S = 3;
+      p.D = D;
+      p.kv_type = row.type;
+      p.type = IsQuantized(row.type) ? DType::kF32 : row.type;
+      p.Fill();
+      SCOPED_TRACE(::testing::Message() << row.name << " D " << D);
+      ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
+    }
   }
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
-  setenv("KVSHARE_FORCE_KERNEL", "F16Rows8", 1);
+  ForceTileKernelForTest("F16Rows8");
   Problem p;
   p.Fill();
   Array out;
   AttentionCall call = p.Call(out);
   WorkspacePool pool;
   const Status status = Attend(call, ParallelFor::Serial(), pool);
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
   EXPECT_EQ(status.code(), StatusCode::kRefused);
   EXPECT_EQ(status.message(),
             "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, "
@@ -431,11 +433,11 @@ TEST(Attention, LeavesF64ToTheOracle) {
 }
 
 TEST(KernelTable, AnEmptyNameForcesNothing) {
-  setenv("KVSHARE_FORCE_KERNEL", "", 1);
+  ForceTileKernelForTest("");
   Problem p;
   p.Fill();
   ExpectMatchesOracle(p, kF32);
-  unsetenv("KVSHARE_FORCE_KERNEL");
+  ForceTileKernelForTest("");
 }
 
 }  // namespace

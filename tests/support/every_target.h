@@ -31,8 +31,7 @@ inline std::vector<int64_t> TargetsHere() { return TargetsIn(TargetBitsHere()); 
 class EveryTarget : public ::testing::TestWithParam<int64_t> {
  protected:
   void SetUp() override {
-    if ((TargetBitsHere() & GetParam()) == 0)
-      GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
+    if ((TargetBitsHere() & GetParam()) == 0) GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
     hwy::SetSupportedTargetsForTest(GetParam());
   }
   void TearDown() override { hwy::SetSupportedTargetsForTest(TargetBitsHere()); }
