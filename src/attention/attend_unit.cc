@@ -113,7 +113,6 @@ template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const int64_t value_stride = ValueStride(job);
-  const auto score_tile = CodeOf(job.plan.key_kernel).Narrow(job.plan.key_reading).score;
   const auto weight_tile = CodeOf(job.plan.value_kernel).Narrow(job.plan.value_reading).weight;
   const KeyRange range = KeysOf(job, place, scratch);
   HWY_ALIGN float rescale[kStateLanes<R>];
@@ -130,6 +129,7 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       // The first block of rows finds the tile cold, and brings what follows.
       const Ahead ahead = first_block ? RowsAhead(job, place, begin, range.end, seen.hi) : Ahead{};
       first_block = false;
+      const auto score_tile = ScoreCode(job, scratch, block);
       score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
                  count, call.key.head_size, ahead.in_scores, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);

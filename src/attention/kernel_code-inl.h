@@ -8,6 +8,8 @@
 
 #include <type_traits>
 
+#include "attention/digits-inl.h"
+#include "attention/exact-inl.h"
 #include "attention/kernel_table.h"
 #include "attention/tile-inl.h"
 #include "attention/wide-inl.h"
@@ -57,6 +59,11 @@ struct TileCode {
   decltype(&ScoreWide<Fma<float>, 48>) score_wide = nullptr;
   decltype(&WeightWide<Fma<float>, 48>) weight_wide = nullptr;
   decltype(&Fma<float>::PackQuery) pack_query = nullptr;
+  // Narrow rows of quantized types: how else rows are scored, and whether digits or f32 may score one.
+  decltype(NarrowCode::score) score_f32 = nullptr;
+  decltype(NarrowCode::score) score_f64 = nullptr;
+  decltype(&MayScore<int8_t>) may_score = nullptr;  // of digits alone
+  decltype(&MayScoreInF32<int8_t>) may_score_f32 = nullptr;
   // kStream: how many rows further on the kernels of scores and of weights bring theirs.
   int64_t (*key_rows_ahead)(int64_t head_size) = nullptr;
   int64_t (*value_rows_ahead)(int64_t head_size) = nullptr;
@@ -111,10 +118,28 @@ constexpr TileCode MakeTileCode() {
             .value_rows_ahead = &ValueRowsAhead<P, R>};
 }
 
+template <typename T, Products kProducts, int R>
+constexpr TileCode CodeOfRow() {
+  TileCode code = MakeTileCode<typename ProductsOf<T, kProducts>::P, R>();
+  if constexpr (R <= kNarrowRows && kHasCodes<T>) {
+    code.score_f32 = &ScoreTile<Fma<T>, R, Reading::kTileAhead>;
+    code.score_f64 = &ScoreInF64<T, R>;
+    code.may_score_f32 = &MayScoreInF32<T>;
+  }
+#if HWY_TARGET <= HWY_AVX3_DL  // kHasVnni; the others multiply in f32
+  if constexpr (kProducts == Products::kDigits) {
+    code.narrow[static_cast<int>(Reading::kTileAhead)] = {&ScoreDigits<T, R>, &WeightDigits<T, R>};
+    code.pack_query = &PackQueryDigits;
+    code.may_score = &MayScore<T>;
+  }
+#endif
+  return code;
+}
+
 // In the table's order.
 inline constexpr TileCode kTileCode[] = {
 #define KVSHARE_TILE_KERNEL(name, type, rows, products) \
-  MakeTileCode<ProductsOf<ElementOf<DType::type>::Type, Products::products>::P, rows>(),
+  CodeOfRow<ElementOf<DType::type>::Type, Products::products, rows>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };

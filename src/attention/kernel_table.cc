@@ -47,7 +47,7 @@ Result<const TileKernelRow*> ChooseTileKernel(DType type, int64_t rows, bool dot
       if (forced == row.name) return &row;
       continue;
     }
-    if (row.products == Products::kDots && !dots) continue;
+    if (row.products != Products::kFma && !dots) continue;
     if (row.rows > kNarrowRows && rows < kWideFrom) continue;
     if (chosen == nullptr || (chosen->rows < rows && row.rows > chosen->rows)) chosen = &row;
   }

@@ -81,12 +81,10 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
 }
 
 // Whether dot products may replace FMA. Those of bf16 round queries and weights to bf16, which only callers whose
-// queries are bf16 expect. Those of integers serve decode, where they matter, and up to kMostDots channels, whose sums
-// fit 31 bits; a prompt keeps the accuracy of f32.
+// queries are bf16 expect. Those of bytes serve decode and short chunks; a prompt multiplies in f32.
 bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, bool (*fast_dots)(DType)) {
-  constexpr int64_t kMostDots = 4096;
   if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
-  if (view.type != DType::kBF16 && (rows > kNarrowRows || view.head_size > kMostDots)) return false;
+  if (view.type != DType::kBF16 && (rows >= kWideFrom || view.head_size > kMostDigitChannels)) return false;
   return fast_dots(view.type);
 }
 

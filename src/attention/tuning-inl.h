@@ -49,13 +49,12 @@ inline constexpr bool kNativeDotBF16 = HWY_NEON_HAVE_F32_TO_BF16C != 0;
 inline constexpr bool kNativeDotBF16 = HWY_NATIVE_DOT_BF16 != 0;
 #endif
 
-// Whether dot products of K and V of that type are faster than f32 FMA. FMA of AVX-512 without VNNI keeps up with
-// products of 16-bit integers.
-inline constexpr bool FastDots(DType type) {
+// Whether dot products of K and V of that type are faster than f32 FMA: of bf16, or of bytes (digits-inl.h).
+inline bool FastDots(DType type) {
   switch (type) {
-    case DType::kBF16: return kNativeDotBF16;
+    case DType::kBF16: return kNativeDotBF16 && HasFastBF16Dots();
     case DType::kI8:
-    case DType::kI4: return kIsAvx2 || kHasVnni;
+    case DType::kI4: return kHasVnni;
     default: return false;
   }
 }
@@ -64,7 +63,7 @@ inline constexpr bool FastDots(DType type) {
 inline constexpr bool kHasSpreads = kIsAvx2;
 inline constexpr bool kHasStreams = kIsAvx512;
 
-// Which of them is fastest, as far as measured: docs/decisions/0014.
+// Which of them is fastest, as far as measured: docs/decisions/0015.
 inline Reading PreferredReading(Cpu cpu, int64_t head_size, int64_t row_bytes) {
   if (kIsAvx2) return Reading::kSpread;
   if (!kIsAvx512) return Reading::kTileAhead;

@@ -32,4 +32,12 @@ std::atomic<Cpu>& Known() {
 Cpu ThisCpu() { return Known().load(std::memory_order_relaxed); }
 void SetCpuForTest(Cpu cpu) { Known().store(cpu, std::memory_order_relaxed); }
 
+bool HasFastBF16Dots() {
+#if HWY_ARCH_X86
+  return __builtin_cpu_is("amd") != 0;
+#else
+  return true;
+#endif
+}
+
 }  // namespace kvshare

@@ -7,7 +7,7 @@
 
 namespace kvshare {
 
-// How a narrow kernel reads the rows of K or of V. docs/decisions/0014 says why there are three.
+// How a narrow kernel reads the rows of K or of V. docs/decisions/0015 says why there are three.
 enum class Reading {
   kTileAhead,  // in order; brings a tile ahead into L2: the score kernel rows of V, the weight kernel the next rows of
                // K
@@ -26,6 +26,13 @@ enum class Cpu {
 Cpu ThisCpu();
 // What ThisCpu() says from now on. Which CPU it is decides what is fast, not what is right.
 void SetCpuForTest(Cpu cpu);
+
+// Whether dot products of bf16, where the target has them, are faster than f32 FMA. On Sapphire Rapids one takes as
+// long as four FMA.
+bool HasFastBF16Dots();
+
+// The most channels that kernels of digits serve: their packed keys and sums stay in L1.
+inline constexpr int64_t kMostDigitChannels = 1024;
 
 // Units of work. There are no more splits once kEnoughUnits units are there to share out.
 inline constexpr int64_t kEnoughUnits = 32;
