@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench matrix lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -20,9 +20,17 @@ bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
-matrix: build  ## every public case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
+matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
 	scripts/setup.sh matrix
 	.venv/bin/python scripts/matrix.py
+
+mutate:   ## does a test fail for each seeded fault? NAMES="..." runs some
+	scripts/setup.sh build test
+	.venv/bin/python tests/mutation/mutate.py $(NAMES)
+
+realmodel: build  ## a trained decoder, 200 tokens after 700, against PyTorch; NAMES=gemma3 (its terms are yours to keep)
+	scripts/setup.sh realmodel
+	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/compare.py build/realmodel $(NAMES)
 
 lint: build  ## clang-format and clang-tidy 19
 	scripts/setup.sh lint
@@ -55,7 +63,10 @@ fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 
 ci-full:  ## .ci/run, and what takes too long for it
 	.ci/run
-	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.sessions'
+	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.(sessions|property)'
+	$(MAKE) matrix
+	$(MAKE) mutate
+	$(MAKE) realmodel
 	$(MAKE) coverage
 	$(MAKE) sanitize
 	$(MAKE) fuzz FUZZ_SECONDS=1800

@@ -1,7 +1,9 @@
 # Everything kvshare stands on. scripts/setup.sh brings what is missing.
-if(NOT EXISTS "${KVSHARE_DEPS}/highway/CMakeLists.txt" OR NOT EXISTS "${KVSHARE_DEPS}/ort/include/onnxruntime_c_api.h")
-  message(FATAL_ERROR "Highway's source or ONNX Runtime's headers are not in ${KVSHARE_DEPS}; run scripts/setup.sh build")
-endif()
+foreach(file highway/CMakeLists.txt ort/include/onnxruntime_ep_c_api.h protobuf/cmake/libprotobuf-lite.cmake)
+  if(NOT EXISTS "${KVSHARE_DEPS}/${file}")
+    message(FATAL_ERROR "${KVSHARE_DEPS} has no ${file}; run scripts/setup.sh build")
+  endif()
+endforeach()
 
 find_package(fmt REQUIRED)
 # Debian's compiled one is a shared library, and not every machine that loads the op library has it.
@@ -34,6 +36,17 @@ add_subdirectory("${KVSHARE_DEPS}/highway" "${PROJECT_BINARY_DIR}/highway" EXCLU
 add_library(kvshare_ort_headers INTERFACE)
 target_include_directories(kvshare_ort_headers SYSTEM INTERFACE "${KVSHARE_DEPS}/ort/include")
 
+# protobuf's lite runtime from Debian 12's source: its compiled archive is not position-independent, and not every machine
+# that loads the op library has the shared one. Hidden, so that another protobuf of the process never meets this one.
+set(KVSHARE_PROTOBUF_SRC "${KVSHARE_DEPS}/protobuf/src")
+file(STRINGS "${KVSHARE_DEPS}/protobuf/cmake/libprotobuf-lite.cmake" KVSHARE_PROTOBUF_LITE REGEX "/src/google/protobuf/.*\\.cc$")
+list(TRANSFORM KVSHARE_PROTOBUF_LITE REPLACE ".*/src/" "${KVSHARE_PROTOBUF_SRC}/")
+add_library(kvshare_protobuf_lite STATIC ${KVSHARE_PROTOBUF_LITE})
+target_include_directories(kvshare_protobuf_lite SYSTEM PUBLIC "${KVSHARE_PROTOBUF_SRC}")
+target_compile_definitions(kvshare_protobuf_lite PRIVATE HAVE_PTHREAD)
+target_compile_options(kvshare_protobuf_lite PRIVATE -w)
+target_link_libraries(kvshare_protobuf_lite PUBLIC Threads::Threads)
+
 # ONNX's schema, from the onnx wheel in .venv.
 find_program(KVSHARE_PYTHON python PATHS "${PROJECT_SOURCE_DIR}/.venv/bin" NO_DEFAULT_PATH REQUIRED)
 file(GLOB KVSHARE_ONNX_PROTO "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/onnx/onnx-ml.proto")
@@ -48,10 +61,12 @@ add_custom_command(
   COMMAND protobuf::protoc --cpp_out "${KVSHARE_PROTO_DIR}" -I "${KVSHARE_PROTO_DIR}" onnx/onnx-ml.proto
   DEPENDS "${KVSHARE_ONNX_PROTO}")
 add_library(kvshare_onnx_proto STATIC "${KVSHARE_PROTO_DIR}/onnx/onnx-ml.pb.cc")
-target_include_directories(kvshare_onnx_proto SYSTEM PUBLIC "${KVSHARE_PROTO_DIR}" ${Protobuf_INCLUDE_DIRS})
-target_link_libraries(kvshare_onnx_proto PUBLIC protobuf::libprotobuf)
-if(KVSHARE_SANITIZE)  # generated code: long to compile, and not ours
-  target_compile_options(kvshare_onnx_proto PRIVATE -fno-sanitize=all)
+target_include_directories(kvshare_onnx_proto SYSTEM PUBLIC "${KVSHARE_PROTO_DIR}")
+target_link_libraries(kvshare_onnx_proto PUBLIC kvshare_protobuf_lite)
+if(KVSHARE_SANITIZE)  # long to compile, and not ours
+  foreach(target kvshare_onnx_proto kvshare_protobuf_lite)
+    target_compile_options(${target} PRIVATE -fno-sanitize=all)
+  endforeach()
 endif()
 
 if(KVSHARE_BUILD_TESTS)

@@ -2,6 +2,7 @@
 # the CMake package `kvshare`:
 #   kvshare::kvshare  the attention core and its oracle, one static library that needs threads and nothing else
 #   kvshare::graph    Inspect and Rewrite; there where the consumer has protobuf
+#   kvshare::host     Verify and Diagnose; there where the consumer has libzip as well
 include(CMakePackageConfigHelpers)
 
 # kvshare_installed_library(NAME PARTS...): the objects of PARTS in one archive, exported as kvshare::NAME.
@@ -28,6 +29,10 @@ target_link_libraries(kvshare_installed_kvshare INTERFACE Threads::Threads)
 kvshare_installed_library(graph kvshare_graph kvshare_onnx_proto)
 set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_graph)
 target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
+
+kvshare_installed_library(host kvshare_host)
+set_target_properties(kvshare_installed_host PROPERTIES OUTPUT_NAME kvshare_host)
+target_link_libraries(kvshare_installed_host INTERFACE kvshare_installed_graph zip ${CMAKE_DL_LIBS})
 
 install(TARGETS kvshare RUNTIME DESTINATION bin)
 install(DIRECTORY include/kvshare "${KVSHARE_GENERATED}/kvshare" DESTINATION include)

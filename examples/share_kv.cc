@@ -6,7 +6,8 @@
 #include <cstdio>
 #include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 
 namespace {
 
@@ -47,8 +48,8 @@ kvshare::Status AppendRow(std::vector<float>& rows, const std::vector<float>& ro
   call.past_length = &past;
   call.length = &length;
   KVSHARE_RETURN_IF_ERROR(kvshare::CheckAppend(call, "share_kv: layer 0"));
-  kvshare::Append(call, kvshare::ParallelFor::Serial());
-  return {};
+  kvshare::WorkspacePool pool;
+  return kvshare::Append(call, kvshare::ParallelFor::Serial(), pool);
 }
 
 // One decode step of any layer against `cache`; the largest distance from the oracle.

@@ -1,8 +1,8 @@
 """Writes docs/errors.md, every failure message in src/ and what to do about it: errors_doc.py [--check]
 
-A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper of the same
-file that puts the place in front of it, and what a graph rule gives `Outcome::Decline`. The remedy is the message's own
-part after the first "; ", else what its kind always means. --check fails when the page is stale.
+A message is what `Status::InvalidInput`, `Refused` or `Internal` is given, directly or through a helper (of the same file,
+or declared in a header) that puts words around its arguments, and what src/graph gives `Because(code, ...)`. The remedy is
+the message's own part after the first "; ", else what its kind always means. --check fails when the page is stale.
 """
 import pathlib
 import re
@@ -27,8 +27,12 @@ AREAS = [
     ("src/oracle/", "Attention: oracle", NOT_SERVED),
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
     ("src/graph/rules/", "Rewriting: why a layer is left alone", LEFT_ALONE),
-    ("src/graph/masks.cc", "Rewriting: why a mask is not understood", LEFT_ALONE),
+    ("src/graph/match/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/forms/", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/layers.cc", "Rewriting: why a layer is left alone", LEFT_ALONE),
+    ("src/graph/masks/", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
+    ("src/ep/", "Execution provider", "Remove what the message names, or run without kvshare."),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
     ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
@@ -36,7 +40,8 @@ AREAS = [
 HEAD = """# Errors
 
 Generated from the source by `scripts/errors_doc.py` (`make docs`); a test fails when this page is stale. `…` stands for
-a value. Messages about an op open with `<op> '<node>':` and read *input, what came; what is needed*.
+a value, `{option}` for the name of an option: the command line prints its flag there. Messages about an op open with
+`<op> '<node>':` and read *input, what came; what is needed*.
 
 | kind | in ONNX Runtime | exit code of `kvshare` |
 |---|---|---|
@@ -111,8 +116,8 @@ def text_of(tokens, known):
     """What an expression says, as far as the source tells: literals, formats, and the names in `known`; else "…"."""
     if (text := literal(tokens)) is not None:
         return text
-    if len(tokens) == 1 and tokens[0].text in known:
-        return known[tokens[0].text]
+    if tokens and tokens[0].text in known and (len(tokens) == 1 or arguments(tokens, 1)[1] == len(tokens) - 1):
+        return known[tokens[0].text]  # a parameter, or the call of a function that makes a phrase
     if len(tokens) > 2 and tokens[0].text in ("std::string", "std::move") and tokens[1].text == "(":
         return text_of(arguments(tokens, 1)[0], known)
     if len(tokens) > 2 and tokens[0].text == "fmt::format" and tokens[1].text == "(":
@@ -129,27 +134,99 @@ def text_of(tokens, known):
     return PLACE if any(t.text.lower().rstrip("_") == "where" for t in tokens) else "…"
 
 
+def shape_of(form):
+    """A format string with each value left open; doubled braces stand for themselves."""
+    return re.sub(r"\{\{|\}\}|\{[^{}]*\}", lambda m: m[0][0] if m[0] in ("{{", "}}") else "…", form)
+
+
+def message_of(name, inside):
+    """The tokens of the message in the call `name(inside)`: of Because(code, format, values...) all but the code."""
+    if name != "Because":
+        return inside
+    comma = next((i for i, t in enumerate(inside) if t.text == ","), len(inside))
+    line = inside[0].line if inside else 0
+    return [Token("name", "fmt::format", line), Token("other", "(", line), *inside[comma + 1:], Token("other", ")", line)]
+
+
 def kind_of(name):
+    if name == "Because":
+        return "LeftAlone"
     head, _, tail = name.rpartition("::")
     return tail if head.endswith("Status") and tail in KINDS else None
 
 
-def helpers_of(tokens):
-    """{name: (kind, parameters, message, begin, end)}: functions of a file that make a Status of texts, e.g. Bad(where, fact)."""
-    found, i = {}, 0
-    while i + 2 < len(tokens):
-        if tokens[i].text in ("Status", "kvshare::Status") and tokens[i + 1].kind == "name" and tokens[i + 2].text == "(":
-            parameters, end = arguments(tokens, i + 2)
-            texts = {t.text for t in parameters}
-            takes_text = texts & {"std::string", "std::string_view", "fmt::format_string", "char"}
-            if takes_text and end + 1 < len(tokens) and tokens[end + 1].text == "{":
+@dataclass
+class Helper:
+    """A function or lambda that makes a Status of texts, e.g. Bad(where, fact)."""
+    kind: str
+    parameters: list  # their names
+    message: list  # the tokens that its Status is made of, or
+    calls: "Helper | None"  # the helper that `message` are the arguments of
+    body: range  # its tokens
+
+    def text(self, given, known):
+        """What a call with the arguments `given` says."""
+        known = known | dict(zip(self.parameters, (text_of(g, known) for g in given)))
+        if "format" in known and (len(given) > len(self.parameters) or "args" in known):
+            form = literal(given[self.parameters.index("format")])  # what follows a format string fills it
+            known["format"] = shape_of(form) if form else "…"
+        return self.calls.text(split(self.message), known) if self.calls else text_of(self.message, known)
+
+
+def definition(tokens, i):
+    """(name, parameters, index of the body's brace) where `Status Name(...) {` or `auto name = [...](...) {` begins at i."""
+    def text(at):
+        return tokens[at].text if at < len(tokens) else ""
+
+    if tokens[i].text in ("Status", "kvshare::Status", "Decline") and tokens[i + 1].kind == "name" and text(i + 2) == "(":
+        name, opening = tokens[i + 1].text, i + 2
+    elif tokens[i].text == "auto" and text(i + 2) == "=" and text(i + 3) == "[":
+        name, opening = tokens[i + 1].text, arguments(tokens, i + 3)[1] + 1
+    else:
+        return None
+    if text(opening) != "(":
+        return None
+    parameters, end = arguments(tokens, opening)
+    brace = next((at for at in range(end + 1, min(end + 4, len(tokens))) if text(at) in "{;"), end)  # behind `const`, `-> Status`
+    return (name, parameters, brace) if text(brace) == "{" else None
+
+
+TEXTS = {"std::string", "std::string_view", "fmt::format_string", "char"}
+
+
+def helpers_of(tokens, shared):
+    """[(name, Helper)] of a file in order; they may call one another and those that are `shared`."""
+    found = []
+    for i in range(len(tokens) - 2):
+        name, parameters, brace = definition(tokens, i) or ("", [], 0)
+        if not TEXTS & {t.text for t in parameters}:
+            continue
+        body, end = arguments(tokens, brace)
+        makers = [(j, helper_at(i, t.text, found, shared)) for j, t in enumerate(body[:-1]) if body[j + 1].text == "("]
+        makers = [(j, calls) for j, calls in makers if calls or kind_of(body[j].text)]
+        if len(makers) != 1 or len(body) >= 60:
+            continue
+        [(j, calls)] = makers
+        found.append((name, Helper(calls.kind if calls else kind_of(body[j].text), [p[-1].text for p in split(parameters) if p],
+                                   message_of(body[j].text, arguments(body, j + 1)[0]), calls, range(i, end + 1))))
+    return found
+
+
+def helper_at(i, name, own, shared):
+    """What `name` means at token i: the last of the file's own before it (lambdas repeat names), else a shared one."""
+    return next((helper for n, helper in reversed(own) if n == name and helper.body.start < i), shared.get(name))
+
+
+def phrases_of(tokens):
+    """{name: text} of a file's functions that do nothing but make a text, e.g. HasShape(tensor)."""
+    found = {}
+    for i in range(len(tokens) - 3):
+        if tokens[i].text == "std::string" and tokens[i + 1].kind == "name" and tokens[i + 2].text == "(":
+            _, end = arguments(tokens, i + 2)
+            begin = [t.text for t in tokens[end + 1:end + 4]]
+            if begin == ["{", "return", "fmt::format"]:
                 body, _ = arguments(tokens, end + 1)
-                names = [(j, kind_of(t.text)) for j, t in enumerate(body) if t.kind == "name" and kind_of(t.text)]
-                if len(names) == 1 and len(body) < 60:
-                    inner, _ = arguments(body, names[0][0] + 1)
-                    names_of = [p[-1].text for p in split(parameters) if p]
-                    found[tokens[i + 1].text] = (names[0][1], names_of, inner, i, end + 1 + len(body))
-        i += 1
+                found[tokens[i + 1].text] = text_of(body[1:-1], {})
     return found
 
 
@@ -160,29 +237,23 @@ def remedy_of(text, kind, refused):
     return KINDS[kind] or refused
 
 
-def messages_of(source, refused):
+def messages_of(source, refused, shared):
+    """`shared`: the helpers that headers declare."""
     tokens = tokens_of(source)
-    helpers = helpers_of(tokens)
-    bodies = [(begin, end) for *_, begin, end in helpers.values()]
+    own = helpers_of(tokens, shared)
+    phrases = phrases_of(tokens)
+    bodies = [helper.body for _, helper in own]
     out = []
     for i, token in enumerate(tokens[:-1]):
-        if token.kind != "name" or tokens[i + 1].text != "(" or any(b <= i <= e for b, e in bodies):
+        if token.kind != "name" or tokens[i + 1].text != "(" or any(i in body for body in bodies):
             continue
         inside, end = arguments(tokens, i + 1)
         given = [g for g in split(inside) if g]
         if kind := kind_of(token.text):
-            text = text_of(given[0], {}) if given else "…"
-        elif token.text == "Outcome::Decline":
-            kind = "LeftAlone"
-            text = re.sub(r"\{[^{}]*\}", "…", literal(given[0]) or "…") if given else "…"
-        elif token.text in helpers:
-            kind, names, message, *_ = helpers[token.text]
-            known = dict(zip(names, (text_of(g, {}) for g in given)))
-            if len(given) > len(names) or "args" in names:  # what follows a format string fills it
-                j = names.index("format")
-                form = literal(given[j])
-                known["format"] = re.sub(r"\{[^{}]*\}", "…", form) if form else "…"
-            text = text_of(message, known)
+            given = [g for g in split(message_of(token.text, inside)) if g]
+            text = text_of(given[0], phrases) if given else "…"
+        elif helper := helper_at(i, token.text, own, shared):
+            kind, text = helper.kind, helper.text(given, phrases)
         else:
             continue
         if kind == "Refused" and refused == LEFT_ALONE:
@@ -193,12 +264,27 @@ def messages_of(source, refused):
     return out
 
 
+def shared_helpers(sources):
+    """The helpers that a header declares: any file may call them."""
+    declared = set()
+    for path in (ROOT / "src").rglob("*.h"):
+        declared.update(re.findall(r"\b(?:Status|Decline) (\w+)\(", path.read_text()))
+    found = {}
+    for _ in range(2):  # the second time finds those that call one of the first
+        for source in sources:
+            found |= {name: helper for name, helper in helpers_of(tokens_of(source), found) if name in declared}
+    return found
+
+
 def all_messages():
     """(file, its area's title, message) for each place that raises one."""
-    for path in sorted((ROOT / "src").rglob("*.cc")):
-        relative = path.relative_to(ROOT).as_posix()
-        _, title, refused = next(area for area in AREAS if relative.startswith(area[0]))
-        for message in messages_of(path.read_text(), refused):
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "src").rglob("*.cc"))}
+    shared = shared_helpers(sources.values())
+    for relative, source in sources.items():
+        _, title, refused = next((area for area in AREAS if relative.startswith(area[0])), (None, None, ""))
+        for message in messages_of(source, refused, shared):
+            if title is None:
+                sys.exit(f"{relative} raises '{message.text}', and AREAS has no entry for its folder")
             yield relative, title, message
 
 

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz]: bring what each stage lacks, as root or by sudo; safe to run
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [realmodel]: bring what each stage lacks, as root or by sudo; safe to run
 # again, also after a run that was cut short.
-#   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers and Highway's source
+#   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
+#          sources
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
 #   lint   clang-format and clang-tidy 19
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 #   fuzz   clang 14 with libFuzzer
+#   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
+ORT_API_VERSION=24  # the least whose headers have the kernel registry of plugin execution providers
 BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev nlohmann-json3-dev
   libgtest-dev libgmock-dev libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
+REALMODEL_PACKAGES=("$TORCH" transformers==5.6.2 gguf==0.19.0 safetensors==0.8.0 onnxscript==0.7.2 onnxruntime-genai==0.18.0
+  mobius-onnx==0.1.0 "$(grep ^onnxruntime== scripts/requirements.txt)" "$(grep ^onnx== scripts/requirements.txt)")
 BENCH_PEERS=("$TORCH" "--no-deps executorch==1.4.1" openvino==2026.4.1 libggml-python==0.20.2.post1)
 
 fail() {
@@ -54,62 +59,76 @@ install_packages() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-# trixie ARGUMENTS...: apt-get with a private source for Debian trixie under $DEPS/apt, whose packages are downloaded
-# and unpacked here, never installed.
-trixie() {
-  apt-get -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$DEPS/apt/etc" -o Dir::State="$DEPS/apt/state" \
-    -o Dir::State::status="$DEPS/apt/status" -o Dir::Cache="$DEPS/apt/cache" -o APT::Sandbox::User= \
+# debian SUITE ARGUMENTS...: apt-get with a private source for one Debian suite under $DEPS/apt, whose packages are
+# downloaded and unpacked here, never installed.
+debian() {
+  local apt=$DEPS/apt/$1
+  shift
+  apt-get -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$apt/etc" -o Dir::State="$apt/state" \
+    -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User= \
     -o Acquire::Retries=3 -qq "$@"
 }
 
 bookworm_mirror() { apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm" && !seen {print $1; seen=1}'; }
 
-prepare_trixie() {
-  [[ -n ${trixie_ready:-} ]] && return
-  trixie_ready=1
-  local mirror
+prepare_debian() {  # prepare_debian SUITE
+  local apt=$DEPS/apt/$1 mirror
+  [[ " ${debian_ready:-} " = *" $1 "* ]] && return
   mirror=$(bookworm_mirror)
   if [[ -z $mirror ]]; then  # apt knows nothing before its first update
     quietly "apt-get update" as_root apt-get update -qq
     mirror=$(bookworm_mirror)
   fi
   [[ -n $mirror ]] || fail "apt knows no Debian 12 (bookworm) source; kvshare is built on Debian 12"
-  rm -rf "$DEPS/apt"
-  mkdir -p "$DEPS/apt/etc" "$DEPS/apt/state/lists/partial" "$DEPS/apt/cache/archives/partial"
-  : >"$DEPS/apt/status"
-  printf 'Types: deb deb-src\nURIs: %s\nSuites: trixie\nComponents: main\nSigned-By: %s\n' \
-    "$mirror" /usr/share/keyrings/debian-archive-keyring.gpg >"$DEPS/apt/etc/trixie.sources"
-  quietly "reading Debian trixie's package list" trixie update
+  rm -rf "$apt"
+  mkdir -p "$apt/etc" "$apt/state/lists/partial" "$apt/cache/archives/partial"
+  : >"$apt/status"
+  printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' \
+    "$mirror" "$1" /usr/share/keyrings/debian-archive-keyring.gpg >"$apt/etc/$1.sources"
+  quietly "reading Debian $1's package list" debian "$1" update
+  debian_ready+=" $1"
 }
 
+# The C API version of the headers in a folder; 0 where there are none.
+api_version() { awk '/^#define ORT_API_VERSION/ {v=$3} END {print v+0}' "$1/onnxruntime_c_api.h" 2>/dev/null || echo 0; }
+
+# Experimental's packages go to unstable one day. An earlier checkout's headers may be older.
 fetch_ort_headers() {
-  [[ -e $DEPS/ort/include/onnxruntime_c_api.h ]] && return
-  echo "setup: ONNX Runtime's C headers (Debian trixie)"
-  prepare_trixie
-  local work=$DEPS/ort.part
-  rm -rf "$work" "$DEPS/ort"
-  mkdir -p "$work/ort/include"
-  cd "$work"
-  quietly "downloading ONNX Runtime's headers" trixie download libonnxruntime-dev
-  quietly "unpacking ONNX Runtime's headers" dpkg-deb -x libonnxruntime-dev_*.deb unpacked
-  find unpacked -name 'onnxruntime*.h' -exec cp {} ort/include/ \;
-  cd "$ROOT"
+  [[ $(api_version "$DEPS/ort/include") -ge $ORT_API_VERSION ]] && return
+  local work=$DEPS/ort.part suite
+  for suite in experimental unstable; do
+    echo "setup: ONNX Runtime's C headers (Debian $suite)"
+    prepare_debian "$suite"
+    rm -rf "$work"
+    mkdir -p "$work/ort/include"
+    cd "$work"
+    if debian "$suite" download libonnxruntime-dev >>"$LOG" 2>&1; then
+      quietly "unpacking ONNX Runtime's headers" dpkg-deb -x libonnxruntime-dev_*.deb unpacked
+      find unpacked -name 'onnxruntime*.h' -exec cp {} ort/include/ \;
+    fi
+    cd "$ROOT"
+    [[ $(api_version "$work/ort/include") -ge $ORT_API_VERSION ]] && break
+  done
+  [[ $(api_version "$work/ort/include") -ge $ORT_API_VERSION ]] ||
+    fail "found no ONNX Runtime headers with C API version $ORT_API_VERSION in Debian experimental or unstable; the log is $LOG"
+  rm -rf "$DEPS/ort"
   mv "$work/ort" "$DEPS/ort"
   rm -rf "$work"
 }
 
-fetch_highway() {
-  [[ -e $DEPS/highway/CMakeLists.txt ]] && return
-  echo "setup: Highway's source (Debian trixie)"
-  prepare_trixie
-  local work=$DEPS/highway.part
-  rm -rf "$work" "$DEPS/highway"
+fetch_source() {  # fetch_source SUITE PACKAGE FILE: the package's upstream source, which has FILE, in $DEPS/PACKAGE
+  local suite=$1 package=$2
+  [[ -e $DEPS/$package/$3 ]] && return
+  echo "setup: the source of $package (Debian $suite)"
+  prepare_debian "$suite"
+  local work=$DEPS/$package.part
+  rm -rf "$work" "${DEPS:?}/$package"
   mkdir -p "$work/src"
   cd "$work"
-  quietly "downloading Highway's source" trixie source --download-only highway
-  quietly "unpacking Highway's source" tar -xf highway_*.orig.tar.* -C src --strip-components=1
+  quietly "downloading the source of $package" debian "$suite" source --download-only "$package"
+  quietly "unpacking the source of $package" tar -xf "${package}"_*.orig.tar.* -C src --strip-components=1
   cd "$ROOT"
-  mv "$work/src" "$DEPS/highway"
+  mv "$work/src" "$DEPS/$package"
   rm -rf "$work"
 }
 
@@ -149,22 +168,36 @@ fetch_lint() {
 }
 
 # A torch that needs CUDA's packages is not installed: gigabytes that a CPU does not use.
-torch_brings_cuda() {
-  build/bench-venv/bin/python -m pip install --dry-run -q --no-input --report - "$TORCH" 2>>"$LOG" | grep -q '"nvidia-'
+torch_brings_cuda() {  # torch_brings_cuda VENV
+  "$1/bin/python" -m pip install --dry-run -q --no-input --report - "$TORCH" 2>>"$LOG" | grep -q '"nvidia-'
+}
+
+make_other_venv() {  # make_other_venv FOLDER
+  [[ -x $1/bin/pip ]] && return
+  install_packages python3-venv
+  quietly "making $1" /usr/bin/python3 -m venv --clear "$1"
+}
+
+fetch_realmodel() {
+  local venv=build/realmodel-venv
+  [[ $(cat "$venv/stamp" 2>/dev/null) = "${REALMODEL_PACKAGES[*]}" ]] && return
+  make_other_venv "$venv"
+  torch_brings_cuda "$venv" && fail "pip would bring CUDA; let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels"
+  echo "setup: PyTorch and exporters"
+  quietly "installing ${REALMODEL_PACKAGES[*]}" \
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input "${REALMODEL_PACKAGES[@]}"
+  echo "${REALMODEL_PACKAGES[*]}" >"$venv/stamp"
 }
 
 fetch_bench_peers() {
   local venv=build/bench-venv peer lacking=0
   [[ $(cat "$venv/peers.stamp" 2>/dev/null) = "${BENCH_PEERS[*]}" ]] && return
-  if [[ ! -x $venv/bin/pip ]]; then
-    install_packages python3-venv
-    quietly "making $venv" /usr/bin/python3 -m venv --clear "$venv"
-  fi
+  make_other_venv "$venv"
   quietly "installing numpy" "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input \
     "$(grep ^numpy scripts/requirements.txt)"
   for peer in "${BENCH_PEERS[@]}"; do
     echo "setup: ${peer#--no-deps }"
-    if [[ $peer = "$TORCH" ]] && torch_brings_cuda; then
+    if [[ $peer = "$TORCH" ]] && torch_brings_cuda "$venv"; then
       echo "setup: skipped: pip would bring CUDA; let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels" >&2
       lacking=1
     # shellcheck disable=SC2086  # an option and a name
@@ -178,8 +211,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|realmodel)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, realmodel" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -191,11 +224,14 @@ flock 9  # one at a time
 : >"$LOG"
 for stage in "$@"; do
   case $stage in
-    build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers; fetch_highway ;;
+    build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers
+      fetch_source trixie highway CMakeLists.txt
+      fetch_source bookworm protobuf src/google/protobuf/message_lite.h ;;
     test) make_venv; fetch_ort_releases "${TEST_ORT_VERSIONS[@]}" ;;
     matrix) make_venv; fetch_ort_releases "${MATRIX_ORT_VERSIONS[@]}" ;;
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;
     fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
+    realmodel) fetch_realmodel ;;
   esac
 done

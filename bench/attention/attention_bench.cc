@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 
 namespace kvshare {
 namespace {

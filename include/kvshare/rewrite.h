@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,33 +37,41 @@ struct AttentionLayer {
 
 struct Inspection {
   std::vector<AttentionLayer> layers;
-  int64_t nodes = 0;                     // of the main graph and of bodies
-  int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
-  int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
-  int64_t named_unused_presents = 0;     // presents that ORT copies for nobody
-  int64_t predicted_cpu_gpu_copies = 0;  // Memcpy nodes the CUDA EP would insert around them, from a table
-  std::vector<std::string> imports;      // the domains of the opsets that the model imports; "" is ai.onnx
-  std::vector<std::string> warnings;     // one line each, e.g. the is_causal trap of ORT >= 1.28
+  int64_t nodes = 0;                  // of the main graph and of bodies
+  int64_t mask_nodes = 0;             // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
+  int64_t borrowed_copies = 0;        // Transpose/Reshape on borrowed K/V
+  int64_t named_unused_presents = 0;  // presents that ORT copies for nobody
+  std::vector<std::string> imports;   // the domains of the opsets that the model imports; "" is ai.onnx
+  std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
 };
 
 enum class Target { kKvshare, kKvshareAttention, kOrt };
 enum class Rope { kFold, kKeep };
 
+// kvshare::Attention takes a query that the graph has rotated.
+constexpr Rope DefaultRope(Target target) { return target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold; }
+
 struct RewriteOptions {
   Target target = Target::kKvshare;
   bool keep_own = false;          // leave own layers as they are, GroupQueryAttention or Attention
-  Rope rope = Rope::kFold;        // kKvshareAttention: kKeep is the only choice; the CLI's default follows the target
+  std::optional<Rope> rope;       // none: the target's default
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run
   bool prune_inputs = false;      // drop graph inputs that nothing reads any more
-  bool dry_run = false;           // report only
+  std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)
+  bool link_weights = false;  // weights in another folder: hard-link, which shares them with the original for good
+  bool dry_run = false;       // report only
+
+  // Called as weights are copied to another folder: bytes of one file so far, and in all.
+  std::function<void(uint64_t done, uint64_t bytes)> progress = {};
 };
 
 struct RuleOutcome {
   std::string rule;
   std::string node;
   bool applied = false;
-  std::string reason;  // why it declined
+  std::string reason;  // why it declined, for people
+  std::string code;    // the same for programs, e.g. "mask-unknown": src/graph/match/decline_codes.inc lists them
 };
 
 struct RewriteReport {
@@ -76,9 +86,11 @@ struct RewriteReport {
 // Errors: kInvalidInput for a missing, malformed or cyclic model, or external data that leaves its folder.
 Result<Inspection> Inspect(const std::string& model_path);
 
-// Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. External data is referenced
-// where both lie in one folder, else hard-linked, else copied. Errors as Inspect; kRefused for a target that cannot
-// serve the options; kInternal for I/O.
+// Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. Weights beside the model are
+// referred to where both lie in one folder, else copied, which takes no room where the file system shares blocks. A
+// file that is replaced hands its permissions on; a link that is replaced becomes a file. Errors as Inspect; kRefused
+// for a target that cannot serve the options, and where another file has the name of the weights; kInternal for I/O. A
+// message names an option in braces, as {min_ort}: a face puts its own name for it there.
 Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
                               const RewriteOptions& options);
 

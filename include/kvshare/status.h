@@ -36,14 +36,14 @@ class [[nodiscard]] Status {
 };
 
 // A value, or why there is none.
-template <typename T>
+template <typename T, typename Failure = Status>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                                  // NOLINT(google-explicit-constructor)
-  Result(Status status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}                                   // NOLINT(google-explicit-constructor)
+  Result(Failure status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT(google-explicit-constructor)
 
   bool ok() const { return value_.has_value(); }
-  const Status& status() const { return status_; }
+  const Failure& status() const { return status_; }
   T& operator*() & { return *value_; }
   const T& operator*() const& { return *value_; }
   T&& operator*() && { return *std::move(value_); }
@@ -52,7 +52,7 @@ class [[nodiscard]] Result {
 
  private:
   std::optional<T> value_;
-  Status status_;
+  Failure status_;
 };
 
 }  // namespace kvshare
@@ -60,7 +60,7 @@ class [[nodiscard]] Result {
 #define KVSHARE_CONCAT_INNER(a, b) a##b
 #define KVSHARE_CONCAT(a, b) KVSHARE_CONCAT_INNER(a, b)
 
-// Returns the failure of an expression of type Status.
+// Returns the failure of an expression of type Status (or of another type with ok()).
 #define KVSHARE_RETURN_IF_ERROR(expression)                                              \
   do {                                                                                   \
     if (auto kvshare_status = (expression); !kvshare_status.ok()) return kvshare_status; \

@@ -12,7 +12,7 @@
 #include "attention/load-inl.h"
 #include "attention/rotary-inl.h"
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {

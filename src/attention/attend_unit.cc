@@ -60,20 +60,6 @@ void StartState(const Job& job, const Place& place, const Scratch& scratch) {
   std::memset(scratch.out, 0, job.rows() * ValueStride(job) * sizeof(float));
 }
 
-// The union of the unit's rows' ranges.
-KeyRange RowsUnion(const Job& job, const Place& place, const Scratch& scratch) {
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  KeyRange all{INT32_MAX, 0};
-  for (int64_t row = 0; row < place.rows; ++row) {
-    const int64_t i = row / R * state_lanes + row % R;
-    if (scratch.begin[i] >= scratch.end[i]) continue;
-    all.begin = std::min(all.begin, scratch.begin[i]);
-    all.end = std::max(all.end, scratch.end[i]);
-  }
-  return all.begin < all.end ? all : KeyRange{};
-}
-
 // The unit's keys: of the union its split's share, in whole tiles.
 KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
   const KeyRange all = RowsUnion(job, place, scratch);
@@ -81,71 +67,6 @@ KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
   const int64_t share = (tiles + job.plan.splits - 1) / job.plan.splits * job.plan.key_tile;
   const int64_t begin = std::min<int64_t>(all.begin + place.split * share, all.end);
   return {static_cast<int32_t>(begin), static_cast<int32_t>(std::min<int64_t>(begin + share, all.end))};
-}
-
-// Rows [begin, end) whose union [lo, hi) of ranges bounds a block's work, and the part [all_lo, all_hi) all of them
-// see.
-struct BlockRange {
-  int32_t lo = INT32_MAX, hi = 0, all_lo = 0, all_hi = INT32_MAX;
-};
-
-BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, int64_t rows) {
-  BlockRange range;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int32_t begin = scratch.begin[block * state_lanes + r];
-    const int32_t end = scratch.end[block * state_lanes + r];
-    if (begin < end) {
-      range.lo = std::min(range.lo, begin);
-      range.hi = std::max(range.hi, end);
-    }
-    range.all_lo = std::max(range.all_lo, begin);
-    range.all_hi = std::min(range.all_hi, end);
-  }
-  return range;
-}
-
-// The unit's K or V head, from row `first` on.
-const void* RowsOf(const HeadsView& view, const Place& place, int64_t first) {
-  return At(view.data, view.type, view.Offset(place.b, place.kv_head, first));
-}
-Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t end) {
-  if (first >= end) return {};
-  return {static_cast<const char*>(RowsOf(view, place, first)), BytesOf(view.type, view.token_stride), end - first};
-}
-
-// Whether the mask does anything in the ranges of a block's rows.
-bool IsMasked(const Job& job, const Place& place, int64_t block, int64_t rows) {
-  if (!job.call->mask) return false;
-  if (job.masked == nullptr) return true;
-  const bool* const masked = job.masked + place.b * job.call->query.tokens;
-  const int64_t first = block * job.plan.block_rows;
-  return std::any_of(masked + place.PositionOf(job, first), masked + place.PositionOf(job, first + rows - 1) + 1,
-                     [](bool row) { return row; });
-}
-
-// The sums of `count` keys from `begin` on become scores as the softmax takes them: capped, biased, hidden where a row
-// does not see.
-template <int R>
-void MaskTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
-              int64_t begin, int64_t count) {
-  const AttentionCall& call = *job.call;
-  constexpr int64_t kState = kStateLanes<R>;
-  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
-  const int64_t lanes = RoundUp(count * R, kLanes);
-  float* scores = scratch.scores;
-  if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
-  if (IsMasked(job, place, block, rows)) ApplyMask<R>(job, place, block * R, rows, begin, count, scores);
-  if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
-  if (begin < seen.all_lo || begin + count > seen.all_hi)
-    HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
-                   scratch.end + block * kState);
-  for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
-}
-
-// The running state of a block's rows.
-template <int R>
-RowState StateOf(const Scratch& scratch, int64_t block) {
-  return {scratch.max + block * kStateLanes<R>, scratch.sum + block * kStateLanes<R>};
 }
 
 // What lies between the two kernels: the scores of `count` keys from `begin` on become weights; `rescale` is what the
@@ -265,86 +186,6 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
-}
-
-// Where a row of scores begins in the call's output.
-int64_t ScoresRow(const Job& job, const Place& place, int64_t row) {
-  const AttentionCall& call = *job.call;
-  return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
-         call.scores.keys;
-}
-
-// The columns of keys that a row does not see: before its range and past it.
-void FillUnseenScores(const Job& job, const Place& place, const Scratch& scratch) {
-  const MutableScoresView& out = job.call->scores;
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  const int64_t first_column = out.FirstColumn(place.b);
-  const float outside = out.stage == ScoreStage::kWeights ? 0.0F : out.outside;
-  for (int64_t row = 0; row < place.rows; ++row) {
-    const int64_t i = row / R * state_lanes + row % R;
-    const int64_t at = ScoresRow(job, place, row);
-    const int64_t end = first_column + scratch.end[i];
-    FillScores(outside, first_column + scratch.begin[i], out, at);
-    FillScores(outside, out.keys - end, out, at + end);
-  }
-}
-
-// The part of a tile's scores, `count` keys from `begin` on, that each row of a block sees.
-template <int R>
-void StoreTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, int64_t begin,
-               int64_t count) {
-  const MutableScoresView& out = job.call->scores;
-  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t i = block * kStateLanes<R> + r;
-    const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
-    const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
-    StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
-                    ScoresRow(job, place, block * R + r) + out.FirstColumn(place.b) + first);
-  }
-}
-
-// The scores of one item at the stage that the call asks for. A pass of its own over K, so that RunTiles need not know
-// of it; weights take two, the first for the rows' sums. By PlanScores: no splits, as sums need all keys of a row.
-template <int R>
-void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
-  const AttentionCall& call = *job.call;
-  const MutableScoresView& out = call.scores;
-  const bool weights = out.stage == ScoreStage::kWeights;
-  const auto score_tile = CodeOf(job.plan.key_kernel).score;
-  HWY_ALIGN float rescale[kStateLanes<R>];
-  KeyRange range{0, static_cast<int32_t>(out.keys)};
-  if (!out.OfEveryKey()) {
-    range = RowsUnion(job, place, scratch);
-    FillUnseenScores(job, place, scratch);
-  }
-  for (int64_t block = 0; block < job.plan.blocks(); ++block) PackQueries(job, place, scratch, block);
-  for (const bool store : {false, true}) {
-    if (!store && !weights) continue;
-    for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
-      for (int64_t block = 0; block < job.plan.blocks(); ++block) {
-        const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, std::min<int64_t>(R, place.rows - block * R));
-        const int64_t begin = out.OfEveryKey() ? tile : std::max<int64_t>(tile, seen.lo);
-        const int64_t end = out.OfEveryKey() ? range.end : std::min(range.end, seen.hi);
-        const int64_t count = std::min<int64_t>(tile + job.plan.key_tile, end) - begin;
-        if (count <= 0) continue;
-        const int64_t lanes = RoundUp(count * R, kLanes);
-        score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
-                   count, call.key.head_size, Fetch{}, nullptr, scratch.scores);
-        if (!out.OfEveryKey())
-          MaskTile<R>(job, place, scratch, block, seen, begin, count);
-        else if (out.stage == ScoreStage::kSoftcapped && call.spec.softcap > 0)
-          SoftcapTile(scratch.scores, lanes, call.spec.softcap);
-        if (!store) {
-          UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
-          continue;
-        }
-        if (weights) NormalizeTile<R>(scratch.scores, lanes, StateOf<R>(scratch, block));
-        StoreTile<R>(job, place, scratch, block, begin, count);
-      }
-    }
-  }
 }
 
 // One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, scaled where the values

@@ -6,6 +6,7 @@
 
 #include "attention/simd_target.h"
 #include "attention/unit.h"
+#include "kvshare/attend.h"
 
 namespace kvshare {
 namespace {
@@ -102,14 +103,12 @@ void TrimRanges(const AttentionCall& call, const UnitCode& code, const ParallelF
 }
 
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
+Status NoKernelForF64() { return Status::Refused("no SIMD kernel for f64; AttendOracle and AppendOracle compute it"); }
 
 // Attend, but for what its own thread's allocations throw.
 Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
   if (call.query.batch == 0 || call.query.tokens == 0) return {};
-  if (call.query.type == DType::kF64) {
-    AttendOracle(call);
-    return {};
-  }
+  if (call.query.type == DType::kF64) return NoKernelForF64();
   KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
   const UnitCode code = GetUnitCode();
   const int64_t rows = call.query.batch * call.query.tokens;
@@ -177,8 +176,13 @@ constexpr int64_t kAppendRows = 256;  // rows of one head a task copies
 struct AppendJob {
   const AppendCall* call;
   const UnitCode* code;
+  WorkspacePool* pool;
   int64_t first, stretch, stretches;  // rows [first + i*stretch, ...) of every head
+  std::atomic<bool>* out_of_memory;   // as in UnitTask
 };
+
+// One row as f32, in whole vectors of any target.
+size_t AppendScratchBytes(int64_t head_size) { return static_cast<size_t>((head_size + 15) / 16 * 64); }
 
 void AppendTask(void* arg, int64_t i) {
   const auto& job = *static_cast<const AppendJob*>(arg);
@@ -186,19 +190,21 @@ void AppendTask(void* arg, int64_t i) {
   const int64_t begin = job.first + i % job.stretches * job.stretch;
   const int64_t head = i / job.stretches % present.heads;
   const int64_t b = i / job.stretches / present.heads;
-  alignas(64) float row[kMaxAppendHeadSize];
-  job.code->append(*job.call, b, head, begin, std::min(begin + job.stretch, present.tokens), row);
+  try {
+    const WorkspacePool::Lease row(*job.pool, AppendScratchBytes(present.head_size));
+    job.code->append(*job.call, b, head, begin, std::min(begin + job.stretch, present.tokens),
+                     static_cast<float*>(row.data()));
+  } catch (const std::bad_alloc&) {
+    job.out_of_memory->store(true, std::memory_order_relaxed);
+  }
 }
 
 }  // namespace
 
-void Append(const AppendCall& call, const ParallelFor& parallel) {
+Status Append(const AppendCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
   const MutableHeadsView& present = call.present;
-  if (present.batch == 0 || present.tokens == 0) return;
-  if (present.type == DType::kF64 || present.head_size > kMaxAppendHeadSize) {
-    AppendOracle(call);
-    return;
-  }
+  if (present.batch == 0 || present.tokens == 0) return {};
+  if (present.type == DType::kF64) return NoKernelForF64();
   // In place only the new rows are touched; all sequences share the span from the shortest past to the longest. Where
   // rows move down over dropped ones, a head's rows go in order, by one task.
   int64_t begin = 0;
@@ -212,10 +218,12 @@ void Append(const AppendCall& call, const ParallelFor& parallel) {
     end = std::min(present.tokens, *std::max_element(call.past_length, past_end) + call.fresh.tokens);
     if (moves) stretch = end;
   }
-  if (begin >= end) return;
+  if (begin >= end) return {};
   const UnitCode code = GetUnitCode();
-  AppendJob job{&call, &code, begin, stretch, (end - begin + stretch - 1) / stretch};
+  std::atomic<bool> out_of_memory = false;
+  AppendJob job{&call, &code, &pool, begin, stretch, (end - begin + stretch - 1) / stretch, &out_of_memory};
   parallel.run(parallel.context, present.batch * present.heads * job.stretches, &AppendTask, &job);
+  return out_of_memory ? OutOfMemory() : Status();
 }
 
 const char* SimdTarget() { return GetUnitCode().target; }

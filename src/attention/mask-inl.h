@@ -146,6 +146,41 @@ inline void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, 
       std::fill_n(scores + j * R, R, kHidden);
 }
 
+// Whether the mask does anything in the ranges of a block's rows.
+inline bool IsMasked(const Job& job, const Place& place, int64_t block, int64_t rows) {
+  if (!job.call->mask) return false;
+  if (job.masked == nullptr) return true;
+  const bool* const masked = job.masked + place.b * job.call->query.tokens;
+  const int64_t first = block * job.plan.block_rows;
+  return std::any_of(masked + place.PositionOf(job, first), masked + place.PositionOf(job, first + rows - 1) + 1,
+                     [](bool row) { return row; });
+}
+
+// The sums of `count` keys from `begin` on become scores as the softmax takes them: capped, biased, hidden where a row
+// does not see.
+template <int R>
+void MaskTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
+              int64_t begin, int64_t count) {
+  const AttentionCall& call = *job.call;
+  constexpr int64_t kState = kStateLanes<R>;
+  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+  const int64_t lanes = RoundUp(count * R, kLanes);
+  float* scores = scratch.scores;
+  if (call.spec.softcap > 0) SoftcapTile(scores, lanes, call.spec.softcap);
+  if (IsMasked(job, place, block, rows)) ApplyMask<R>(job, place, block * R, rows, begin, count, scores);
+  if (call.key_mask && job.holes[place.b]) ApplyKeyMask(job, place, begin, count, scores);
+  if (begin < seen.all_lo || begin + count > seen.all_hi)
+    HideOutside<R>(scores, lanes, static_cast<int32_t>(begin), scratch.begin + block * kState,
+                   scratch.end + block * kState);
+  for (int64_t lane = count * R; lane < lanes; ++lane) scores[lane] = kHidden;
+}
+
+// The running state of a block's rows.
+template <int R>
+inline RowState StateOf(const Scratch& scratch, int64_t block) {
+  return {scratch.max + block * kStateLanes<R>, scratch.sum + block * kStateLanes<R>};
+}
+
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif

@@ -89,6 +89,50 @@ struct Place {
   int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
 };
 
+// The union of the unit's rows' ranges.
+inline KeyRange RowsUnion(const Job& job, const Place& place, const Scratch& scratch) {
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  KeyRange all{INT32_MAX, 0};
+  for (int64_t row = 0; row < place.rows; ++row) {
+    const int64_t i = row / R * state_lanes + row % R;
+    if (scratch.begin[i] >= scratch.end[i]) continue;
+    all.begin = std::min(all.begin, scratch.begin[i]);
+    all.end = std::max(all.end, scratch.end[i]);
+  }
+  return all.begin < all.end ? all : KeyRange{};
+}
+
+// The keys that a block's work is about: [lo, hi) holds every key that some row of the block sees, [all_lo, all_hi) the
+// keys that all of its rows see.
+struct BlockRange {
+  int32_t lo = INT32_MAX, hi = 0, all_lo = 0, all_hi = INT32_MAX;
+};
+
+inline BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t block, int64_t rows) {
+  BlockRange range;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t begin = scratch.begin[block * state_lanes + r];
+    const int32_t end = scratch.end[block * state_lanes + r];
+    if (begin < end) {
+      range.lo = std::min(range.lo, begin);
+      range.hi = std::max(range.hi, end);
+    }
+    range.all_lo = std::max(range.all_lo, begin);
+    range.all_hi = std::min(range.all_hi, end);
+  }
+  return range;
+}
+
+// The unit's K or V head, from row `first` on.
+inline const void* RowsOf(const HeadsView& view, const Place& place, int64_t first) {
+  return At(view.data, view.type, view.Offset(place.b, place.kv_head, first));
+}
+inline Fetch FetchOf(const HeadsView& view, const Place& place, int64_t first, int64_t end) {
+  if (first >= end) return {};
+  return {static_cast<const char*>(RowsOf(view, place, first)), BytesOf(view.type, view.token_stride), end - first};
+}
+
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 #endif

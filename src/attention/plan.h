@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "attention/kernel_table.h"
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 

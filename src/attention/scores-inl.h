@@ -1,4 +1,5 @@
-// Per-target: from a tile of scores S[key][row] to rows of the scores' own tensor, for calls that want to see them.
+// Per-target: AttentionCall::scores, for calls that want to see what the softmax is made of. A pass of its own over K:
+// tiles of scores S[key][row] become rows of the scores' own tensor.
 #if defined(KVSHARE_ATTENTION_SCORES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_SCORES_INL_H_
 #undef KVSHARE_ATTENTION_SCORES_INL_H_
@@ -8,7 +9,11 @@
 
 #include <algorithm>
 
+#include "attention/kernel_code-inl.h"
 #include "attention/load-inl.h"
+#include "attention/mask-inl.h"
+#include "attention/place-inl.h"
+#include "attention/query-inl.h"
 #include "attention/softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -42,6 +47,86 @@ inline void StoreTileRow(const float* scores, int64_t count, const MutableScores
 inline void FillScores(float value, int64_t count, const MutableScoresView& out, int64_t index) {
   for (int64_t j = 0; j < count; j += kLanes)
     StoreAny(hn::Set(F32(), value), out.data, out.type, index + j, std::min<int64_t>(kLanes, count - j));
+}
+
+// Where a row of scores begins in the call's output.
+inline int64_t ScoresRow(const Job& job, const Place& place, int64_t row) {
+  const AttentionCall& call = *job.call;
+  return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
+         call.scores.keys;
+}
+
+// The columns of keys that a row does not see: before its range and past it.
+inline void FillUnseenScores(const Job& job, const Place& place, const Scratch& scratch) {
+  const MutableScoresView& out = job.call->scores;
+  const int64_t R = job.plan.block_rows;
+  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const int64_t first_column = out.FirstColumn(place.b);
+  const float outside = out.stage == ScoreStage::kWeights ? 0.0F : out.outside;
+  for (int64_t row = 0; row < place.rows; ++row) {
+    const int64_t i = row / R * state_lanes + row % R;
+    const int64_t at = ScoresRow(job, place, row);
+    const int64_t end = first_column + scratch.end[i];
+    FillScores(outside, first_column + scratch.begin[i], out, at);
+    FillScores(outside, out.keys - end, out, at + end);
+  }
+}
+
+// The part of a tile's scores, `count` keys from `begin` on, that each row of a block sees.
+template <int R>
+void StoreTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, int64_t begin,
+               int64_t count) {
+  const MutableScoresView& out = job.call->scores;
+  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t i = block * kStateLanes<R> + r;
+    const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
+    const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
+    StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
+                    ScoresRow(job, place, block * R + r) + out.FirstColumn(place.b) + first);
+  }
+}
+
+// The scores of one item at the stage that the call asks for. A pass of its own over K, so that RunTiles need not know
+// of it; weights take two, the first for the rows' sums. By PlanScores: no splits, as sums need all keys of a row.
+template <int R>
+void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
+  const AttentionCall& call = *job.call;
+  const MutableScoresView& out = call.scores;
+  const bool weights = out.stage == ScoreStage::kWeights;
+  const auto score_tile = CodeOf(job.plan.key_kernel).score;
+  HWY_ALIGN float rescale[kStateLanes<R>];
+  KeyRange range{0, static_cast<int32_t>(out.keys)};
+  if (!out.OfEveryKey()) {
+    range = RowsUnion(job, place, scratch);
+    FillUnseenScores(job, place, scratch);
+  }
+  for (int64_t block = 0; block < job.plan.blocks(); ++block) PackQueries(job, place, scratch, block);
+  for (const bool store : {false, true}) {
+    if (!store && !weights) continue;
+    for (int64_t tile = range.begin; tile < range.end; tile += job.plan.key_tile) {
+      for (int64_t block = 0; block < job.plan.blocks(); ++block) {
+        const BlockRange seen = RangeOf(scratch, kStateLanes<R>, block, std::min<int64_t>(R, place.rows - block * R));
+        const int64_t begin = out.OfEveryKey() ? tile : std::max<int64_t>(tile, seen.lo);
+        const int64_t end = out.OfEveryKey() ? range.end : std::min(range.end, seen.hi);
+        const int64_t count = std::min<int64_t>(tile + job.plan.key_tile, end) - begin;
+        if (count <= 0) continue;
+        const int64_t lanes = RoundUp(count * R, kLanes);
+        score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
+                   count, call.key.head_size, Fetch{}, nullptr, scratch.scores);
+        if (!out.OfEveryKey())
+          MaskTile<R>(job, place, scratch, block, seen, begin, count);
+        else if (out.stage == ScoreStage::kSoftcapped && call.spec.softcap > 0)
+          SoftcapTile(scratch.scores, lanes, call.spec.softcap);
+        if (!store) {
+          UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
+          continue;
+        }
+        if (weights) NormalizeTile<R>(scratch.scores, lanes, StateOf<R>(scratch, block));
+        StoreTile<R>(job, place, scratch, block, begin, count);
+      }
+    }
+  }
 }
 
 }  // namespace kvshare::HWY_NAMESPACE

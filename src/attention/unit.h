@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "attention/plan.h"
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 
@@ -15,7 +15,8 @@ struct Job {
   Plan plan;
   const KeyRange* ranges = nullptr;  // [B, S]
   const bool* holes = nullptr;       // [B]
-  const bool* masked = nullptr;      // [B, S] whether call.mask does anything in the row's range; null: who knows
+  const bool* masked = nullptr;  // [B, S] whether call.mask does anything in the row's range; null: not computed, every
+                                 // row counts as masked
   // Where splits > 1: what a unit leaves for the merge, [units, blocks * R] and [units, blocks * R, ValueStride()].
   float* partial_max = nullptr;
   float* partial_sum = nullptr;
@@ -44,8 +45,5 @@ struct UnitCode {
   const char* target;
 };
 UnitCode GetUnitCode();
-
-// Append keeps one row on the stack; longer heads go to the oracle.
-inline constexpr int64_t kMaxAppendHeadSize = 4096;
 
 }  // namespace kvshare

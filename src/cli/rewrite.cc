@@ -1,10 +1,13 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
 
+#include "cli/flag_names.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
@@ -20,14 +23,24 @@ struct Arguments {
   bool json = false;
 };
 
+// One line that is written over until a file is copied.
+void ShowProgress(uint64_t done, uint64_t bytes) {
+  constexpr uint64_t kWidth = 30;
+  constexpr double kGigabyte = 1e9;
+  const uint64_t full = bytes == 0 ? kWidth : done * kWidth / bytes;
+  fmt::print(stderr, "\rcopying weights [{:<{}}] {:.1f} of {:.1f} GB{}", std::string(full, '#'), kWidth,
+             static_cast<double>(done) / kGigabyte, static_cast<double>(bytes) / kGigabyte, done == bytes ? "\n" : "");
+  std::fflush(stderr);
+}
+
 ExitCode Run(const Arguments& arguments) {
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
   if (!rewritten.ok()) return Report(rewritten.status());
   if (arguments.json) {
-    fmt::print("{}\n", report::ToJson(*rewritten));
+    fmt::print("{}\n", WithFlags(report::ToJson(*rewritten)));
     return kEqual;
   }
-  fmt::print("{}{}\n", report::ToText(*rewritten),
+  fmt::print("{}{}\n", WithFlags(report::ToText(*rewritten)),
              arguments.options.dry_run ? "dry run: nothing written" : fmt::format("written: {}", arguments.out));
   return kEqual;
 }
@@ -49,18 +62,22 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   verb->add_option("--own", options.keep_own, "Own layers: convert (default) or keep, as --to kvshare-attention does")
       ->transform(CLI::CheckedTransformer(own));
   static const std::map<std::string, Rope> ropes = {{"fold", Rope::kFold}, {"keep", Rope::kKeep}};
-  CLI::Option* rope = verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold (default) or keep")
-                          ->transform(CLI::CheckedTransformer(ropes));
+  verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold or keep (default: what --to can serve)")
+      ->transform(CLI::CheckedTransformer(ropes));
   verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
   verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
   verb->add_flag("--json", arguments->json, "Print JSON");
-  verb->callback([arguments, out, rope, dry_run, &exit_code] {
+  verb->add_option(
+      "--weights", options.weights_name,
+      "What the written model's weights are called; a folder where there are several files (default: as they "
+      "are)");
+  verb->add_flag("--link-weights", options.link_weights,
+                 "In another folder: hard-link the weights instead of copying them. Who edits one file edits both");
+  verb->callback([arguments, out, dry_run, &exit_code] {
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
-    // kvshare::Attention leaves rotation to the graph: keeping it is that target's default.
-    if (rope->count() == 0 && arguments->options.target == Target::kKvshareAttention)
-      arguments->options.rope = Rope::kKeep;
+    if (::isatty(STDERR_FILENO) != 0) arguments->options.progress = ShowProgress;
     exit_code = Run(*arguments);
   });
 }

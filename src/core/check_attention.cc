@@ -6,7 +6,8 @@
 #include <limits>
 #include <string>
 
-#include "kvshare/attention.h"
+#include "core/shared_memory.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 namespace {
@@ -202,36 +203,23 @@ Status CheckRotary(const RotaryView& rotary, DType data_type, const int64_t* pos
   return {};
 }
 
-}  // namespace
-
-Status CheckAttention(const AttentionCall& call, std::string_view where) {
-  KVSHARE_RETURN_IF_ERROR(CheckShapes(call, where));
-  KVSHARE_RETURN_IF_ERROR(CheckTypes(call, where));
-  KVSHARE_RETURN_IF_ERROR(CheckSpec(call.spec, where));
-  KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
-  KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
-  KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, call.query.type, where));
-  KVSHARE_RETURN_IF_ERROR(CheckScores(call, where));
-  return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position,
-                     call.query.batch, call.query.tokens, call.query.head_size, where);
-}
-
-Status CheckAppend(const AppendCall& call, std::string_view where) {
+Status CheckNamedAppend(const AppendCall& call, const AppendNames& names, std::string_view where) {
   const MutableHeadsView& present = call.present;
   const HeadsView& fresh = call.fresh;
-  KVSHARE_RETURN_IF_ERROR(CheckView(fresh, "key or value", where));
-  KVSHARE_RETURN_IF_ERROR(CheckView(present, "present", where));
+  KVSHARE_RETURN_IF_ERROR(CheckView(fresh, names.fresh, where));
+  KVSHARE_RETURN_IF_ERROR(CheckView(present, names.present, where));
   if (fresh.batch != present.batch || fresh.heads != present.heads || fresh.head_size != present.head_size)
     return Bad(where, "new rows have shape {}; need B, heads and D of the present {}", ShapeOf(fresh),
                ShapeOf(present));
   const HeadsView& past = call.past;
   if (past) {
-    KVSHARE_RETURN_IF_ERROR(CheckView(past, "past", where));
+    KVSHARE_RETURN_IF_ERROR(CheckView(past, names.past, where));
     if (past.batch != present.batch || past.heads != present.heads || past.head_size != present.head_size)
-      return Bad(where, "input 'past' has shape {}; needs B, heads and D of the present {}", ShapeOf(past),
+      return Bad(where, "input '{}' has shape {}; needs B, heads and D of the present {}", names.past, ShapeOf(past),
                  ShapeOf(present));
     if (past.type != present.type)
-      return Bad(where, "input 'past' has type {}; needs {} like the present", NameOf(past.type), NameOf(present.type));
+      return Bad(where, "input '{}' has type {}; needs {} like the present", names.past, NameOf(past.type),
+                 NameOf(present.type));
   }
   // f64 is appended by the oracle, to f64; the rest mixes.
   const bool served =
@@ -262,9 +250,35 @@ Status CheckAppend(const AppendCall& call, std::string_view where) {
                  std::max<int64_t>(begin - skip, 0), std::min(most - skip, present.tokens), begin, fresh.tokens,
                  present.tokens);
   }
+  KVSHARE_RETURN_IF_ERROR(CheckOwnMemory(call, names, where));
   KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, fresh.type, where));
   return CheckRotary(call.rotary, present.type, call.rotary_positions, call.past_length, present.batch, fresh.tokens,
                      present.head_size, where);
+}
+
+}  // namespace
+
+Status CheckAttention(const AttentionCall& call, std::string_view where) {
+  KVSHARE_RETURN_IF_ERROR(CheckShapes(call, where));
+  KVSHARE_RETURN_IF_ERROR(CheckTypes(call, where));
+  KVSHARE_RETURN_IF_ERROR(CheckSpec(call.spec, where));
+  KVSHARE_RETURN_IF_ERROR(CheckPositions(call, where));
+  KVSHARE_RETURN_IF_ERROR(CheckMask(call, where));
+  KVSHARE_RETURN_IF_ERROR(CheckNorm(call.norm, call.query.type, where));
+  KVSHARE_RETURN_IF_ERROR(CheckScores(call, where));
+  return CheckRotary(call.rotary, call.query.type, call.rotary_positions, call.positions.query_position,
+                     call.query.batch, call.query.tokens, call.query.head_size, where);
+}
+
+Status CheckAppend(const AppendCall& call, std::string_view where) { return CheckNamedAppend(call, {}, where); }
+
+Status CheckAppend(const AppendCall& key, const AppendCall& value, std::string_view where, std::string_view past) {
+  const auto names = [&](const char* what) {
+    return AppendNames{fmt::format("{}_{}", past, what), what, fmt::format("present_{}", what)};
+  };
+  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(key, names("key"), where));
+  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(value, names("value"), where));
+  return CheckApart(key, names("key"), value, names("value"), where);
 }
 
 }  // namespace kvshare

@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -62,6 +65,9 @@ Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
     ::unlink(temporary.c_str());
     return status;
   };
+  struct stat replaced = {};
+  if (::stat(path.c_str(), &replaced) == 0 && ::fchmod(fd, replaced.st_mode & 07777) != 0)
+    return give_up("set the permissions of");
   if (!fill(fd)) return give_up("write");
   if (::fsync(fd) != 0) return give_up("sync");
   if (::rename(temporary.c_str(), path.c_str()) != 0) return give_up("rename to");
@@ -70,24 +76,52 @@ Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
   return {};
 }
 
+// [begin, end) of one file into the same place of another.
+bool CopyRange(int from, int to, off_t begin, off_t end, const std::function<void(off_t)>& copied) {
+  std::vector<char> buffer(1 << 20);
+  if (::lseek(to, begin, SEEK_SET) < 0) return false;
+  while (begin < end) {
+    const auto wanted = static_cast<size_t>(std::min<off_t>(end - begin, 1 << 20));
+    const ssize_t got = ::pread(from, buffer.data(), wanted, begin);
+    if (got < 0 && errno == EINTR) continue;
+    if (got == 0) errno = EIO;  // it has become shorter
+    if (got <= 0 || !WriteAll(to, buffer.data(), static_cast<size_t>(got))) return false;
+    begin += got;
+    copied(begin);
+  }
+  return true;
+}
+
+// All of a file but its holes.
+bool CopyBytes(int from, int to, const CopyProgress& progress) {
+  struct stat source = {};
+  if (::fstat(from, &source) != 0 || ::ftruncate(to, source.st_size) != 0) return false;
+  const auto copied = [&](off_t done) {
+    if (progress) progress(static_cast<uint64_t>(done), static_cast<uint64_t>(source.st_size));
+  };
+  off_t at = 0;
+  while (at < source.st_size) {
+    const off_t data = ::lseek(from, at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;  // a hole up to the end
+    if (data < 0) return CopyRange(from, to, at, source.st_size, copied);
+    at = ::lseek(from, data, SEEK_HOLE);
+    if (at < 0 || !CopyRange(from, to, data, at, copied)) return false;
+  }
+  copied(source.st_size);
+  return true;
+}
+
 }  // namespace
 
 Status WriteFileAtomically(const fs::path& path, std::string_view bytes) {
   return Replace(path, [&](int fd) { return WriteAll(fd, bytes.data(), bytes.size()); });
 }
 
-Status CopyFileAtomically(const fs::path& from, const fs::path& to) {
+Status CopyFileAtomically(const fs::path& from, const fs::path& to, const CopyProgress& progress) {
   const int source = ::open(from.c_str(), O_RDONLY | O_CLOEXEC);
   if (source < 0) return Failure("read", from);
-  Status status = Replace(to, [&](int fd) {
-    std::vector<char> buffer(1 << 20);
-    for (;;) {
-      const ssize_t got = ::read(source, buffer.data(), buffer.size());
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) return got == 0;
-      if (!WriteAll(fd, buffer.data(), static_cast<size_t>(got))) return false;
-    }
-  });
+  Status status =
+      Replace(to, [&](int fd) { return ::ioctl(fd, FICLONE, source) == 0 || CopyBytes(source, fd, progress); });
   ::close(source);
   return status;
 }

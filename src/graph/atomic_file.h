@@ -1,17 +1,27 @@
 // Files that are complete or absent: written beside their place under another name, synced, then renamed.
+//
+// A file that is replaced hands its permissions on, not its owner. A link that is replaced becomes a file: what it led
+// to stays as it is.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string_view>
 
 #include "kvshare/status.h"
 
 namespace kvshare::graph {
 
+// Told as bytes are copied, of all that the file has.
+using CopyProgress = std::function<void(uint64_t done, uint64_t bytes)>;
+
 // kInternal, naming the path and the system's reason; nothing is left behind then.
 Status WriteFileAtomically(const std::filesystem::path& path, std::string_view bytes);
 
-// A copy of `from` under `to`, by the same way.
-Status CopyFileAtomically(const std::filesystem::path& from, const std::filesystem::path& to);
+// A copy of `from` under `to`, by the same way. Where the file system can, it shares its blocks with `from` until one
+// of both is written to; holes stay holes.
+Status CopyFileAtomically(const std::filesystem::path& from, const std::filesystem::path& to,
+                          const CopyProgress& progress = {});
 
 }  // namespace kvshare::graph

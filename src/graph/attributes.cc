@@ -2,7 +2,20 @@
 
 #include <fmt/format.h>
 
+#include "graph/attribute_defaults.h"
+
 namespace kvshare::graph {
+
+namespace {
+const std::string& Empty() {
+  static const std::string empty;
+  return empty;
+}
+}  // namespace
+
+const std::string& CanonicalDomain(const std::string& domain) { return domain == "ai.onnx" ? Empty() : domain; }
+
+const std::string& DomainOf(const Node& node) { return CanonicalDomain(node.domain()); }
 
 const onnx::AttributeProto* FindAttribute(const Node& node, std::string_view name) {
   for (const onnx::AttributeProto& attribute : node.attribute())
@@ -10,14 +23,25 @@ const onnx::AttributeProto* FindAttribute(const Node& node, std::string_view nam
   return nullptr;
 }
 
-int64_t IntAttribute(const Node& node, std::string_view name, int64_t otherwise) {
+int64_t IntAttribute(const Node& node, std::string_view name) {
   const auto* attribute = FindAttribute(node, name);
-  return attribute != nullptr && attribute->has_i() ? attribute->i() : otherwise;
+  if (attribute != nullptr && attribute->has_i()) return attribute->i();
+  return static_cast<int64_t>(AttributeDefault(node, name).value_or(0));
 }
 
-float FloatAttribute(const Node& node, std::string_view name, float otherwise) {
+float FloatAttribute(const Node& node, std::string_view name) {
   const auto* attribute = FindAttribute(node, name);
-  return attribute != nullptr && attribute->has_f() ? attribute->f() : otherwise;
+  if (attribute != nullptr && attribute->has_f()) return attribute->f();
+  return static_cast<float>(AttributeDefault(node, name).value_or(0));
+}
+
+bool Differs(const Node& node, std::string_view name) {
+  const auto* attribute = FindAttribute(node, name);
+  if (attribute == nullptr) return false;
+  const auto standard = AttributeDefault(node, name);
+  if (!standard) return true;
+  return attribute->has_f() ? attribute->f() != static_cast<float>(*standard)
+                            : attribute->i() != static_cast<int64_t>(*standard);
 }
 
 std::optional<std::vector<int64_t>> IntsAttribute(const Node& node, std::string_view name) {
@@ -38,13 +62,6 @@ void RemoveAttribute(Node& node, std::string_view name) {
   for (int i = node.attribute_size() - 1; i >= 0; --i)
     if (node.attribute(i).name() == name) node.mutable_attribute()->DeleteSubrange(i, 1);
 }
-
-namespace {
-const std::string& Empty() {
-  static const std::string empty;
-  return empty;
-}
-}  // namespace
 
 const std::string& Input(const Node& node, int index) {
   return index < node.input_size() ? node.input(index) : Empty();

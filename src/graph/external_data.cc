@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "graph/atomic_file.h"
 #include "graph/constants.h"
 
 namespace kvshare::graph {
@@ -63,8 +62,22 @@ std::optional<uint64_t> NeededBytes(const TensorProto& tensor) {
   return bytes;
 }
 
-// `folder`/`location` with every link resolved, if that still lies in `folder`.
-Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location, const fs::path& folder) {
+// The folders in which a model's weights may lie once every link is resolved.
+struct Home {
+  fs::path folder;                // the model's, as it was named: where a location is looked up
+  std::vector<fs::path> allowed;  // that folder's real path, and that of the file that the model links to
+};
+
+Home HomeOf(const fs::path& model) {
+  Home home{FolderOf(model), {}};
+  std::error_code error;
+  if (auto folder = fs::canonical(home.folder, error); !error) home.allowed.push_back(std::move(folder));
+  if (const auto file = fs::canonical(model, error); !error) home.allowed.push_back(file.parent_path());
+  return home;
+}
+
+// The location's file with every link resolved, if that still lies at home.
+Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location, const Home& home) {
   const fs::path relative(location);
   if (location.empty() || location.find('\0') != std::string::npos) return Bad(tensor, "has no usable location");
   if (relative.is_absolute())
@@ -73,12 +86,10 @@ Result<fs::path> Resolve(const TensorProto& tensor, const std::string& location,
     if (part == "..")
       return Bad(tensor, fmt::format("'{}' has '..'; needs a path inside the model's folder", location));
   std::error_code error;
-  const fs::path real = fs::canonical(folder / relative, error);
+  const fs::path real = fs::canonical(home.folder / relative, error);
   if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
-  const fs::path home = fs::canonical(folder, error);
-  if (error) return Bad(tensor, fmt::format("'{}' cannot be opened: {}", location, error.message()));
-  const auto mismatch = std::mismatch(home.begin(), home.end(), real.begin(), real.end());
-  if (mismatch.first != home.end())
+  const auto holds = [&](const fs::path& folder) { return LiesIn(real, folder); };
+  if (std::none_of(home.allowed.begin(), home.allowed.end(), holds))
     return Bad(tensor, fmt::format("'{}' is a link that leaves the model's folder", location));
   if (!fs::is_regular_file(real, error)) return Bad(tensor, fmt::format("'{}' is not a regular file", location));
   return real;
@@ -134,24 +145,15 @@ Status CheckOverlap(std::vector<Extent> extents) {
   return {};
 }
 
-bool SameBytes(const fs::path& a, const fs::path& b) {
-  std::error_code error;
-  if (fs::file_size(a, error) != fs::file_size(b, error) || error) return false;
-  std::ifstream left(a, std::ios::binary);
-  std::ifstream right(b, std::ios::binary);
-  std::vector<char> x(1 << 20);
-  std::vector<char> y(1 << 20);
-  while (left && right) {
-    left.read(x.data(), static_cast<std::streamsize>(x.size()));
-    right.read(y.data(), static_cast<std::streamsize>(y.size()));
-    if (left.gcount() != right.gcount() || !std::equal(x.begin(), x.begin() + left.gcount(), y.begin())) return false;
-  }
-  return left.eof() && right.eof();
-}
-
 }  // namespace
 
-Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const fs::path& folder) {
+fs::path FolderOf(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
+
+bool LiesIn(const fs::path& path, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
+}
+
+std::vector<const TensorProto*> ExternalTensors(const onnx::ModelProto& model) {
   std::vector<const TensorProto*> tensors;
   CollectTensors(model.graph(), tensors);
   for (const auto& function : model.functions())
@@ -160,37 +162,30 @@ Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, c
     CollectTensors(training.initialization(), tensors);
     CollectTensors(training.algorithm(), tensors);
   }
+  std::erase_if(tensors, [](const TensorProto* t) { return t->data_location() != TensorProto::EXTERNAL; });
+  return tensors;
+}
+
+std::vector<TensorProto*> ExternalTensors(onnx::ModelProto& model) {
+  std::vector<TensorProto*> tensors;
+  for (const TensorProto* tensor : ExternalTensors(std::as_const(model)))
+    tensors.push_back(const_cast<TensorProto*>(tensor));  // parts of `model`, which is not const
+  return tensors;
+}
+
+Result<std::set<std::string>> CheckExternalData(const onnx::ModelProto& model, const fs::path& path) {
+  const Home home = HomeOf(path);
   std::set<std::string> locations;
   std::vector<Extent> extents;
-  for (const TensorProto* tensor : tensors) {
-    if (tensor->data_location() != TensorProto::EXTERNAL) continue;
+  for (const TensorProto* tensor : ExternalTensors(model)) {
     const std::string location = ExternalEntry(*tensor, "location").value_or("");
-    KVSHARE_ASSIGN_OR_RETURN(const fs::path file, Resolve(*tensor, location, folder));
+    KVSHARE_ASSIGN_OR_RETURN(const fs::path file, Resolve(*tensor, location, home));
     KVSHARE_ASSIGN_OR_RETURN(Extent extent, ReadExtent(*tensor, location, file));
     extents.push_back(std::move(extent));
     locations.insert(location);
   }
   KVSHARE_RETURN_IF_ERROR(CheckOverlap(std::move(extents)));
   return locations;
-}
-
-Status PlaceExternalData(const std::set<std::string>& locations, const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  if (fs::equivalent(from, to, error)) return {};
-  for (const std::string& location : locations) {
-    const fs::path source = fs::canonical(from / location, error);
-    const fs::path target = to / location;
-    if (fs::exists(fs::symlink_status(target, error))) {
-      if (fs::equivalent(source, target, error) || SameBytes(source, target)) continue;
-      return Status::Refused(
-          fmt::format("'{}' exists and is not the model's external data '{}'; move it or write elsewhere",
-                      target.string(), location));
-    }
-    fs::create_directories(target.parent_path(), error);
-    fs::create_hard_link(source, target, error);  // appears complete or not at all
-    if (error) KVSHARE_RETURN_IF_ERROR(CopyFileAtomically(source, target));
-  }
-  return {};
 }
 
 }  // namespace kvshare::graph

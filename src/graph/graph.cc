@@ -46,8 +46,9 @@ std::vector<std::string> ReadNames(const Node& node) {
 }
 
 bool IsAttentionOp(const Node& node) {
-  if (node.op_type() == "GroupQueryAttention") return node.domain() == kMicrosoft || node.domain() == kKvshare;
-  return node.op_type() == "Attention" && (node.domain().empty() || node.domain() == kKvshare);
+  const std::string& domain = DomainOf(node);
+  if (node.op_type() == "GroupQueryAttention") return domain == kMicrosoft || domain == kKvshare;
+  return node.op_type() == "Attention" && (domain.empty() || domain == kKvshare);
 }
 
 namespace {
@@ -309,6 +310,13 @@ Node* Graph::Producer(const std::string& value) const {
   return it == owner->index().producer.end() ? nullptr : it->second;
 }
 
+const std::string& Graph::Origin(const std::string& value) const {
+  const std::string* origin = &value;
+  for (const Node* node = Producer(value); IsOnnx(node, "Identity"); node = Producer(*origin))
+    origin = &Input(*node, 0);
+  return *origin;
+}
+
 const std::vector<Node*>& Graph::Consumers(const std::string& value) const {
   static const std::vector<Node*> none;
   const Graph* owner = OwnerOf(value);
@@ -403,12 +411,12 @@ std::optional<std::vector<int64_t>> Graph::Shape(const std::string& value) const
 
 bool Graph::IsModelFunction(const Node& node) const {
   return std::any_of(model_->functions().begin(), model_->functions().end(), [&](const auto& function) {
-    return function.name() == node.op_type() && function.domain() == node.domain();
+    return function.name() == node.op_type() && CanonicalDomain(function.domain()) == DomainOf(node);
   });
 }
 
 bool Graph::IsOnnx(const Node* node, std::string_view op) const {
-  return node != nullptr && node->domain().empty() && node->op_type() == op && !IsModelFunction(*node);
+  return node != nullptr && node->op_type() == op && DomainOf(*node).empty() && !IsModelFunction(*node);
 }
 
 Node& Graph::InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
@@ -482,7 +490,7 @@ void Graph::TrimValueInfo() {
 
 void Graph::RequireImport(const std::string& domain, int64_t version) {
   for (const auto& import : model_->opset_import())
-    if (import.domain() == domain) return;
+    if (CanonicalDomain(import.domain()) == CanonicalDomain(domain)) return;
   auto& import = *model_->add_opset_import();
   import.set_domain(domain);
   import.set_version(version);

@@ -55,6 +55,8 @@ class Graph {
 
   // Null: a graph input, an initializer, or absent.
   Node* Producer(const std::string& value) const;
+  // `value`, or what Identity nodes make it of.
+  const std::string& Origin(const std::string& value) const;
   // Each node of the value's graph that reads `value`, once, those whose bodies capture it included.
   const std::vector<Node*>& Consumers(const std::string& value) const;
   // Of this graph or one around it; a body's inputs are inputs as well.
@@ -140,8 +142,5 @@ std::vector<std::string> ReadNames(const Node& node);
 
 // com.microsoft's or kvshare's GroupQueryAttention, ai.onnx's or kvshare's Attention.
 bool IsAttentionOp(const Node& node);
-
-inline constexpr const char* kMicrosoft = "com.microsoft";
-inline constexpr const char* kKvshare = "kvshare";
 
 }  // namespace kvshare::graph

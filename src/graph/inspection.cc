@@ -4,7 +4,6 @@
 
 #include <unordered_set>
 
-#include "graph/cuda_copies.h"
 #include "graph/layers.h"
 #include "graph/masks.h"
 #include "graph/schema.h"
@@ -17,22 +16,22 @@ AttentionLayer Public(const Layer& layer) {
   out.index = layer.index;
   out.node = NameOf(*layer.node);
   out.place = layer.graph->place();
-  out.domain = layer.node->domain();
+  out.domain = DomainOf(*layer.node);
   out.form = layer.form;
   out.kind = layer.kind;
   out.source = layer.source;
   out.source_key = layer.key;
   out.window = layer.window;
-  out.window_known = layer.mask_trouble.empty();
+  out.window_known = layer.mask_trouble.ok();
   out.query_heads = layer.query_heads;
   out.kv_heads = layer.kv_heads;
   out.head_size = layer.head_size;
   if (layer.IsGqa() && !layer.IsShared()) {
     out.past_key = Input(*layer.node, 3);
     out.past_value = Input(*layer.node, 4);
-    out.window_sized = IntAttribute(*layer.node, "sliding_window_cache", 0) == 1;
+    out.window_sized = IntAttribute(*layer.node, "sliding_window_cache") == 1;
   }
-  out.note = !layer.trouble.empty() ? layer.trouble : layer.mask_trouble;
+  out.note = (layer.trouble.ok() ? layer.mask_trouble : layer.trouble).message();
   if (out.note.empty() && layer.constant_empty) out.note = "empty key is a constant: batch 1 only";
   return out;
 }
@@ -54,7 +53,7 @@ class Group {
 // A triangle over more keys than queries whose alignment changed.
 bool IsCausalTrap(const Layer& layer) {
   const Node& node = *layer.node;
-  return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && IntAttribute(node, "is_causal", 0) == 1 &&
+  return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && IntAttribute(node, "is_causal") == 1 &&
          !layer.key.empty() && Input(node, 4).empty() && Input(node, 6).empty();
 }
 
@@ -75,6 +74,11 @@ std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
       warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}",
                                      Describe(node), unknown.name,
                                      unknown.nearest.empty() ? "" : fmt::format("; '{}' is meant?", unknown.nearest)));
+    for (const std::string& name : DropInAttributes(node))
+      warnings.push_back(
+          fmt::format("{}: attribute '{}' has an effect in kvshare's drop-in only; ONNX Runtime's own "
+                      "operator ignores it",
+                      Describe(node), name));
   }
   if (trap)
     warnings.push_back(
@@ -123,7 +127,6 @@ Inspection Describe(const Graph& graph) {
   inspection.nodes = CountNodes(graph);
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
-  inspection.predicted_cpu_gpu_copies = PredictedCudaCopies(graph);
   for (const auto& import : graph.model().opset_import()) inspection.imports.push_back(import.domain());
   inspection.warnings = Warnings(layers);
   return inspection;

@@ -1,10 +1,12 @@
-// The attention layers of a graph: which own their K/V, which borrow, and from whom.
+// The attention layers of a graph: which own their K/V, which borrow, and from whom. Each way of writing a layer is a
+// form: forms/form.h.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "graph/graph.h"
+#include "graph/match/decline.h"
 #include "kvshare/rewrite.h"
 
 namespace kvshare::graph {
@@ -23,14 +25,15 @@ struct Layer {
   int source = -1;  // kShared: index of the layer it borrows from; -1: a graph input
   std::string key;  // kShared: the borrowed BNSH values
   std::string value;
-  std::vector<Node*> copies;    // Transpose and Reshape between them and the node
-  bool constant_empty = false;  // kShared GQA: its empty key is a constant, which fixes the batch
+  std::vector<const Node*> copies;  // between its keys or values and the node: Transpose, Reshape, Unsqueeze, Expand
+  int64_t expansion = 1;            // how often the graph repeats each key-value head before the node (repeat_kv)
+  bool constant_empty = false;      // kShared GQA: its empty key is a constant, which fixes the batch
   int64_t window = kFullWindow;
   int64_t query_heads = 0;
-  int64_t kv_heads = 0;
-  int64_t head_size = 0;     // 0: not known
-  std::string trouble;       // why the borrowing is not exactly understood; "": it is
-  std::string mask_trouble;  // why its mask is not exactly understood; "": it is, or there is none
+  int64_t kv_heads = 0;   // before the expansion
+  int64_t head_size = 0;  // 0: not known
+  Decline trouble;        // why the borrowing is not exactly understood; ok(): it is
+  Decline mask_trouble;   // why its mask is not exactly understood; ok(): it is, or there is none
 
   bool IsGqa() const { return form == LayerForm::kGroupQueryAttention; }
   bool IsShared() const { return kind == LayerKind::kShared; }

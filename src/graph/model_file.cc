@@ -8,6 +8,7 @@
 
 #include "graph/atomic_file.h"
 #include "graph/external_data.h"
+#include "graph/weights.h"
 
 namespace kvshare::graph {
 namespace {
@@ -16,8 +17,6 @@ namespace fs = std::filesystem;
 
 // Subgraphs nest by three messages a level (node, attribute, graph).
 constexpr int kDeepestMessage = 100;
-
-fs::path FolderOf(const fs::path& path) { return path.has_parent_path() ? path.parent_path() : fs::path("."); }
 
 Result<std::string> ReadFile(const fs::path& path) {
   std::error_code error;
@@ -50,27 +49,30 @@ Result<ModelFile> ParseModel(std::string_view bytes, const fs::path& path) {
   if (!file.model.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
     return Status::InvalidInput(
         fmt::format("'{}': not an ONNX model (malformed, cut short or nested too deep)", path.string()));
-  if (!file.model.has_graph() || file.model.graph().node_size() == 0)
-    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (no graph with nodes in it)", path.string()));
+  if (!file.model.has_graph())
+    return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it has no graph)", path.string()));
   if (file.model.opset_import_size() == 0)
     return Status::InvalidInput(fmt::format("'{}': not an ONNX model (it imports no operator set)", path.string()));
   file.folder = FolderOf(path);
-  KVSHARE_ASSIGN_OR_RETURN(file.locations, CheckExternalData(file.model, file.folder));
+  KVSHARE_ASSIGN_OR_RETURN(file.locations, CheckExternalData(file.model, path));
   return file;
 }
 
-Status SaveModel(const onnx::ModelProto& model, const ModelFile& file, const fs::path& out) {
+Status SaveModel(onnx::ModelProto model, const ModelFile& file, const fs::path& out, const SaveOptions& options) {
   std::error_code error;
-  if (!fs::is_directory(FolderOf(out), error))
+  const fs::path folder = FolderOf(out);
+  if (!fs::is_directory(folder, error))
     return Status::InvalidInput(fmt::format("'{}': its folder does not exist", out.string()));
   if (fs::is_directory(out, error)) return Status::InvalidInput(fmt::format("'{}': is a folder", out.string()));
+  KVSHARE_ASSIGN_OR_RETURN(const NewLocations locations, NameLocations(file.locations, options.weights_name));
   // The output must not take the place of the weights it refers to.
-  for (const std::string& location : file.locations)
-    if (fs::weakly_canonical(FolderOf(out) / location, error) == fs::weakly_canonical(out, error))
+  for (const auto& [before, after] : locations)
+    if (fs::weakly_canonical(folder / after, error) == fs::weakly_canonical(out, error))
       return Status::Refused(fmt::format("'{}': the model's external data has that name", out.string()));
+  RenameLocations(model, locations);
   std::string bytes;
   if (!model.SerializeToString(&bytes)) return Status::Internal("the rewritten model exceeds protobuf's 2 GiB");
-  KVSHARE_RETURN_IF_ERROR(PlaceExternalData(file.locations, file.folder, FolderOf(out)));
+  KVSHARE_RETURN_IF_ERROR(PlaceWeights(locations, {file.folder, folder, options.link_weights, options.progress}));
   return WriteFileAtomically(out, bytes);
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "graph/atomic_file.h"
 #include "kvshare/status.h"
 #include "onnx/onnx-ml.pb.h"
 
@@ -23,7 +24,14 @@ Result<ModelFile> LoadModel(const std::filesystem::path& path);
 // The same for bytes as `path` would hold them.
 Result<ModelFile> ParseModel(std::string_view bytes, const std::filesystem::path& path);
 
+struct SaveOptions {
+  std::string weights_name;  // as RewriteOptions has them
+  bool link_weights = false;
+  CopyProgress progress = {};
+};
+
 // Writes `model`, whose external data are `file`'s, to `out`; atomically, the weights first.
-Status SaveModel(const onnx::ModelProto& model, const ModelFile& file, const std::filesystem::path& out);
+Status SaveModel(onnx::ModelProto model, const ModelFile& file, const std::filesystem::path& out,
+                 const SaveOptions& options);
 
 }  // namespace kvshare::graph

@@ -10,6 +10,7 @@
 
 #include "graph/inspection.h"
 #include "graph/model_file.h"
+#include "graph/provenance.h"
 #include "graph/rewrite_graph.h"
 #include "graph/rules/rule.h"
 #include "graph/validate.h"
@@ -44,13 +45,13 @@ Status CheckOptions(const RewriteOptions& options) {
       return Status::InvalidInput(fmt::format("no rule '{}'; have {}", skipped, fmt::join(names, ", ")));
   }
   if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
-    return Status::Refused("--rope fold: kvshare::Attention takes a rotated query; needs --rope keep");
+    return Status::Refused("{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
     return Status::Refused(
-        fmt::format("--to ort --min-ort {}: releases before 1.27 refuse key and value of length 0, which "
-                    "is how upstream shares; needs at least 1.27, or --to kvshare",
+        fmt::format("{{target}} ort {{min_ort}} {}: releases before 1.27 refuse key and value of length 0, "
+                    "which is how upstream shares; needs at least 1.27, or {{target}} kvshare",
                     options.min_ort));
   return {};
 }
@@ -80,8 +81,10 @@ Result<Inspection> Inspect(const std::string& model_path) {
   return Describe(graph);
 }
 
-Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& options) {
-  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
+Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& asked) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(asked));
+  RewriteOptions options = asked;
+  options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
   report.before = Describe(graph);
   Rewriting rewriting{graph, options};
@@ -110,7 +113,11 @@ Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& 
   KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
   KVSHARE_RETURN_IF_ERROR(Validate(graph));
   KVSHARE_ASSIGN_OR_RETURN(RewriteReport report, RewriteGraph(graph, options));
-  if (!options.dry_run) KVSHARE_RETURN_IF_ERROR(SaveModel(std::move(graph).Release(), file, out_path));
+  if (options.dry_run) return report;
+  onnx::ModelProto model = std::move(graph).Release();
+  RecordProvenance(model, options, report);
+  KVSHARE_RETURN_IF_ERROR(
+      SaveModel(std::move(model), file, out_path, {options.weights_name, options.link_weights, options.progress}));
   return report;
 }
 

@@ -5,25 +5,10 @@
 #include <algorithm>
 #include <string_view>
 
+#include "core/ops.h"
+
 namespace kvshare::graph {
 namespace {
-
-using Names = std::vector<std::string_view>;
-
-const Names& KnownAttributes(const Node& node) {
-  static const Names gqa = {
-      "causal",       "do_rotary",         "num_heads",         "kv_num_heads",         "scale",
-      "softcap",      "smooth_softmax",    "local_window_size", "sliding_window_cache", "rotary_interleaved",
-      "qk_output",    "qk_norm_epsilon",   "q_norm_epsilon",    "k_norm_epsilon",       "k_quant_type",
-      "v_quant_type", "kv_cache_bit_width"};
-  static const Names attention = {
-      "is_causal", "kv_num_heads",      "q_num_heads",      "qk_matmul_output_mode", "scale",
-      "softcap",   "softmax_precision", "left_window_size", "right_window_size"};
-  static const Names kvshare_attention = {"is_causal", "kv_num_heads", "q_num_heads",       "qk_matmul_output_mode",
-                                          "scale",     "softcap",      "softmax_precision", "local_window_size"};
-  if (node.op_type() == "GroupQueryAttention") return gqa;
-  return node.domain().empty() ? attention : kvshare_attention;
-}
 
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
@@ -43,28 +28,42 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::vector<UnknownAttribute> UnknownAttributes(const Node& node) {
-  const Names& known = KnownAttributes(node);
+  const Operator* op = FindOperator(DomainOf(node), node.op_type());
   std::vector<UnknownAttribute> unknown;
+  if (op == nullptr) return unknown;
   for (const auto& attribute : node.attribute()) {
-    if (std::find(known.begin(), known.end(), attribute.name()) != known.end()) continue;
+    if (op->Has(attribute.name())) continue;
     UnknownAttribute found{attribute.name(), ""};
     size_t best = 3;
-    for (const auto name : known)
-      if (const size_t distance = EditDistance(name, attribute.name()); distance < best) {
+    for (const Attribute& known : op->attributes)
+      if (const size_t distance = EditDistance(known.name, attribute.name()); distance < best) {
         best = distance;
-        found.nearest = name;
+        found.nearest = known.name;
       }
     unknown.push_back(std::move(found));
   }
   return unknown;
 }
 
+std::vector<std::string> DropInAttributes(const Node& node) {
+  const Operator* op = FindOperator(DomainOf(node), node.op_type());
+  std::vector<std::string> names;
+  if (op == nullptr) return names;
+  for (const Attribute& known : op->attributes)
+    if (known.drop_in_only && FindAttribute(node, known.name) != nullptr) names.emplace_back(known.name);
+  return names;
+}
+
 std::string UnknownAttributeText(const Node& node) {
-  const auto unknown = UnknownAttributes(node);
-  if (unknown.empty()) return "";
-  const auto& first = unknown.front();
-  return fmt::format("has attribute '{}', which {} does not know{}", first.name, node.op_type(),
-                     first.nearest.empty() ? "" : fmt::format(" ({}?)", first.nearest));
+  if (const auto unknown = UnknownAttributes(node); !unknown.empty()) {
+    const auto& first = unknown.front();
+    return fmt::format("has attribute '{}', which {} does not know{}", first.name, node.op_type(),
+                       first.nearest.empty() ? "" : fmt::format(" ({}?)", first.nearest));
+  }
+  if (const auto names = DropInAttributes(node); !names.empty())
+    return fmt::format("has attribute '{}', which {} knows only where kvshare's drop-in replaces it", names.front(),
+                       node.op_type());
+  return "";
 }
 
 }  // namespace kvshare::graph

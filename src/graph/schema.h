@@ -1,4 +1,4 @@
-// The attributes that ONNX Runtime 1.32's and kvshare's attention operators have.
+// Attributes of attention nodes against core/ops.h, the table of the operators.
 #pragma once
 
 #include <string>
@@ -15,6 +15,9 @@ struct UnknownAttribute {
 
 // Attributes of an attention node that its operator does not have: custom-op schemas accept them silently.
 std::vector<UnknownAttribute> UnknownAttributes(const Node& node);
+
+// Attributes that kvshare's drop-in reads and the operator of ONNX Runtime ignores.
+std::vector<std::string> DropInAttributes(const Node& node);
 
 // "has attribute 'sclae', which Attention does not know (scale?)", or "".
 std::string UnknownAttributeText(const Node& node);

@@ -24,7 +24,7 @@ Status ValidateGraph(const Graph& graph, const Scope* outer, const Names& domain
   for (const auto& initializer : proto.sparse_initializer()) known.names.insert(initializer.values().name());
   Names made;
   for (const Node* node : graph.nodes()) {
-    const std::string domain = node->domain() == "ai.onnx" ? "" : node->domain();
+    const std::string& domain = DomainOf(*node);
     if (!domains.contains(domain) && !graph.IsModelFunction(*node))
       return Status::InvalidInput(
           fmt::format("{}: domain '{}' is not imported; needs an opset_import", Describe(*node), domain));
@@ -48,9 +48,16 @@ Status ValidateGraph(const Graph& graph, const Scope* outer, const Names& domain
 }  // namespace
 
 Status Validate(const Graph& graph) {
-  Names domains;
-  for (const auto& import : graph.model().opset_import())
-    domains.insert(import.domain() == "ai.onnx" ? "" : import.domain());
+  // ONNX Runtime imports these for every model, whatever it says itself.
+  Names domains = {"",
+                   "ai.onnx.ml",
+                   "ai.onnx.preview.training",
+                   kMicrosoft,
+                   "com.microsoft.experimental",
+                   "com.microsoft.nchwc",
+                   "com.ms.internal.nhwc",
+                   "org.pytorch.aten"};
+  for (const auto& import : graph.model().opset_import()) domains.insert(CanonicalDomain(import.domain()));
   return ValidateGraph(graph, nullptr, domains);
 }
 

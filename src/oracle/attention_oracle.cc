@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/oracle.h"
 
 namespace kvshare {
 namespace {

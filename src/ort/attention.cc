@@ -5,15 +5,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
-#include "kvshare/attention.h"
-#include "ort/check_inputs.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
+#include "ort/attention_mask.h"
+#include "ort/input_error.h"
+#include "ort/scratch.h"
 #include "ort/stats.h"
 
 namespace kvshare::ort {
 namespace {
 
-enum Input : size_t { kQ, kK, kV, kMask, kPastK, kPastV, kNonpad, kKeyMask, kInputs };
+using enum attention::Input;
 using Inputs = std::array<Tensor, kInputs>;
 
 // By qk_matmul_output_mode.
@@ -46,6 +50,9 @@ Attributes ReadAttributes(const NodeInfo& node) {
   return a;
 }
 
+// So that sums and products with the other extents stay in range.
+bool IsHeads(int64_t heads) { return heads >= 0 && heads <= std::numeric_limits<int32_t>::max(); }
+
 Status CheckAttributes(const std::string& where, const Attributes& a) {
   const auto error = [&](const char* name, int64_t value, const char* want) {
     return Status::InvalidInput(fmt::format("{}: attribute '{}' is {}; needs {}", where, name, value, want));
@@ -59,9 +66,16 @@ Status CheckAttributes(const std::string& where, const Attributes& a) {
   if (a.window_right < -1) return error("right_window_size", a.window_right, "-1 or more");
   if (a.scores < 0 || a.scores >= std::ssize(kScoreStages))
     return error("qk_matmul_output_mode", a.scores, "0 (raw), 1 (softcap), 2 (mask) or 3 (softmax)");
-  if (a.query_heads < 0) return error("q_num_heads", a.query_heads, "0 or more");
-  if (a.kv_heads < 0) return error("kv_num_heads", a.kv_heads, "0 or more");
+  if (!IsHeads(a.query_heads)) return error("q_num_heads", a.query_heads, "0 to 2147483647");
+  if (!IsHeads(a.kv_heads)) return error("kv_num_heads", a.kv_heads, "0 to 2147483647");
   return {};
+}
+
+Status CheckKeyMaskType(std::string_view where, ONNXTensorElementDataType type) {
+  if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 ||
+      type == ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 || type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL)
+    return {};
+  return InputError(where, "key_mask", fmt::format("has type {}", NameOf(type)), "int64, int32 or bool");
 }
 
 // [B, heads, tokens, D], or [B, tokens, heads*D] with the attribute `heads_name` = heads.
@@ -76,7 +90,7 @@ Result<HeadsView> View(const std::string& where, const char* name, const Tensor&
   }
   KVSHARE_RETURN_IF_ERROR(
       CheckRank(where, name, tensor, 3, "rank 3 [B, tokens, heads*D] or rank 4 [B, heads, tokens, D]"));
-  if (heads == 0 || tensor.dims[2] % heads != 0)
+  if (heads == 0 || tensor.dims[2] == 0 || tensor.dims[2] % heads != 0)
     return InputError(where, name, fmt::format("has shape {} and {} is {}", tensor.ShapeText(), heads_name, heads),
                       "a number of heads that divides the last extent");
   return HeadsView::Bsnh(tensor.data, tensor.CoreType(), tensor.dims[0], tensor.dims[1], heads, tensor.dims[2] / heads);
@@ -89,30 +103,6 @@ struct Problem {
   MaskView mask;
   bool past_given = false;
 };
-
-// numpy's rules against [B, Hq, S, T], aligned on the right; a last extent short of T hides the rest, as ONNX says.
-Result<MaskView> ViewMask(const std::string& where, const Tensor& mask, const Problem& p) {
-  const std::array<int64_t, 4> full = {p.B, p.query.heads, p.S, p.T};
-  std::array<int64_t, 4> stride = {};
-  const DType type = mask.CoreType();
-  if (!DTypeOf(mask.type) || type == DType::kI32 || type == DType::kI64)
-    return InputError(where, "attn_mask", fmt::format("has type {}", NameOf(mask.type)), "bool, f32, f16, bf16 or f64");
-  if (mask.rank < 1 || mask.rank > 4)
-    return InputError(where, "attn_mask", fmt::format("has rank {} (shape {})", mask.rank, mask.ShapeText()),
-                      "rank 1 to 4");
-  int64_t step = 1;
-  for (size_t i = 0; i < mask.rank; ++i) {
-    const size_t axis = 3 - i;
-    const int64_t extent = mask.dims[mask.rank - 1 - i];
-    if (axis == 3 ? extent > full[axis] : (extent != 1 && extent != full[axis]))
-      return InputError(
-          where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
-          fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", full[0], full[1], full[2], full[3]));
-    stride[axis] = axis != 3 && extent == 1 ? 0 : step;
-    step *= extent;
-  }
-  return MaskView{mask.data, type, stride[0], stride[1], stride[2], 1, mask.dims[mask.rank - 1]};
-}
 
 class Attention final : public Kernel {
  public:
@@ -131,7 +121,7 @@ class Attention final : public Kernel {
   Status Run(CallContext& context) override {
     KVSHARE_ASSIGN_OR_RETURN(const Inputs in, context.Inputs<kInputs>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const Problem p, Judge(in));
-    const WorkspacePool::Lease numbers(pool_, static_cast<size_t>(3 * p.B) * sizeof(int64_t));
+    const WorkspacePool::Lease numbers(Scratch::Pool(), static_cast<size_t>(3 * p.B) * sizeof(int64_t));
     auto* const length = static_cast<int64_t*>(numbers.data());
     int64_t* const query_position = length + p.B;
     int64_t* const past_length = query_position + p.B;
@@ -142,40 +132,31 @@ class Attention final : public Kernel {
     AttentionCall call = ViewCall(in, p, out);
     call.positions = {length, query_position};
 
-    // Past and new rows must stand in one tensor: present, or scratch where the node has no present.
-    const size_t key_bytes = static_cast<size_t>(p.B * p.key.heads * p.T * p.key.head_size) * SizeOf(p.key.type);
-    const size_t value_bytes =
-        static_cast<size_t>(p.B * p.value.heads * p.T * p.value.head_size) * SizeOf(p.value.type);
+    // Past and new rows must stand in one tensor: present, or scratch where the node has no such present.
     const bool joined = p.past > 0;
-    std::optional<WorkspacePool::Lease> scratch;
-    if (joined && !(out.present_key && out.present_value)) scratch.emplace(pool_, key_bytes + value_bytes);
-    void* const key_data = out.present_key ? out.present_key.data : scratch ? scratch->data() : nullptr;
-    void* const value_data = out.present_value ? out.present_value.data
-                             : scratch         ? static_cast<std::byte*>(scratch->data()) + key_bytes
-                                               : nullptr;
-    const AppendCall key = Join(p.past_key, p.key, key_data, p.T, past_length);
-    const AppendCall value = Join(p.past_value, p.value, value_data, p.T, past_length);
+    std::optional<WorkspacePool::Lease> key_scratch;
+    std::optional<WorkspacePool::Lease> value_scratch;
+    const AppendCall key = Join(p.past_key, p.key, out.present_key, joined, p.T, past_length, key_scratch);
+    const AppendCall value = Join(p.past_value, p.value, out.present_value, joined, p.T, past_length, value_scratch);
     if (joined) {
       call.key = Const(key.present);
       call.value = Const(value.present);
     }
     const bool attend = p.B > 0 && p.S > 0 && p.T > 0;
-    if (key.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(key, where_));
-    if (value.present && p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppend(value, where_));
+    const ParallelFor parallel = context.Parallel();
+    std::optional<WorkspacePool::Lease> mask;
+    if (attend && in[kMask] && !call.mask) {
+      mask.emplace(Scratch::Pool(), static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type));
+      ConvertMask(in[kMask], parallel, mask->data(), &call.mask);
+    }
+    if (p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppends(key, value));
     if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
-    const ParallelFor parallel = context.Parallel();
-    for (const AppendCall* append : {&key, &value}) {
-      if (!append->present || p.B == 0 || p.T == 0) continue;
-      if (oracle_)
-        AppendOracle(*append);
-      else
-        Append(*append, parallel);
-    }
-    if (attend && oracle_)
-      AttendOracle(call);
-    else if (attend)
-      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
+    if (p.B > 0 && p.T > 0)
+      for (const AppendCall* append : {&key, &value})
+        if (append->present) KVSHARE_RETURN_IF_ERROR(Append(*append, parallel));
+    if (attend)
+      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel));
     else if (out.y.Count() > 0)  // without keys every row is zero; an empty tensor has no memory
       std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(out.y.CoreType()));
     stats_.Ran(oracle_ ? "oracle" : SimdTarget());
@@ -186,6 +167,25 @@ class Attention final : public Kernel {
   struct Outputs {
     Tensor y, present_key, present_value, scores;
   };
+
+  // Either may have no present.
+  Status CheckAppends(const AppendCall& key, const AppendCall& value) const {
+    if (key.present && value.present) return CheckAppend(key, value, where_);
+    return key.present || value.present ? CheckAppend(key.present ? key : value, where_) : Status();
+  }
+
+  // float64 is the oracle's.
+  Status Append(const AppendCall& call, const ParallelFor& parallel) const {
+    if (!oracle_) return kvshare::Append(call, parallel, Scratch::Pool());
+    AppendOracle(call);
+    return {};
+  }
+
+  Status Attend(const AttentionCall& call, const ParallelFor& parallel) const {
+    if (!oracle_) return kvshare::Attend(call, parallel, Scratch::Pool());
+    AttendOracle(call);
+    return {};
+  }
 
   // Ranks, heads and which inputs may stand together.
   Result<Problem> Judge(const Inputs& in) const {
@@ -209,7 +209,7 @@ class Attention final : public Kernel {
     }
     p.T = p.past + p.key.tokens;
     if (in[kMask]) {
-      KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], p));
+      KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], {p.B, p.query.heads, p.S, p.T}, p.query.type));
     }
     return p;
   }
@@ -243,9 +243,6 @@ class Attention final : public Kernel {
     if (key_mask.rank != 2 || key_mask.dims[0] != p.B || key_mask.dims[1] != p.T)
       return InputError(where_, "key_mask", fmt::format("has shape {}", key_mask.ShapeText()),
                         fmt::format("{}x{}, [B, T] of the keys", p.B, p.T));
-    const auto type = DTypeOf(key_mask.type);
-    if (type != DType::kBool && type != DType::kI32 && type != DType::kI64)
-      return InputError(where_, "key_mask", fmt::format("has type {}", NameOf(key_mask.type)), "int64, int32 or bool");
     if (p.S > p.T)
       return InputError(where_, "key_mask", fmt::format("has T = {} columns", p.T),
                         fmt::format("at least S = {}: queries are the last columns", p.S));
@@ -257,10 +254,11 @@ class Attention final : public Kernel {
     const std::array<int64_t, 3> y3 = {p.B, p.S, p.query.heads * p.value.head_size};
     const std::array<int64_t, 4> key = {p.B, p.key.heads, p.T, p.key.head_size};
     const std::array<int64_t, 4> value = {p.B, p.value.heads, p.T, p.value.head_size};
-    KVSHARE_ASSIGN_OR_RETURN(out->y, context.Output(0, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
-    KVSHARE_ASSIGN_OR_RETURN(out->present_key, context.Output(1, key));
-    KVSHARE_ASSIGN_OR_RETURN(out->present_value, context.Output(2, value));
-    KVSHARE_ASSIGN_OR_RETURN(out->scores, context.Output(3, std::array{p.B, p.query.heads, p.S, p.T}));
+    KVSHARE_ASSIGN_OR_RETURN(out->y,
+                             context.Output(attention::kY, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
+    KVSHARE_ASSIGN_OR_RETURN(out->present_key, context.Output(attention::kPresentKey, key));
+    KVSHARE_ASSIGN_OR_RETURN(out->present_value, context.Output(attention::kPresentValue, value));
+    KVSHARE_ASSIGN_OR_RETURN(out->scores, context.Output(attention::kScores, std::array{p.B, p.query.heads, p.S, p.T}));
     return {};
   }
 
@@ -286,14 +284,18 @@ class Attention final : public Kernel {
     return call;
   }
 
-  // Past, then new rows, in a [B, H, T, D] tensor at `data`; an empty call where there is none.
-  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, void* data, int64_t T,
-                         const int64_t* past_length) {
+  // Past, then new rows, in `present`, or in scratch where rows are joined without one; an empty call where neither is.
+  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, const Tensor& present, bool joined, int64_t T,
+                         const int64_t* past_length, std::optional<WorkspacePool::Lease>& scratch) {
     AppendCall call;
-    if (data == nullptr) return call;
+    if (!present && !joined) return call;
+    if (!present)
+      scratch.emplace(Scratch::Pool(),
+                      static_cast<size_t>(fresh.batch * fresh.heads * T * fresh.head_size) * SizeOf(fresh.type));
     if (past.tokens > 0) call.past = past;
     call.fresh = fresh;
-    call.present = MutableHeadsView::Bnsh(data, fresh.type, fresh.batch, fresh.heads, T, fresh.head_size);
+    call.present = MutableHeadsView::Bnsh(present ? present.data : scratch->data(), fresh.type, fresh.batch,
+                                          fresh.heads, T, fresh.head_size);
     call.past_length = past_length;
     return call;
   }
@@ -304,7 +306,7 @@ class Attention final : public Kernel {
   bool lower_right_;
   bool oracle_;
   NodeStats& stats_;
-  WorkspacePool pool_;
+  Scratch scratch_;
 };
 
 }  // namespace
@@ -312,6 +314,8 @@ class Attention final : public Kernel {
 Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const NodeInfo& node) {
   auto kernel = std::make_unique<Attention>(binding, node);
   KVSHARE_RETURN_IF_ERROR(CheckAttributes(kernel->where(), kernel->attributes()));
+  KVSHARE_RETURN_IF_ERROR(CheckMaskType(kernel->where(), node.InputType(kMask)));
+  KVSHARE_RETURN_IF_ERROR(CheckKeyMaskType(kernel->where(), node.InputType(kKeyMask)));
   return std::unique_ptr<Kernel>(std::move(kernel));
 }
 
@@ -320,8 +324,12 @@ Status InferAttention(const InferContext& context) {
   const int query_rank = context.Rank(kQ);
   const int value_rank = context.Rank(kV);
   if ((query_rank != 3 && query_rank != 4) || (value_rank != 3 && value_rank != 4)) return {};
-  const int64_t Hq = context.Int("q_num_heads", 0);
-  const int64_t Hkv = context.Int("kv_num_heads", 0);
+  const auto heads_of = [&](const char* attribute) {  // 0 where not known; kernels refuse what is no number of heads
+    const int64_t heads = context.Int(attribute, 0);
+    return IsHeads(heads) ? heads : 0;
+  };
+  const int64_t Hq = heads_of("q_num_heads");
+  const int64_t Hkv = heads_of("kv_num_heads");
   // The head size of K or V: its last extent, or the share of one head of it.
   const auto head_size = [&](size_t input, int rank) -> Extent {
     if (rank == 4) return {.input = static_cast<int>(input), .axis = 3};
@@ -332,7 +340,9 @@ Status InferAttention(const InferContext& context) {
   const int64_t Dv_value = Dv.input >= 0 ? context.Dim(kV, 3) : Dv.value;
   const Extent batch = {.input = kQ, .axis = 0};
   const Extent y4[] = {batch, {.input = kQ, .axis = 1}, {.input = kQ, .axis = 2}, Dv};
-  const Extent y3[] = {batch, {.input = kQ, .axis = 1}, {.value = Hq > 0 && Dv_value >= 0 ? Hq * Dv_value : -1}};
+  int64_t width = -1;
+  if (Hq == 0 || Dv_value < 0 || __builtin_mul_overflow(Hq, Dv_value, &width)) width = -1;
+  const Extent y3[] = {batch, {.input = kQ, .axis = 1}, {.value = width}};
   KVSHARE_RETURN_IF_ERROR(context.SetOutput(
       0, context.Type(kQ), query_rank == 3 ? std::span<const Extent>(y3) : std::span<const Extent>(y4)));
   const int key_rank = context.Rank(kK);

@@ -2,25 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "ort/op_types.h"
+
 namespace kvshare::ort {
 namespace {
 
 const CustomOp& Self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
-
-ONNXTensorElementDataType FixedType(SlotType type) {
-  switch (type) {
-    case SlotType::kF32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-    case SlotType::kI32: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-    case SlotType::kI64: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
-    default: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  }
-}
 
 ONNXTensorElementDataType TypeOf(const OpBinding& binding, SlotType type) {
   if (type == SlotType::kT) return binding.t;
@@ -53,63 +45,42 @@ Announcement& TheAnnouncement() {
   return announcement;
 }
 
-void Announce(const NodeInfo& node) {
+void Announce(const KernelInfo& node) {
   Announcement& announcement = TheAnnouncement();
   if (!announcement.pending.exchange(false)) return;
   const std::lock_guard lock(announcement.mutex);
   node.LogInfo(announcement.line);
 }
 
-std::string Names(std::span<const ONNXTensorElementDataType> types) {
-  std::string names;
-  for (const auto type : types) names += fmt::format("{}{}", names.empty() ? "" : ", ", NameOf(type));
-  return names;
+// Of a node that fits no kernel: the first input whose type is the reason.
+Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
+  KVSHARE_RETURN_IF_ERROR(BindTypes(op.row, node, op.binding.config).status());
+  return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", op.row.op, node.Name()));
 }
 
-// The first input whose type keeps the node from every kernel.
-Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
-  const OpRow& row = op.row;
-  auto t = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  auto cache = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  for (size_t i = 0; i < row.inputs.size(); ++i) {
-    const Slot& slot = row.inputs[i];
-    const auto type = node.InputType(i);
-    if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED || slot.type == SlotType::kAny) continue;
-    std::string want;
-    if (slot.type == SlotType::kT || slot.type == SlotType::kCache) {
-      auto& bound = slot.type == SlotType::kT ? t : cache;
-      const auto& accepted = slot.type == SlotType::kT ? row.t : row.cache;
-      if (bound != ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED && bound != type)
-        want = fmt::format("{}, that of the inputs before it", NameOf(bound));
-      else if (std::ranges::find(accepted, type) == accepted.end())
-        want = fmt::format("one of {}", Names(accepted));
-      bound = type;
-    } else if (const auto fixed = FixedType(slot.type); fixed != type) {
-      want = NameOf(fixed);
-    }
-    if (!want.empty())
-      return Status::InvalidInput(
-          fmt::format("{} '{}': input '{}' has type {}; needs {}", row.op, node.Name(), slot.name, NameOf(type), want));
-  }
-  return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", row.op, node.Name()));
-}
+// What ORT calls a kernel: ours, and the API of the ORT that made it.
+struct HostedKernel {
+  const OrtApi& api;
+  std::unique_ptr<Kernel> kernel;
+};
 
 OrtStatus* CreateKernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
   return Guarded(*api, [&]() -> Status {
-    const NodeInfo node(*api, info);
+    const KernelInfo node(*api, info);
     Announce(node);
     if (Self(op).AnyTypes()) return ExplainTypes(Self(op), node);
     KVSHARE_ASSIGN_OR_RETURN(auto made, Self(op).row.create(Self(op).binding, node));
-    *kernel = made.release();
+    *kernel = new HostedKernel{*api, std::move(made)};
     return {};
   });
 }
 
-OrtStatus* RunKernel(void* kernel, OrtKernelContext* context) {
-  return Guarded(HostApi(), [&]() -> Status {
-    CallContext call(HostApi(), context);
-    return static_cast<Kernel*>(kernel)->Run(call);
+OrtStatus* RunKernel(void* hosted, OrtKernelContext* context) {
+  const auto& [api, kernel] = *static_cast<const HostedKernel*>(hosted);
+  return Guarded(api, [&]() -> Status {
+    CallContext call(api, context);
+    return kernel->Run(call);
   });
 }
 
@@ -118,9 +89,9 @@ constexpr int kInferAllMinor = 28;
 constexpr int kInferFirstMinor = 24;
 
 OrtStatus* InferShapes(const OrtCustomOp* op, OrtShapeInferContext* context) {
-  return Guarded(HostApi(), [&]() -> Status {
+  return Guarded(Self(op).api, [&]() -> Status {
     const bool all = Self(op).binding.config.host.AtLeast(1, kInferAllMinor);
-    return Self(op).row.infer(InferContext(HostApi(), context, all));
+    return Self(op).row.infer(InferContext(Self(op).api, context, all));
   });
 }
 
@@ -155,7 +126,8 @@ InputShape ShapeOf(const OrtApi& api, OrtShapeInferContext* context, size_t inpu
 
 }  // namespace
 
-CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustomOp{}, row(op_row), binding(op_binding) {
+CustomOp::CustomOp(const OrtApi& host, const OpRow& op_row, const OpBinding& op_binding)
+    : OrtCustomOp{}, api(host), row(op_row), binding(op_binding) {
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
   GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
@@ -172,7 +144,7 @@ CustomOp::CustomOp(const OpRow& op_row, const OpBinding& op_binding) : OrtCustom
   GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   CreateKernelV2 = ort::CreateKernel;
   KernelComputeV2 = RunKernel;
-  KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  KernelDestroy = [](void* kernel) { delete static_cast<HostedKernel*>(kernel); };
   if (binding.config.host.AtLeast(1, kInferFirstMinor)) InferOutputShapeFn = InferShapes;
   GetStartVersion = [](const OrtCustomOp*) { return 1; };
   GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };

@@ -5,22 +5,15 @@
 
 #include <memory>
 #include <span>
+#include <string_view>
+#include <vector>
 
+#include "core/ops.h"
 #include "kvshare/status.h"
 #include "ort/ort_context.h"
 #include "ort/session_config.h"
 
 namespace kvshare::ort {
-
-// The type of an input or output: fixed, or one of the op object's two variables.
-//   GroupQueryAttention: kT is query's, kCache is past's and external's;  Attention: kT is ONNX's T1, kCache its T2.
-enum class SlotType { kT, kCache, kF32, kI32, kI64, kAny };
-
-struct Slot {
-  const char* name;
-  SlotType type;
-  bool required = false;
-};
 
 // What a kernel knows of its node beyond its attributes.
 struct OpBinding {
@@ -80,9 +73,11 @@ struct OpRow {
 
 // The OrtCustomOp of one row and one pair of types.
 struct CustomOp : OrtCustomOp {
-  CustomOp(const OpRow& row, const OpBinding& binding);
+  CustomOp(const OrtApi& api, const OpRow& row, const OpBinding& binding);
   // The last ones of a row: they take whatever no other does, and refuse it by name.
   bool AnyTypes() const { return binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; }
+  // Of the ONNX Runtime that this op was registered with: a process may have loaded several.
+  const OrtApi& api;
   const OpRow& row;
   OpBinding binding;
 };
@@ -90,7 +85,9 @@ struct CustomOp : OrtCustomOp {
 // Keeps `line` for the logger of the next kernel that is created: registration itself has no logger.
 void AnnounceAtFirstKernel(std::string line);
 
-// The API table of the host, set by RegisterCustomOps before any op exists.
-const OrtApi& HostApi();
+// Of the op table: null where it has no such op.
+const OpRow* FindOp(std::string_view domain, std::string_view op);
+// The ops that `config` asks for in the ONNX Runtime of `api`, domain by domain; for the life of the process.
+Result<std::vector<OrtCustomOpDomain*>> DomainsOf(const OrtApi& api, const SessionConfig& config);
 
 }  // namespace kvshare::ort

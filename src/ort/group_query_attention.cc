@@ -7,14 +7,13 @@
 #include <cstring>
 
 #include "core/half.h"
-#include "kvshare/attention.h"
-#include "ort/check_inputs.h"
+#include "kvshare/attend.h"
+#include "ort/gqa_call.h"
+#include "ort/scratch.h"
 #include "ort/stats.h"
 
 namespace kvshare::ort {
 namespace {
-
-constexpr size_t kOutputQk = 3;
 
 // "NONE", "PER_TENSOR" or "PER_CHANNEL", in any case as ONNX Runtime takes them; nothing for another word.
 std::optional<QuantType> ParseQuantType(std::string text) {
@@ -98,29 +97,29 @@ class GroupQueryAttention final : public Kernel {
                       const GqaAttributes& attributes)
       : where_(std::move(where)),
         attributes_(attributes),
-        inputs_(std::min<size_t>(node.InputCount(), kGqaInputCount)),
+        inputs_(std::min<size_t>(node.InputCount(), kInputs)),
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
 
   Status Run(CallContext& context) override {
-    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, context.Inputs<kGqaInputCount>(inputs_));
+    KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, context.Inputs<kInputs>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const GqaShape shape, CheckGqaInputs(where_, attributes_, in));
     const WorkspacePool::Lease numbers(
-        pool_, static_cast<size_t>(shape.B * (GqaLengths::kArrays + shape.S)) * sizeof(int64_t));
+        Scratch::Pool(), static_cast<size_t>(shape.B * (GqaLengths::kArrays + shape.S)) * sizeof(int64_t));
     GqaLengths lengths(static_cast<int64_t*>(numbers.data()), shape.B);
     const int64_t* rotary_positions = nullptr;
     KVSHARE_RETURN_IF_ERROR(CheckGqaLengths(where_, attributes_, in, shape, lengths, &rotary_positions));
 
     const std::array<int64_t, 3> output_dims = {shape.B, shape.S, shape.Hq * shape.D};
     const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.width};
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(0, output_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(1, present_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(2, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(gqa::kOutput, output_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(gqa::kPresentKey, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(gqa::kPresentValue, present_dims));
     if (bool(present_key) != bool(present_value))
       return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither",
                                               where_, present_key ? "present_value" : "present_key",
                                               present_key ? "present_key" : "present_value"));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor scores,
-                             context.Output(kOutputQk, std::array{shape.B, shape.Hq, shape.S, shape.total}));
+                             context.Output(gqa::kOutputQk, std::array{shape.B, shape.Hq, shape.S, shape.total}));
     if (shape.B == 0) return Done();
 
     AttentionCall call = View(in, shape, lengths, output);
@@ -131,9 +130,10 @@ class GroupQueryAttention final : public Kernel {
     }
 
     Fills fills;
-    if (present_key) KVSHARE_RETURN_IF_ERROR(CheckAliases(shape, in, present_key, present_value));
     PlanFills(in, shape, lengths, rotary_positions, present_key, present_value, fills);
-    for (const AppendCall& fill : fills.All()) KVSHARE_RETURN_IF_ERROR(CheckAppend(fill, where_));
+    for (size_t i = 0; i < fills.count; i += 2)
+      KVSHARE_RETURN_IF_ERROR(CheckAppend(fills.calls[i], fills.calls[i + 1], where_,
+                                          shape.form == KvForm::kExternal ? "external" : "past"));
     if (shape.Appends()) {
       call.key = Const(fills.calls[0].present);
       call.value = Const(fills.calls[1].present);
@@ -142,19 +142,20 @@ class GroupQueryAttention final : public Kernel {
 
     const ParallelFor parallel = context.Parallel();
     for (const AppendCall& fill : fills.All())  // a borrowed cache bound onto its present is there already
-      if (shape.Appends() || fill.present.data != fill.past.data) Append(fill, parallel);
+      if (shape.Appends() || fill.present.data != fill.past.data)
+        KVSHARE_RETURN_IF_ERROR(Append(fill, parallel, Scratch::Pool()));
     if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
         if (zeros && zeros.Count() > 0)
           std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(zeros.CoreType(), zeros.Count())));
     } else if (shape.S > 0) {
-      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool_));
+      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, Scratch::Pool()));
     }
     return Done();
   }
 
  private:
-  // The caches that a call fills, in order, a key's before its value's; the keys that it looks at first.
+  // The caches that a call fills, in order, in pairs of a key's and its value's; the keys that it looks at first.
   struct Fills {
     std::array<AppendCall, 4> calls;
     size_t count = 0;
@@ -170,7 +171,7 @@ class GroupQueryAttention final : public Kernel {
       const int64_t rows = lengths.staged ? lengths.stage_rows : shape.capacity;
       const int64_t cache_bytes =
           BytesOf(attributes_.cache, shape.B * shape.Hkv * rows * RowElements(attributes_.cache, shape.D));
-      fills.scratch.emplace(pool_, static_cast<size_t>(2 * cache_bytes));
+      fills.scratch.emplace(Scratch::Pool(), static_cast<size_t>(2 * cache_bytes));
       auto* const data = static_cast<std::byte*>(fills.scratch->data());
       for (const bool key : {true, false}) {
         AppendCall& fill = fills.calls[fills.count++];
@@ -282,21 +283,11 @@ class GroupQueryAttention final : public Kernel {
     return call;
   }
 
-  // past bound onto present appends in place, which needs equal strides.
-  Status CheckAliases(const GqaShape& shape, const GqaInputs& in, const Tensor& key, const Tensor& value) const {
-    const bool aliased = key && in[kPastKey] && (in[kPastKey].data == key.data || in[kPastValue].data == value.data);
-    if (!aliased || shape.past_tokens == shape.capacity || shape.past_tokens == 0 || shape.B * shape.Hkv == 1)
-      return {};
-    return InputError(where_, "past_key",
-                      fmt::format("shares memory with 'present_key' and has {} rows", shape.past_tokens),
-                      fmt::format("{} rows, those of 'present_key'", shape.capacity));
-  }
-
   std::string where_;
   GqaAttributes attributes_;
   size_t inputs_;
   NodeStats& stats_;
-  WorkspacePool pool_;
+  Scratch scratch_;
 };
 
 }  // namespace
@@ -306,7 +297,7 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   KVSHARE_ASSIGN_OR_RETURN(const GqaAttributes attributes, ReadAttributes(where, node, binding));
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
   KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(where, attributes, /*zero_window_allowed=*/drop_in));
-  if (node.HasOutput(kOutputQk) && attributes.qk_output == 0)
+  if (node.HasOutput(gqa::kOutputQk) && attributes.qk_output == 0)
     return Status::InvalidInput(fmt::format(
         "{}: output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2", where));
   return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>(binding, node, where, attributes));
@@ -318,7 +309,7 @@ Status InferGqa(const InferContext& context) {
   // An absent key (packed QKV) and one of unknown shape look alike here: the width stays open.
   const bool perhaps_packed = context.Rank(kKey) < 0 && context.Rank(kExternalKey) < 0;
   const Extent hidden = perhaps_packed ? Extent{} : Extent{.input = kQuery, .axis = 2};
-  const int64_t Hkv = context.Int("kv_num_heads", -1);
+  const int64_t Hkv = std::max<int64_t>(-1, context.Int("kv_num_heads", -1));
   const Extent output[] = {{.input = kQuery, .axis = 0}, {.input = kQuery, .axis = 1}, hidden};
   KVSHARE_RETURN_IF_ERROR(context.SetOutput(0, context.Type(kQuery), output));
   if (!context.all_outputs()) return {};

@@ -58,18 +58,18 @@ std::optional<std::string> ReadString(const OrtApi& api, Get get) {
 
 }  // namespace
 
-std::string NodeInfo::Name() const {
+std::string KernelInfo::Name() const {
   return ReadString(api_, [&](char* out, size_t* size) { return api_.KernelInfo_GetNodeName(info_, out, size); })
       .value_or("");
 }
 
-std::optional<int64_t> NodeInfo::Int(const char* attribute) const {
+std::optional<int64_t> KernelInfo::Int(const char* attribute) const {
   int64_t value = 0;
   if (!FromOrt(api_, api_.KernelInfoGetAttribute_int64(info_, attribute, &value)).ok()) return std::nullopt;
   return value;
 }
 
-std::optional<float> NodeInfo::Float(const char* attribute) const {
+std::optional<float> KernelInfo::Float(const char* attribute) const {
   float value = 0;
   if (!FromOrt(api_, api_.KernelInfoGetAttribute_float(info_, attribute, &value)).ok()) return std::nullopt;
   return value;
@@ -80,22 +80,22 @@ float NodeInfo::Softcap() const {
   return softcap > 0 ? softcap : 0;
 }
 
-std::optional<std::string> NodeInfo::String(const char* attribute) const {
+std::optional<std::string> KernelInfo::String(const char* attribute) const {
   return ReadString(
       api_, [&](char* out, size_t* size) { return api_.KernelInfoGetAttribute_string(info_, attribute, out, size); });
 }
 
-size_t NodeInfo::InputCount() const {
+size_t KernelInfo::InputCount() const {
   size_t count = 0;
   return FromOrt(api_, api_.KernelInfo_GetInputCount(info_, &count)).ok() ? count : 0;
 }
 
-size_t NodeInfo::OutputCount() const {
+size_t KernelInfo::OutputCount() const {
   size_t count = 0;
   return FromOrt(api_, api_.KernelInfo_GetOutputCount(info_, &count)).ok() ? count : 0;
 }
 
-bool NodeInfo::HasInput(size_t index) const {
+bool KernelInfo::HasInput(size_t index) const {
   return index < InputCount() &&
          !ReadString(
               api_, [&](char* out, size_t* size) { return api_.KernelInfo_GetInputName(info_, index, out, size); })
@@ -103,15 +103,14 @@ bool NodeInfo::HasInput(size_t index) const {
               .empty();
 }
 
-bool NodeInfo::HasOutput(size_t index) const {
-  return index < OutputCount() &&
-         !ReadString(
-              api_, [&](char* out, size_t* size) { return api_.KernelInfo_GetOutputName(info_, index, out, size); })
-              .value_or("")
-              .empty();
+std::string KernelInfo::OutputName(size_t index) const {
+  if (index >= OutputCount()) return "";
+  return ReadString(api_,
+                    [&](char* out, size_t* size) { return api_.KernelInfo_GetOutputName(info_, index, out, size); })
+      .value_or("");
 }
 
-ONNXTensorElementDataType NodeInfo::InputType(size_t index) const {
+ONNXTensorElementDataType KernelInfo::InputType(size_t index) const {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   OrtTypeInfo* info = nullptr;
   if (!HasInput(index) || !FromOrt(api_, api_.KernelInfo_GetInputTypeInfo(info_, index, &info)).ok()) return type;
@@ -123,7 +122,7 @@ ONNXTensorElementDataType NodeInfo::InputType(size_t index) const {
   return type;
 }
 
-void NodeInfo::LogInfo(const std::string& message) const {
+void KernelInfo::LogInfo(const std::string& message) const {
   const OrtLogger* logger = nullptr;
   if (!FromOrt(api_, api_.KernelInfo_GetLogger(info_, &logger)).ok() || logger == nullptr) return;
   // A log line that cannot be written is no reason to fail a session.

@@ -1,4 +1,4 @@
-// A thin wrapper over the part of ONNX Runtime's C API (version 18) that a custom op needs. Nothing here throws.
+// A thin wrapper over the part of ONNX Runtime's C API (version 18) that a kernel needs. Nothing here throws.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -9,7 +9,7 @@
 #include <span>
 #include <string>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "kvshare/status.h"
 #include "ort_types/element_type.h"
 
@@ -54,26 +54,45 @@ struct Tensor {
   std::string ShapeText() const;
 };
 
-// What ORT knows of a node when it creates the kernel.
+// What a kernel is made from: its node's name, attributes, inputs and outputs.
 class NodeInfo {
  public:
-  NodeInfo(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+  virtual ~NodeInfo() = default;
 
-  std::string Name() const;
-  std::optional<int64_t> Int(const char* attribute) const;
+  virtual std::string Name() const = 0;
+  virtual std::optional<int64_t> Int(const char* attribute) const = 0;
+  virtual std::optional<float> Float(const char* attribute) const = 0;
+  virtual std::optional<std::string> String(const char* attribute) const = 0;
+  virtual size_t InputCount() const = 0;
+  virtual size_t OutputCount() const = 0;
+  // Whether the node names this optional input or output.
+  virtual bool HasInput(size_t index) const = 0;
+  virtual bool HasOutput(size_t index) const = 0;
+  // Undefined where the node lacks that input.
+  virtual ONNXTensorElementDataType InputType(size_t index) const = 0;
+
   // As ONNX Runtime reads them: 1 is on, and anything else off.
   bool IsOn(const char* attribute) const { return Int(attribute) == 1; }
-  std::optional<float> Float(const char* attribute) const;
   // 0, no cap, for what is not above it, as in ONNX Runtime.
   float Softcap() const;
-  std::optional<std::string> String(const char* attribute) const;
-  size_t InputCount() const;
-  size_t OutputCount() const;
-  // Whether the node names this optional input or output.
-  bool HasInput(size_t index) const;
-  bool HasOutput(size_t index) const;
-  // Undefined where the node lacks that input.
-  ONNXTensorElementDataType InputType(size_t index) const;
+};
+
+// The node as ORT describes it when it creates the kernel.
+class KernelInfo final : public NodeInfo {
+ public:
+  KernelInfo(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+
+  std::string Name() const override;
+  std::optional<int64_t> Int(const char* attribute) const override;
+  std::optional<float> Float(const char* attribute) const override;
+  std::optional<std::string> String(const char* attribute) const override;
+  size_t InputCount() const override;
+  size_t OutputCount() const override;
+  bool HasInput(size_t index) const override;
+  bool HasOutput(size_t index) const override { return !OutputName(index).empty(); }
+  ONNXTensorElementDataType InputType(size_t index) const override;
+  // "" where the node does not name that output.
+  std::string OutputName(size_t index) const;
   void LogInfo(const std::string& message) const;
 
  private:
@@ -85,9 +104,10 @@ class NodeInfo {
 class CallContext {
  public:
   CallContext(const OrtApi& api, OrtKernelContext* context) : api_(api), context_(context) {}
+  virtual ~CallContext() = default;
 
   // Absent where the node lacks it.
-  Result<Tensor> Input(size_t index) const;
+  virtual Result<Tensor> Input(size_t index) const;
   // The first `count` of them; later ones are absent.
   template <size_t kMost>
   Result<std::array<Tensor, kMost>> Inputs(size_t count) const {
@@ -98,7 +118,7 @@ class CallContext {
     return inputs;
   }
   // Allocates it, or finds the caller's bound buffer; absent where the node does not name it.
-  Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
+  virtual Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
   // ORT's own thread pool; valid as long as this context.
   ParallelFor Parallel();
 

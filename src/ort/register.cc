@@ -1,10 +1,12 @@
 // RegisterCustomOps, and the one list of ops and types.
 #include <fmt/format.h>
 
-#include <atomic>
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "kvshare/version.h"
 #include "ort/attention.h"
@@ -30,7 +32,7 @@ constexpr ONNXTensorElementDataType kAttentionT[] = {kF32, kF16, kBF16, kF64};
 // A schema replaces ORT's whole: a pair of types that is not listed here makes a session fail to load.
 constexpr OpRow kOps[] = {
     {"kvshare", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaT, kGqaCache, CreateGqa, InferGqa},
-    {"kvshare", "Attention", kKvshareAttentionInputs, kAttentionOutputs, kAttentionT, kAttentionT, CreateAttention,
+    {"kvshare", "Attention", kAttentionInputs, kAttentionOutputs, kAttentionT, kAttentionT, CreateAttention,
      InferAttention},
     {"com.microsoft", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaT, kGqaCache, CreateGqa, InferGqa},
     {"", "Attention", kOnnxAttentionInputs, kAttentionOutputs, kAttentionT, kAttentionT, CreateAttention,
@@ -43,9 +45,8 @@ bool Wanted(const OpRow& row, const SessionConfig& config) {
   return !domain.empty() || config.attention;
 }
 
-std::atomic<const OrtApi*> host_api = nullptr;
-
-// The ops and domains of one configuration. Sessions keep pointers to them, also while the process exits: never freed.
+// The ops and domains of one configuration in one ONNX Runtime. Sessions keep pointers to them, also while the process
+// exits: never freed.
 struct OpSet {
   std::deque<CustomOp> ops;
   std::map<std::string, OrtCustomOpDomain*> domains;
@@ -59,7 +60,7 @@ Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
     for (const auto t : row.t) {
       // ORT takes the first op that fits; where a node has no cache input, its presents have the query's type.
       const auto add = [&](ONNXTensorElementDataType cache) {
-        const CustomOp& op = set->ops.emplace_back(row, OpBinding{row.domain, row.op, t, cache, config});
+        const CustomOp& op = set->ops.emplace_back(api, row, OpBinding{row.domain, row.op, t, cache, config});
         return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
       };
       KVSHARE_RETURN_IF_ERROR(add(t));
@@ -69,7 +70,7 @@ Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
     // Last, what fits nothing above, so that the refusal can name the input.
     constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     const auto add_any = [&](ONNXTensorElementDataType t) {
-      const CustomOp& op = set->ops.emplace_back(row, OpBinding{row.domain, row.op, t, kAnyType, config});
+      const CustomOp& op = set->ops.emplace_back(api, row, OpBinding{row.domain, row.op, t, kAnyType, config});
       return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
     };
     for (const auto t : row.t) KVSHARE_RETURN_IF_ERROR(add_any(t));
@@ -80,9 +81,9 @@ Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
 
 Result<OpSet*> SetFor(const OrtApi& api, const SessionConfig& config) {
   static std::mutex mutex;
-  static auto* sets = new std::map<SessionConfig, OpSet*>();
+  static auto* sets = new std::map<std::pair<const OrtApi*, SessionConfig>, OpSet*>();
   const std::lock_guard lock(mutex);
-  OpSet*& set = (*sets)[config];
+  OpSet*& set = (*sets)[{&api, config}];
   if (set == nullptr) {
     auto made = std::make_unique<OpSet>();
     KVSHARE_RETURN_IF_ERROR(Fill(api, config, made.get()));
@@ -93,8 +94,8 @@ Result<OpSet*> SetFor(const OrtApi& api, const SessionConfig& config) {
 
 Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host) {
   KVSHARE_ASSIGN_OR_RETURN(const SessionConfig config, ReadSessionConfig(api, options, host));
-  KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
-  for (const auto& [name, domain] : set->domains)
+  KVSHARE_ASSIGN_OR_RETURN(const auto domains, DomainsOf(api, config));
+  for (OrtCustomOpDomain* domain : domains)
     KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.AddCustomOpDomain(options, domain)));
   AnnounceAtFirstKernel(fmt::format("kvshare {}: drop-in {}, causal alignment {}, SIMD target {}", kVersion,
                                     config.DropInText(), config.lower_right ? "lower_right" : "spec", SimdTarget()));
@@ -103,7 +104,17 @@ Status Register(const OrtApi& api, OrtSessionOptions* options, HostVersion host)
 
 }  // namespace
 
-const OrtApi& HostApi() { return *host_api; }
+const OpRow* FindOp(std::string_view domain, std::string_view op) {
+  const auto* const row = std::ranges::find_if(kOps, [&](const OpRow& r) { return r.domain == domain && r.op == op; });
+  return row == std::end(kOps) ? nullptr : row;
+}
+
+Result<std::vector<OrtCustomOpDomain*>> DomainsOf(const OrtApi& api, const SessionConfig& config) {
+  KVSHARE_ASSIGN_OR_RETURN(OpSet * set, SetFor(api, config));
+  std::vector<OrtCustomOpDomain*> domains;
+  for (const auto& [name, domain] : set->domains) domains.push_back(domain);
+  return domains;
+}
 
 }  // namespace kvshare::ort
 
@@ -122,9 +133,6 @@ extern "C" {
                     kvshare::kVersion, base->GetVersionString(), kApiVersion)
             .c_str());
   }
-  return Guarded(*api, [&] {
-    host_api = api;
-    return Register(*api, options, ParseHostVersion(base->GetVersionString()));
-  });
+  return Guarded(*api, [&] { return Register(*api, options, ParseHostVersion(base->GetVersionString())); });
 }
 }

@@ -28,6 +28,14 @@ Status BadValue(const char* what, const std::string& key, const std::string& val
   return Status::InvalidInput(fmt::format("kvshare: {} '{}' is '{}'; needs {}", what, key, value, accepted));
 }
 
+// Takes over what a value of kvshare.drop_in or KVSHARE_DROP_IN says; false where it is none.
+bool ReadDropIn(std::string_view value, bool zero_allowed, SessionConfig& config) {
+  if (value != "1" && value != "gqa" && value != "attention" && !(value == "0" && zero_allowed)) return false;
+  config.gqa = value == "1" || value == "gqa";
+  config.attention = value == "1" || value == "attention";
+  return true;
+}
+
 }  // namespace
 
 HostVersion ParseHostVersion(const char* text) {
@@ -47,20 +55,12 @@ Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptio
   config.gqa = config.attention = DropInByDefault();
 
   KVSHARE_ASSIGN_OR_RETURN(const auto drop_in, ReadEntry(api, options, "kvshare.drop_in"));
-  if (drop_in) {
-    const std::string_view mode = *drop_in;
-    config.gqa = mode == "1" || mode == "gqa";
-    config.attention = mode == "1" || mode == "attention";
-    const bool off = mode == "0" && !DropInByDefault();
-    if (!off && !config.gqa && !config.attention)
-      return BadValue("session entry", "kvshare.drop_in", *drop_in,
-                      DropInByDefault() ? "1, gqa or attention" : "0, 1, gqa or attention");
-  }
-  if (const char* environment = std::getenv("KVSHARE_DROP_IN"); environment != nullptr && *environment != '\0') {
-    const std::string value = environment;
-    if (value != "0" && value != "1") return BadValue("environment variable", "KVSHARE_DROP_IN", value, "0 or 1");
-    if (value == "0") config.gqa = config.attention = false;
-  }
+  if (drop_in && !ReadDropIn(*drop_in, !DropInByDefault(), config))
+    return BadValue("session entry", "kvshare.drop_in", *drop_in,
+                    DropInByDefault() ? "1, gqa or attention" : "0, 1, gqa or attention");
+  const char* environment = std::getenv("KVSHARE_DROP_IN");
+  if (environment != nullptr && *environment != '\0' && !ReadDropIn(environment, true, config))
+    return BadValue("environment variable", "KVSHARE_DROP_IN", environment, "0, 1, gqa or attention");
 
   KVSHARE_ASSIGN_OR_RETURN(const auto alignment, ReadEntry(api, options, "kvshare.causal_alignment"));
   if (alignment && *alignment != "spec" && *alignment != "lower_right")

@@ -32,11 +32,12 @@ struct SessionConfig {
   const char* DropInText() const;
 
  private:
-  // The host is one a process; the three switches tell configurations apart.
+  // Configurations are told apart within one host.
   int Bits() const { return (gqa ? 1 : 0) | (attention ? 2 : 0) | (lower_right ? 4 : 0); }
 };
 
-// Reads the session entries kvshare.drop_in and kvshare.causal_alignment and the environment's KVSHARE_DROP_IN.
+// Reads the session entries kvshare.drop_in and kvshare.causal_alignment, and the environment's KVSHARE_DROP_IN, which
+// has the values of the entry and counts before it.
 // kInvalidInput for a value that is none of the accepted ones.
 Result<SessionConfig> ReadSessionConfig(const OrtApi& api, const OrtSessionOptions* options, HostVersion host);
 

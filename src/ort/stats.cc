@@ -11,8 +11,9 @@
 #include <tuple>
 #include <utility>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "kvshare/version.h"
+#include "ort/scratch.h"
 
 namespace kvshare::ort {
 namespace {
@@ -59,7 +60,11 @@ std::string StatsJson() {
                      {"kernel", stats.kernel_.load(std::memory_order_relaxed)},
                      {"ran", ran}});
   }
-  const Json all = {{"version", kVersion}, {"simd", SimdTarget()}, {"ran", all_ran}, {"nodes", std::move(nodes)}};
+  const Json all = {{"version", kVersion},
+                     {"simd", SimdTarget()},
+                     {"ran", all_ran},
+                     {"scratch_bytes", Scratch::Pool().kept_bytes()},
+                     {"nodes", std::move(nodes)}};
   // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

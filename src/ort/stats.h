@@ -28,7 +28,7 @@ class NodeStats {
 // Finds or makes the entry; called when ORT creates a kernel.
 NodeStats& StatsOf(std::string_view domain, std::string_view op, std::string_view node);
 
-// {"version", "simd", "ran", "nodes": [{"domain", "op", "node", "kernel", "ran"}]}
+// {"version", "simd", "ran", "scratch_bytes", "nodes": [{"domain", "op", "node", "kernel", "ran"}]}
 std::string StatsJson();
 // Sets every counter to zero; nodes stay listed.
 void ResetStats();

@@ -52,15 +52,12 @@ Json InspectionJson(const Inspection& i) {
           {"mask_nodes", i.mask_nodes},
           {"borrowed_copies", i.borrowed_copies},
           {"named_unused_presents", i.named_unused_presents},
-          {"predicted_cpu_gpu_copies", i.predicted_cpu_gpu_copies},
           {"warnings", i.warnings}};
 }
 
 std::string Counts(const Inspection& i) {
-  return fmt::format(
-      "{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} named unused presents;\n"
-      "{} CPU-GPU copies predicted for the CUDA provider (from a table of 2026-04, not measured)\n",
-      i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents, i.predicted_cpu_gpu_copies);
+  return fmt::format("{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} named unused presents\n",
+                     i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents);
 }
 
 // One line for many nodes of one fate: "16 x <reason>: first, second, ...".

@@ -2,7 +2,8 @@
 #include <random>
 #include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 #include "tests/support/every_target.h"
 #include "tests/support/problem.h"
 
@@ -13,6 +14,12 @@ using testing::Array;
 using testing::EveryTarget;
 
 KVSHARE_ON_EVERY_TARGET();
+
+void Appended(const AppendCall& call) {
+  WorkspacePool pool;
+  const Status status = Append(call, ParallelFor::Serial(), pool);
+  ASSERT_TRUE(status.ok()) << status.message();
+}
 
 TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
   std::mt19937 random(3);
@@ -42,7 +49,7 @@ TEST(Append, RotatesCopiesAndZeroesLikeTheOracle) {
           return c;
         };
         AppendOracle(call(want));
-        Append(call(got), ParallelFor::Serial());
+        Appended(call(got));
         for (int64_t i = 0; i < want.size(); ++i)
           ASSERT_NEAR(want.Get(i), got.Get(i),
                       (type == DType::kF32   ? 1e-6
@@ -88,7 +95,7 @@ TEST_P(EveryTarget, AppendNormalizesQuantizesAndDropsOldRowsLikeTheOracle) {
             return c;
           };
           AppendOracle(call(want));
-          Append(call(got), ParallelFor::Serial());
+          Appended(call(got));
           // A number on the border of two codes may go either way.
           const double near = type == DType::kF32 ? 1e-5 : type == DType::kF16 ? 4e-3 : type == DType::kF8E4M3 ? 32 : 1;
           int differing = 0;
@@ -102,6 +109,38 @@ TEST_P(EveryTarget, AppendNormalizesQuantizesAndDropsOldRowsLikeTheOracle) {
             EXPECT_LE(differing, 2) << NameOf(type);
           }
         }
+}
+
+TEST_P(EveryTarget, AppendServesHeadsOfAnySize) {
+  std::mt19937 random(9);
+  const int64_t S = 2, D = 5000, half = 2500;
+  Array fresh(DType::kF32, S * D), norm(DType::kF32, D), cos(DType::kF32, S * half), sin(DType::kF32, S * half);
+  for (Array* a : {&fresh, &norm, &cos, &sin}) a->Fill(random, 1);
+  Array want(DType::kF16, S * D), got(DType::kF16, S * D);
+  const auto call = [&](Array& present) {
+    AppendCall c;
+    c.fresh = HeadsView::Bnsh(fresh.data(), DType::kF32, 1, 1, S, D);
+    c.present = MutableHeadsView::Bnsh(present.data(), DType::kF16, 1, 1, S, D);
+    c.norm = {norm.data(), DType::kF32, 1e-6F};
+    c.rotary = {cos.data(), sin.data(), DType::kF32, S, half, false};
+    EXPECT_TRUE(CheckAppend(c, "test").ok()) << CheckAppend(c, "test").message();
+    return c;
+  };
+  AppendOracle(call(want));
+  Appended(call(got));
+  testing::ExpectClose(want, got, 1e-3);
+}
+
+TEST(Append, LeavesF64ToTheOracle) {
+  double fresh[4] = {1, 2, 3, 4}, present[4] = {};
+  AppendCall call;
+  call.fresh = HeadsView::Bnsh(fresh, DType::kF64, 1, 1, 2, 2);
+  call.present = MutableHeadsView::Bnsh(present, DType::kF64, 1, 1, 2, 2);
+  ASSERT_TRUE(CheckAppend(call, "test").ok());
+  WorkspacePool pool;
+  const Status status = Append(call, ParallelFor::Serial(), pool);
+  EXPECT_EQ(status.code(), StatusCode::kRefused);
+  EXPECT_EQ(status.message(), "no SIMD kernel for f64; AttendOracle and AppendOracle compute it");
 }
 
 }  // namespace

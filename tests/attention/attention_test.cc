@@ -1,11 +1,11 @@
-#include "kvshare/attention.h"
-
 #include <hwy/targets.h>
 
 #include <random>
 #include <thread>
 
 #include "attention/kernel_table.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 #include "tests/support/every_target.h"
 #include "tests/support/problem.h"
 
@@ -386,6 +386,19 @@ TEST(KernelTable, AForcedRowThatCannotServeIsAnErrorThatListsTheOnesThatCan) {
   EXPECT_EQ(status.message(),
             "KVSHARE_FORCE_KERNEL is 'F16Rows8', which does not serve f32 K/V; have F32Rows1, F32Rows2, F32Rows4, "
             "F32Rows8, F32Rows48");
+}
+
+TEST(Attention, LeavesF64ToTheOracle) {
+  Problem p;
+  p.type = p.kv_type = DType::kF64;
+  p.Fill();
+  Array out;
+  const AttentionCall call = p.Call(out);
+  ASSERT_TRUE(CheckAttention(call, "test").ok()) << CheckAttention(call, "test").message();
+  WorkspacePool pool;
+  const Status status = Attend(call, ParallelFor::Serial(), pool);
+  EXPECT_EQ(status.code(), StatusCode::kRefused);
+  EXPECT_EQ(status.message(), "no SIMD kernel for f64; AttendOracle and AppendOracle compute it");
 }
 
 TEST(KernelTable, AnEmptyNameForcesNothing) {

@@ -142,7 +142,8 @@ TEST(Append, ReadsNothingPastItsTensors) {
         call.past_length = past_length;
         call.rotary = {c.data(), c.data(), DType::kF32, 16, D / 2, false};
         ASSERT_TRUE(CheckAppend(call, "test").ok()) << CheckAppend(call, "test").message();
-        Append(call, ParallelFor::Serial());
+        WorkspacePool pool;
+        ASSERT_TRUE(Append(call, ParallelFor::Serial(), pool).ok());
       }
 }
 

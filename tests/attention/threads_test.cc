@@ -3,7 +3,7 @@
 
 #include <thread>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "tests/support/problem.h"
 
 namespace kvshare {
@@ -93,7 +93,8 @@ TEST(Threads, ThatShareAnAppendGiveTheBitsOfOne) {
     call.present = MutableHeadsView::Bnsh(present.data(), present.type, B, H, past_rows + S, D);
     call.past_length = past_length;
     EXPECT_TRUE(CheckAppend(call, "test").ok());
-    Append(call, parallel);
+    WorkspacePool pool;
+    EXPECT_TRUE(Append(call, parallel, pool).ok());
     return present.bytes;
   };
   EXPECT_EQ(append(ParallelFor::Serial()), append(Threaded()));

@@ -2,7 +2,7 @@
 #include <limits>
 #include <string>
 
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
 #include "tests/support/problem.h"
 
 namespace kvshare {

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from bench import attention, common, report, step  # noqa: E402
+from bench import attention, common, report, results_table, step  # noqa: E402
 
 
 def test_visible_rows_and_pairs_are_those_of_the_mask():
@@ -45,6 +45,20 @@ def test_the_plot_has_a_line_a_side_and_one_for_the_floor():
                for T in (512, 4096)]
     assert report.plots(results, "machine")["decode"].count("<polyline") == 2
     assert report.plots(results[:1], "machine") == {}
+
+
+def test_the_results_table_reads_what_the_driver_writes(tmp_path):
+    def side(ms, disturbed=False):
+        return {"ms": ms, "disturbed": disturbed, "spread": 1, "error": 1e-8, "calls": 9, "dropped": 0}
+
+    result = {"name": "decode llama fp32 S1 T512 1t", "roof": {"gbs": 10, "read_gbs": 9, "gflops": 100},
+              "floor": {"ms": 0.5, "by": "bytes"},
+              "sides": {"kvshare": side(1), "kvshare, Attention + mask": side(2), "ort shared": side(3),
+                        "ort Attention + mask": side(5, disturbed=True), "ggml": side(4), "torch": {"skipped": "not installed"}}}
+    (tmp_path / "results.txt").write_text("machine: x\n\n" + report.table(result) + "\n")
+    (name, (bound, sides)), = results_table.read(tmp_path / "results.txt").items()
+    assert results_table.line(name, bound, sides) == (
+        "decode llama fp32 S1 T512 1t", "1.000", "2.00 (bytes)", "3.0 (shared)", "4.0 (ggml)", "2.000", "2.5*")
 
 
 @pytest.mark.parametrize("row, ran", [

@@ -8,7 +8,7 @@ from conftest import BAD_INPUT, DIFFERS, EQUAL, NO_ORT, REFUSED
 
 
 @pytest.mark.parametrize("name", ["head_shared_gqa", "mixed_bias_causal0", "mixed_bias_b2_ragged_causal0",
-                                  "head_b2_ragged", "default_attention", "e2b35_head_shared_gqa"])
+                                  "head_b2_ragged", "default_attention", "e2b35_head_shared_gqa", "e2b_heads"])
 def test_a_right_model_is_equal_to_its_golden_logits(kvshare, case, name):
     done = kvshare("verify", case.model(name), "--golden", case.folder(name))
     assert done.returncode == EQUAL, done.stdout + done.stderr

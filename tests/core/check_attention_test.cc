@@ -1,17 +1,20 @@
 // The only judge of shapes: each refusal names the input, its value and what was wanted.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <limits>
 #include <string>
+#include <vector>
 
-#include "kvshare/attention.h"
+#include "kvshare/call.h"
 
 namespace kvshare {
 namespace {
 
 struct Good {
   float data[2 * 4 * 8 * 16] = {};
+  float fresh[2 * 4 * 8 * 16] = {};
   int64_t length[2] = {8, 5};
   int64_t position[2] = {7, 4};
   AttentionCall call;
@@ -56,6 +59,8 @@ TEST(CheckAttention, NamesTheInputItsValueAndTheWant) {
                 "Op 'node': attribute 'softcap' is -1; needs a finite number >= 0");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 4, 8, false}; }, bad,
                 "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 3, the rows of 'cos_cache'");
+  ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 7, 8, false}; }, bad,
+                "Op 'node': position of token 0 of batch 0 is 7; needs 0 to 6, the rows of 'cos_cache'");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, g.data, DType::kF32, 64, 9, false}; }, bad,
                 "Op 'node': input 'cos_cache' has 9 columns; needs 1 to 8, half the head size 16");
   ExpectRefusal([](Good& g) { g.call.scores = {g.data, DType::kF32, ScoreStage::kRaw, 7}; }, bad,
@@ -201,7 +206,7 @@ TEST(CheckAppend, RefusesTheLargestAndTheSmallestNumbers) {
     const int64_t odd[] = {number, 4};
     const int64_t fine[] = {4, 4};
     AppendCall call;
-    call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+    call.fresh = HeadsView::Bsnh(good.fresh, DType::kF32, 2, 4, 2, 16);
     call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
     call.past = Const(call.present);
     call.past_length = fine;
@@ -223,7 +228,7 @@ TEST(CheckAppend, NamesWhatNoCallCanMean) {
   const int64_t dropped[] = {0, 13};
   const auto message = [&](const std::function<void(AppendCall&)>& spoil) {
     AppendCall call;
-    call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+    call.fresh = HeadsView::Bsnh(good.fresh, DType::kF32, 2, 4, 2, 16);
     call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
     call.past = Const(call.present);
     spoil(call);
@@ -259,7 +264,7 @@ TEST(CheckAppend, RefusesTypesThatNoKernelAppends) {
   AppendCall call;
   call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
   for (const DType type : {DType::kI64, DType::kBool, DType::kF64}) {
-    call.fresh = HeadsView::Bsnh(good.data, type, 2, 4, 2, 16);
+    call.fresh = HeadsView::Bsnh(good.fresh, type, 2, 4, 2, 16);
     EXPECT_EQ(CheckAppend(call, "test").message(),
               std::string("test: no kernel that appends ") + NameOf(type) +
                   " to f32; have f32, f16 and bf16 to those, int8, int4 and float8e4m3fn, and f64 to f64");
@@ -269,7 +274,7 @@ TEST(CheckAppend, RefusesTypesThatNoKernelAppends) {
 TEST(CheckAppend, RefusesALengthOverTheCapacity) {
   Good good;
   AppendCall call;
-  call.fresh = HeadsView::Bsnh(good.data, DType::kF32, 2, 4, 2, 16);
+  call.fresh = HeadsView::Bsnh(good.fresh, DType::kF32, 2, 4, 2, 16);
   call.present = MutableHeadsView::Bnsh(good.data, DType::kF32, 2, 2, 8, 16);
   call.past = Const(call.present);
   const int64_t past_length[] = {4, 5};
@@ -278,6 +283,76 @@ TEST(CheckAppend, RefusesALengthOverTheCapacity) {
   call.length = length;
   EXPECT_EQ(CheckAppend(call, "Op 'node'").message(),
             "Op 'node': length of batch 1 is 9; needs 5 to 8 (past 5 + 4 new, capacity 8)");
+}
+
+// A key's and a value's append that share nothing: 2 sequences, 2 heads, 4 past rows and 1 new one.
+struct GoodAppends {
+  static constexpr int64_t kPast = 4, kPresent = 5, kD = 16;
+  std::vector<float> memory = std::vector<float>(size_t{16} * 2 * 2 * kPresent * kD);
+  int64_t past_length[2] = {kPast, kPast};
+  AppendCall key = At(0), value = At(4);
+
+  float* Part(int64_t i) { return memory.data() + i * 2 * 2 * kPresent * kD; }
+  AppendCall At(int64_t part) {
+    AppendCall call;
+    call.past = HeadsView::Bnsh(Part(part), DType::kF32, 2, 2, kPast, kD);
+    call.fresh = HeadsView::Bsnh(Part(part + 1), DType::kF32, 2, 1, 2, kD);
+    call.present = MutableHeadsView::Bnsh(Part(part + 2), DType::kF32, 2, 2, kPresent, kD);
+    call.past_length = past_length;
+    return call;
+  }
+  std::string Message() const { return CheckAppend(key, value, "Op 'node'").message(); }
+};
+
+TEST(CheckAppend, RefusesMemoryThatOneAppendWritesWhileItIsRead) {
+  const auto message = [](const std::function<void(GoodAppends&)>& spoil) {
+    GoodAppends appends;
+    EXPECT_EQ(appends.Message(), "");
+    spoil(appends);
+    return appends.Message();
+  };
+  const std::string past =
+      "Op 'node': input 'past_key' shares memory with 'present_key' and has 4 rows; needs its first element and its 5 "
+      "rows, or memory of its own";
+  EXPECT_EQ(message([](auto& a) { a.key.past.data = a.key.present.data; }), past);
+  EXPECT_EQ(message([](auto& a) { a.key.past.data = a.Part(2) + 3 * 16; }), past);
+  EXPECT_EQ(message([](auto& a) { a.key.past.data = a.Part(2) - 16; }), past);
+  EXPECT_EQ(message([](auto& a) { a.key.past.data = a.Part(2) - 4 * 4 * 16; }), "") << "ends where the present begins";
+  EXPECT_EQ(message([](auto& a) { a.value.fresh.data = a.value.present.data; }),
+            "Op 'node': input 'value' shares memory with 'present_value'; needs memory of its own");
+  const auto shares = [](const char* what, const char* with) {
+    return fmt::format("Op 'node': {} shares memory with '{}'; needs memory of its own", what, with);
+  };
+  EXPECT_EQ(message([](auto& a) { a.key.past.data = a.value.present.data; }),
+            shares("input 'past_key'", "present_value"));
+  EXPECT_EQ(message([](auto& a) { a.key.fresh.data = a.Part(6) + 16; }), shares("input 'key'", "present_value"));
+  EXPECT_EQ(message([](auto& a) { a.value.past.data = a.key.present.data; }),
+            shares("input 'past_value'", "present_key"));
+  EXPECT_EQ(message([](auto& a) { a.value.fresh.data = a.key.present.data; }), shares("input 'value'", "present_key"));
+  EXPECT_EQ(message([](auto& a) { a.value.present.data = a.Part(2) + 16; }),
+            shares("output 'present_value'", "present_key"));
+}
+
+TEST(CheckAppend, TakesAPastThatLiesRowByRowWhereThePresentDoes) {
+  GoodAppends appends;
+  appends.key.past = Const(appends.key.present);
+  EXPECT_EQ(appends.Message(), "");
+  // One head of one sequence: whatever the strides between heads are.
+  for (auto* view : {&appends.key.past, &appends.key.fresh}) view->batch = view->heads = 1;
+  appends.key.present.batch = appends.key.present.heads = 1;
+  appends.key.past.head_stride = appends.key.past.batch_stride = 7;
+  EXPECT_EQ(CheckAppend(appends.key, "Op 'node'").message(), "");
+}
+
+TEST(CheckAppend, TakesKeysAndValuesThatAreInterleaved) {
+  GoodAppends appends;  // [B, key and value, heads, tokens, D]
+  const int64_t half = appends.key.present.batch_stride;
+  for (auto* view : {&appends.key.present, &appends.value.present}) view->batch_stride = 2 * half;
+  appends.key.present.data = appends.Part(8);
+  appends.value.present.data = appends.Part(8) + half;
+  appends.key.past = Const(appends.key.present);
+  appends.value.past = Const(appends.value.present);
+  EXPECT_EQ(appends.Message(), "");
 }
 
 }  // namespace

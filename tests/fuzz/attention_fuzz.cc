@@ -13,7 +13,8 @@
 
 #include "attention/kernel_table.h"
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 
 namespace kvshare {
 namespace {
@@ -319,7 +320,8 @@ void TryAppend(Bytes& in) {
   (void)CheckAppend(odd, "odd");
 
   if (!CheckAppend(with(got), "fuzz").ok()) return;
-  Append(with(got), ParallelFor::Serial());
+  WorkspacePool pool;
+  if (!Append(with(got), ParallelFor::Serial(), pool).ok()) std::abort();
   AppendOracle(with(want));
   if (!IsQuantized(type)) return Compare("append", want, got, Tolerance(type));
   // Codes: the kernels round from f32, the oracle from double, so a tie may fall either way.

@@ -51,7 +51,6 @@ inline void RewriteAll(const onnx::ModelProto& model, const std::filesystem::pat
       if (target != Target::kOrt && min_ort != std::string("1.31")) continue;
       RewriteOptions options;
       options.target = target;
-      options.rope = target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold;
       options.min_ort = min_ort;
       options.prune_inputs = true;
       auto made = sound(model);

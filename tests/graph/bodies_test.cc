@@ -16,7 +16,6 @@ using testing::HasSubstr;
 RewriteOptions To(Target target) {
   RewriteOptions options;
   options.target = target;
-  if (target == Target::kKvshareAttention) options.rope = Rope::kKeep;
   return options;
 }
 
@@ -139,7 +138,7 @@ TEST_P(Bodies, ALayerBorrowsFromTheGraphAround) {
     EXPECT_EQ(layers[i].kind, LayerKind::kShared);
     EXPECT_EQ(layers[i].source, 0);
     EXPECT_EQ(layers[i].window, 4);
-    EXPECT_EQ(layers[i].trouble, "");
+    EXPECT_EQ(layers[i].trouble.message(), "");
     EXPECT_EQ(inspection.layers[i].place, Places()[i - 1]);
   }
 }

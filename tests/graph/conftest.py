@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def data(tmp_path_factory):
-    """The cases are copied: rewriting into another folder hard-links weights, and the checked-in files stay single."""
+    """The cases are copied: tests that link weights leave the checked-in files single."""
     copy = tmp_path_factory.mktemp("data") / "cases"
     shutil.copytree(cases.DATA, copy)
     for path in copy.rglob("*"):

@@ -2,12 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <filesystem>
-
-#include "graph/atomic_file.h"
 #include "graph/validate.h"
 #include "tests/graph/two_layers.h"
 
@@ -101,22 +96,6 @@ TEST(Validate, NamesWhatAnEditBroke) {
   Graph lost = GraphOf("input x f32[4]\na = Neg(x)\noutput a f32[4]\n");
   lost.Remove(lost.nodes()[0]);
   EXPECT_EQ(Validate(lost).message(), "model: graph output 'a' is produced by no node");
-}
-
-TEST(CopyFileAtomically, NamesAFileThatCannotBeRead) {
-  const Status status = CopyFileAtomically("no/such/file", testing::TempDir() + "copy");
-  EXPECT_EQ(status.code(), StatusCode::kInternal);
-  EXPECT_EQ(status.message(), "cannot read 'no/such/file': No such file or directory");
-}
-
-TEST(WriteFileAtomically, GivesTheFileTheModeThatTheUmaskLeaves) {
-  const std::string path = testing::TempDir() + "kvshare_mode_" + std::to_string(::getpid());
-  const mode_t before = ::umask(027);
-  const Status status = WriteFileAtomically(path, "text");
-  EXPECT_EQ(::umask(before), 027U);
-  ASSERT_TRUE(status.ok()) << status.message();
-  EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms(0640));
-  std::filesystem::remove(path);
 }
 
 TEST(Validate, NamesADomainThatIsNotImported) {

@@ -13,6 +13,7 @@ import time
 import cases
 import onnx
 import pytest
+from files import contents, node, refuse, tiny, with_weight
 from onnx import TensorProto, helper
 
 ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
@@ -20,31 +21,6 @@ ORIGINAL = cases.DATA / "mixed_bias_asis" / "model.onnx"
 
 def good():
     return cases.DATA / "mixed_bias_asis"
-
-
-def refuse(kvshare, model, text):
-    """Both verbs: exit code 2, one line, that text; nothing written."""
-    before = sorted(model.parent.iterdir())
-    out = model.parent / "out.onnx"
-    for arguments in (["inspect", model], ["rewrite", model, "-o", out, "--to", "ort"]):
-        result = cases.run(kvshare, *arguments)
-        assert result.returncode == 2, (result.returncode, result.stderr)
-        assert result.stdout == ""
-        assert len(result.stderr.strip().splitlines()) == 1
-        assert text in result.stderr
-    assert sorted(model.parent.iterdir()) == before
-
-
-def tiny(nodes, inputs=("x",), outputs=("y",), initializers=()):
-    def value(name):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [4])
-
-    graph = helper.make_graph(nodes, "g", [value(i) for i in inputs], [value(o) for o in outputs], list(initializers))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
-
-
-def node(op, inputs, outputs, **attributes):
-    return helper.make_node(op, inputs, outputs, name="_".join(outputs), **attributes)
 
 
 def nested(depth):
@@ -64,12 +40,11 @@ def nested(depth):
 
 
 MALFORMED = {
-    "empty": (b"", "not an ONNX model (no graph with nodes in it)"),
+    "empty": (b"", "not an ONNX model (it has no graph)"),
     "no opset": (onnx.ModelProto(graph=tiny([node("Neg", ["x"], ["y"])]).graph), "not an ONNX model (it imports no operator set)"),
     "text": (b"this is not a model\n" * 40, "not an ONNX model (malformed, cut short or nested too deep)"),
     "zeros": (bytes(4096), "not an ONNX model"),
     "cut": (ORIGINAL.read_bytes()[:100_000], "not an ONNX model"),
-    "no nodes": (tiny([], outputs=[]).SerializeToString(), "no graph with nodes"),
     "cycle": (tiny([node("Add", ["x", "b"], ["a"]), node("Neg", ["a"], ["b"]), node("Neg", ["b"], ["y"])]), "cycle"),
     "self": (tiny([node("Add", ["x", "y"], ["y"])]), "cycle"),
     "twice": (tiny([node("Neg", ["x"], ["y"]), node("Abs", ["x"], ["y"])]), "output 'y' has another producer"),
@@ -127,14 +102,6 @@ def test_flipped_bytes_never_crash(kvshare, tmp_path, seed):
         assert result.returncode in (0, 2), (seed, result.returncode, result.stderr)
 
 
-def with_weight(location, offset="0", length="16"):
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        if value is not None:
-            tensor.external_data.add(key=key, value=value)
-    return tiny([node("Add", ["x", "w"], ["y"])], initializers=[tensor])
-
-
 EXTERNAL = {
     "absolute": (with_weight("/etc/hostname", length=None), "external data '/etc/hostname' is an absolute path; needs one inside the model's folder"),
     "parent": (with_weight("../secret.bin"), "external data '../secret.bin' has '..'; needs a path inside the model's folder"),
@@ -174,8 +141,8 @@ def test_tensors_share_all_of_their_bytes_or_none(kvshare, tmp_path, ranges, tex
         assert cases.run(kvshare, "inspect", model).returncode == 0
 
 
-def test_weights_past_4_gib_are_only_referred_to(kvshare, tmp_path):
-    """The file is sparse: whoever read it all would take long, whoever counted in 32 bits would refuse."""
+def test_weights_past_4_gib_are_not_read(kvshare, tmp_path):
+    """The file is sparse, and so is its copy: whoever read it all would take long, whoever counted in 32 bits would refuse."""
     size = 5 * 2**30
     with open(tmp_path / "w.bin", "wb") as file:
         file.truncate(size)
@@ -185,7 +152,8 @@ def test_weights_past_4_gib_are_only_referred_to(kvshare, tmp_path):
     for out in (tmp_path / "out.onnx", other / "out.onnx"):
         assert "no attention layer" in cases.rewrite(kvshare, model, out, "--to", "ort")
         assert cases.load(out).graph.initializer[0].external_data[1].value == str(size - 16)
-    assert os.stat(other / "w.bin").st_ino == os.stat(tmp_path / "w.bin").st_ino
+    copy = os.stat(other / "w.bin")
+    assert copy.st_size == size and copy.st_blocks * 512 < 2**20
     model.write_bytes(with_weight("w.bin", offset=str(size - 15)).SerializeToString())
     refuse(kvshare, model, f"takes 16 bytes from {size - 15} of 'w.bin', which has {size}")
 
@@ -239,34 +207,6 @@ def test_external_data_inside_the_folder_is_fine(kvshare, tmp_path):
     assert (out / "sub" / "w.bin").read_bytes() == bytes(16)
 
 
-def test_weights_are_referred_to_linked_or_copied(kvshare, tmp_path):
-    folder, other = tmp_path / "in", tmp_path / "other"
-    shutil.copytree(good(), folder)
-    other.mkdir()
-    for path in folder.iterdir():
-        path.chmod(0o644)
-    cases.rewrite(kvshare, folder / "model.onnx", folder / "out.onnx", "--to", "ort")
-    assert not list(folder.glob(".*")) and len(list(folder.iterdir())) == 5
-    cases.rewrite(kvshare, folder / "model.onnx", other / "out.onnx", "--to", "ort")
-    assert os.stat(other / "model.onnx.data").st_ino == os.stat(folder / "model.onnx.data").st_ino
-    cases.rewrite(kvshare, folder / "model.onnx", other / "again.onnx", "--to", "ort")
-    if os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as shm:
-            cases.rewrite(kvshare, folder / "model.onnx", pathlib.Path(shm) / "out.onnx", "--to", "ort")
-            copy = pathlib.Path(shm) / "model.onnx.data"
-            assert copy.read_bytes() == (folder / "model.onnx.data").read_bytes()
-
-
-def test_anothers_weights_are_never_overwritten(kvshare, tmp_path):
-    (tmp_path / "model.onnx.data").write_bytes(b"another model's weights")
-    out = tmp_path / "out.onnx"
-    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", out, "--to", "ort")
-    assert result.returncode == 3 and "exists and is not the model's external data" in result.stderr
-    assert (tmp_path / "model.onnx.data").read_bytes() == b"another model's weights" and not out.exists()
-
-
 def test_an_output_never_takes_the_place_of_its_own_weights(kvshare, tmp_path):
     shutil.copytree(good(), tmp_path / "in")
     weights = tmp_path / "in" / "model.onnx.data"
@@ -304,10 +244,6 @@ def limited(kvshare, model, out, size, survives):
                           check=False, preexec_fn=limit)
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("out", ["out.onnx", "model.onnx"])
 def test_a_full_disk_leaves_every_file_as_it_was(kvshare, tmp_path, out):
     shutil.copytree(good(), tmp_path / "in")
@@ -333,7 +269,6 @@ def test_a_rewrite_killed_as_it_writes_leaves_every_file_as_it_was(kvshare, tmp_
 
 @pytest.mark.parametrize("survives", [True, False])
 def test_weights_that_find_no_room_are_not_left_in_part(kvshare, tmp_path, survives):
-    """In another file system weights are copied."""
     import tempfile
 
     if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:

@@ -20,7 +20,7 @@ TEST(FindLayers, FindsTheOwnAndTheSharedLayer) {
   EXPECT_EQ(layers[1].value, "present_v");
   EXPECT_EQ(layers[1].window, 4);
   EXPECT_EQ(layers[1].copies.size(), 4U);
-  EXPECT_EQ(layers[1].trouble, "");
+  EXPECT_EQ(layers[1].trouble.message(), "");
 }
 
 TEST(FindLayers, FindsUpstreamsSharedFormAndItsEmptyKey) {
@@ -47,7 +47,7 @@ TEST(FindLayers, AKeyOfAGraphInputIsBorrowedFromOutside) {
   const auto layers = FindLayers(graph);
   EXPECT_EQ(layers.at(1).kind, LayerKind::kShared);
   EXPECT_EQ(layers.at(1).source, -1);
-  EXPECT_EQ(layers.at(1).trouble, "borrows from an input of the graph, not from a layer of this model");
+  EXPECT_EQ(layers.at(1).trouble.message(), "borrows from an input of the graph, not from a layer of this model");
 }
 
 // As PyTorch's exporter writes layers that share: query and key of rank 4, past and new keys joined outside of them.
@@ -70,6 +70,79 @@ y = Attention(x, joined, joined)
   EXPECT_EQ(layers[0].head_size, 8);
   EXPECT_EQ(layers[1].kind, LayerKind::kShared);
   EXPECT_EQ(layers[1].source, 0);
+  EXPECT_EQ(layers[1].trouble.code(), DeclineCode::kKeyIsMadeOutside);
+}
+
+// The same where the exporter repeats each head for the queries of its group, as PyTorch does for attention without
+// GQA.
+TEST(FindLayers, RepeatedKeysCountAsTheHeadsBeforeTheRepetition) {
+  const std::string text = R"(
+input q f32[B,4,S,8]
+input k f32[B,2,S,8]
+input past f32[B,2,P,8]
+output y f32[B,4,S,8]
+output joined f32[B,2,T,8]
+const two i64[1] = 2
+const width i64[1] = 8
+const group i64[1] = 2
+const heads i64[1] = 4
+joined = Concat(past, k) {axis=2}
+B = Shape(q) {start=0, end=1}
+P = Shape(past) {start=2, end=3}
+S = Shape(q) {start=2, end=3}
+T = Add(P, S)
+five = Unsqueeze(joined, two)
+wide_shape = Concat(B, two, group, T, width) {axis=0}
+wide = Expand(five, wide_shape)
+flat_shape = Concat(B, heads, T, width) {axis=0}
+repeated = Reshape(wide, flat_shape) {allowzero=1}
+again = Expand(five, wide_shape)
+repeated2 = Reshape(again, flat_shape) {allowzero=1}
+x = Attention(q, repeated, repeated)
+y = Attention(q, repeated2, repeated2)
+)";
+  const Graph graph = GraphOf(text);
+  const auto layers = FindLayers(graph);
+  ASSERT_EQ(layers.size(), 2U);
+  for (const Layer& layer : layers) {
+    EXPECT_EQ(layer.query_heads, 4);
+    EXPECT_EQ(layer.kv_heads, 2);
+    EXPECT_EQ(layer.expansion, 2);
+    EXPECT_EQ(layer.copies.size(), 6U);
+  }
+  EXPECT_EQ(layers[1].source, 0);
+  EXPECT_EQ(layers[1].trouble.message(),
+            "takes the same key and value as layer 0, made outside of both; the graph repeats each of their 2 heads 2 "
+            "times");
+}
+
+TEST(FindLayers, ReadsTheWindowAttributesOfEachOpset) {
+  const auto window = [](const std::string& attributes, const std::string& mask) {
+    const Graph graph = GraphOf(TwoLayersWith(
+        "out1", "out1 = Attention(rotated, k1, v1" + mask + ") {q_num_heads=4, kv_num_heads=1" + attributes + "}"));
+    return FindLayers(graph).at(1).window;
+  };
+  EXPECT_EQ(window(", left_window_size=2", ""), 3);
+  EXPECT_EQ(window(", left_window_size=-1", ""), kFullWindow);
+  EXPECT_EQ(window(", left_window_size=9223372036854775807", ""), kFullWindow);
+  EXPECT_EQ(window(", left_window_size=2", ", bias"), 3);
+  EXPECT_EQ(window(", left_window_size=7", ", bias"), 4);
+  EXPECT_EQ(window(", local_window_size=5", ""), 5);
+}
+
+// ONNX has two names for its default domain.
+TEST(FindLayers, ANodeOfDomainAiOnnxIsOnnxs) {
+  onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
+  for (Node& node : *model.mutable_graph()->mutable_node())
+    if (node.domain().empty()) node.set_domain("ai.onnx");
+  const auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  const auto layers = FindLayers(*graph);
+  ASSERT_EQ(layers.size(), 2U);
+  EXPECT_EQ(layers[1].source, 0);
+  EXPECT_EQ(layers[1].window, 4);
+  EXPECT_TRUE(layers[1].trouble.ok()) << layers[1].trouble.message();
+  EXPECT_TRUE(layers[1].mask_trouble.ok()) << layers[1].mask_trouble.message();
 }
 
 // As onnxruntime-genai's model builder writes it: the cache's last extent is a name.

@@ -54,6 +54,95 @@ TEST(ReadMask, AMaskThroughACastToHalfIsRead) {
   EXPECT_TRUE(ReadMask(GraphOf(text), "bias").ok());
 }
 
+// kTwoLayers with `from` read as `to` by every node.
+std::string Reread(const std::string& from, const std::string& to, const std::string& line) {
+  std::string text(kTwoLayers);
+  const size_t nodes = text.find("q0 = ");
+  for (size_t at = text.find(from, nodes); at != std::string::npos; at = text.find(from, at + to.size()))
+    if (text[at + from.size()] == ',' || text[at + from.size()] == ')') text.replace(at, from.size(), to);
+  return text + line;
+}
+
+struct SameMask {
+  const char* name;
+  std::string text;
+};
+
+class ReadSameMask : public testing::TestWithParam<SameMask> {};
+
+TEST_P(ReadSameMask, GivesTheMeaningOfThePlainOne) {
+  const auto mask = ReadMask(GraphOf(GetParam().text), "bias");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->window, 4);
+  EXPECT_TRUE(mask->causal);
+  EXPECT_TRUE(mask->padding);
+  EXPECT_EQ(mask->rank, 4);
+  EXPECT_EQ(mask->key_mask, "attention_mask");
+  EXPECT_EQ(mask->query, "input_ids");
+}
+
+std::string WithInt32Mask() {
+  std::string text = Reread("attention_mask", "mask64", "mask64 = Cast(attention_mask) {to=7}\n");
+  return text.replace(text.find("attention_mask i64"), 18, "attention_mask i32");
+}
+
+std::string WithIdentities() {
+  std::string text(kTwoLayers);
+  for (const char* value : {"count", "kv", "new", "q", "causal", "distance", "near", "visible", "wide", "kept", "both",
+                            "bias3", "S", "T", "begin", "window", "zero"}) {
+    const std::string name = value;
+    std::string reread;
+    size_t begin = 0;
+    while (begin < text.size()) {
+      const size_t end = std::min(text.find('\n', begin), text.size());
+      std::string line = text.substr(begin, end - begin);
+      const size_t open = line.find('(');
+      for (size_t at = line.find(name, open); open != std::string::npos && at != std::string::npos;
+           at = line.find(name, at + 1)) {
+        const char before = line[at - 1];
+        const char after = line[at + name.size()];
+        if ((before == '(' || before == ' ') && (after == ',' || after == ')')) line.insert(at + name.size(), "_id");
+      }
+      reread += line + "\n";
+      begin = end + 1;
+    }
+    text = reread + name + "_id = Identity(" + name + ")\n";
+  }
+  return text;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Surfaces, ReadSameMask,
+    testing::Values(
+        SameMask{"Int32CastAtOnce", WithInt32Mask()}, SameMask{"IdentitiesBetween", WithIdentities()},
+        SameMask{"ComputedWindow", TwoLayersWith("near",
+                                                 "const three i64[] = 3\nconst once i64[] = 1\nsum = Add(three, once)\n"
+                                                 "near = Less(distance, sum)")},
+        SameMask{"ExtentsByGather", TwoLayersWith("T",
+                                                  "mask_shape = Shape(attention_mask) {start=0}\nconst at i64[] = 1\n"
+                                                  "T0 = Gather(mask_shape, at)\nT = Unsqueeze(T0, zeroth)\n"
+                                                  "const zeroth i64[1] = 0")},
+        SameMask{"CastBias", TwoLayersWith("bias3", "low = Cast(hidden) {to=1}\nbias3 = Where(both, zero, low)")},
+        SameMask{"EndOfEverything",
+                 TwoLayersWith("new", "const end i64[1] = 9223372036854775807\nnew = Slice(count, begin, end, one)")},
+        SameMask{"DefaultsWritten", TwoLayersWith("count",
+                                                  "count = CumSum(attention_mask, one) {exclusive=0, "
+                                                  "reverse=0}")}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+// What an optimizer leaves where all shapes are fixed: T - S is a constant.
+TEST(ReadMask, AFoldedStartOfTheSliceTellsTheNumberOfQueries) {
+  std::string text = TwoLayersWith("begin", "const begin i64[1] = 5");
+  text.replace(text.find("attention_mask i64[B,T]"), 23, "attention_mask i64[2,8]");
+  const auto mask = ReadMask(GraphOf(text), "bias");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->query, "");
+  EXPECT_EQ(mask->queries, 3);
+  const auto last = ReadMask(GraphOf(TwoLayersWith("begin", "const begin i64[1] = -1")), "bias");
+  ASSERT_TRUE(last.ok()) << last.status().message();
+  EXPECT_EQ(last->queries, 1);
+}
+
 struct OddMask {
   const char* name;
   const char* output;  // of the line that differs
@@ -88,6 +177,11 @@ INSTANTIATE_TEST_SUITE_P(
                 "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
                 "mask: And 'visible' joins query lengths of 'input_ids' and of 'position_ids'"},
         OddMask{"TwoWindows", "visible", "visible = And(near, near)", "mask: And 'visible' joins two windows"},
+        OddMask{"FloatPadding", "wide",
+                "input soft f32[B,T]\nsoft64 = Cast(soft) {to=7}\nwide = Unsqueeze(soft64, one)",
+                "mask: 'soft' has element type 1; needs int64, int32 or bool"},
+        OddMask{"StartWithoutTheTotal", "begin", "const begin i64[1] = 5",
+                "mask: Slice 'new' does not take the last S columns of the positions"},
         OddMask{"NoDifference", "near", "near = Less(q, window)",
                 "mask: Less 'near' does not compare a difference of positions"}),
     [](const auto& test) { return std::string(test.param.name); });

@@ -11,7 +11,6 @@ namespace {
 RewriteOptions To(Target target) {
   RewriteOptions options;
   options.target = target;
-  if (target == Target::kKvshareAttention) options.rope = Rope::kKeep;
   return options;
 }
 
@@ -88,13 +87,22 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"SliceOfAnotherLength", "begin", "begin = Sub(T, T)",
                  "mask: Slice 'new' does not take the last S columns of the positions"},
         NearMiss{"QueriesOfAnotherInput", "S", "S = Shape(past_v) {start=1, end=2}",
-                 "its mask takes the number of queries from 'past_v', whose extent 1 is fixed to 1"},
+                 "its mask takes the number of queries from 'past_v', whose extent 1 is fixed to 1; its query is not "
+                 "known to have as many"},
+        NearMiss{"SliceFromAnotherExtent", "begin", "PT = Shape(position_ids) {start=1, end=2}\nbegin = Sub(PT, S)",
+                 "mask: Slice 'new' does not take the last S columns of the positions"},
+        NearMiss{"BiasOnWhatItKeeps", "bias3", "const one32 f32[] = 1\nbias3 = Where(both, one32, hidden)",
+                 "mask: Where 'bias3' adds 1 to what it keeps and -3.3999999521443642e+38 to the rest; needs 0 and at "
+                 "most -65504"},
         NearMiss{"ExclusiveCount", "count", "count = CumSum(attention_mask, one) {exclusive=1}",
                  "mask: CumSum 'count' is exclusive or reversed"},
         NearMiss{"CountOfAnotherInput", "wide", "wide = Unsqueeze(position_ids, one)",
                  "mask: And 'both' joins conditions on 'position_ids' and on 'attention_mask'; needs one mask"},
         NearMiss{"LengthsOfAnotherInput", "ones", "ones = ReduceSum(position_ids, one) {keepdims=0}",
                  "its mask is made from 'attention_mask', the lengths of source layer 0 from 'position_ids'"},
+        NearMiss{"TotalOfAnotherExtent", "total64", "total64 = Gather(extents, nought)\nconst nought i64[1] = 0",
+                 "its mask is made from 'attention_mask', the lengths of source layer 0 from extent 0 of "
+                 "'attention_mask'"},
         NearMiss{"MildMask", "hidden", "const hidden f32[] = -100",
                  "mask: Where 'bias3' adds 0 to what it keeps and -100 to the rest; needs 0 and at most -65504"},
         NearMiss{
@@ -109,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"ForeignShape", "v1", "v1 = Reshape(vt, one)", "Reshape 'v1' has shape [1]; needs [0,0,-1]"},
         NearMiss{"Crosswise", "kt", "kt = Transpose(present_v) {perm=[0,2,1,3]}",
                  "key and value of layer 0 are borrowed crosswise"},
-        NearMiss{"ValueFromElsewhere", "v1", "v1 = Identity(k0)", "value 'v1' is not a layer's present"},
+        NearMiss{"ValueFromElsewhere", "v1", "v1 = Identity(k0)", "value 'k0' is not a layer's present"},
         NearMiss{"ZeroScale", "out1",
                  "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=0.0, is_causal=1}",
                  "has scale 0, which GroupQueryAttention takes for 1/sqrt(head size)"},
@@ -141,7 +149,7 @@ INSTANTIATE_TEST_SUITE_P(
                  "has softmax_precision 10; needs 1 (float)"},
         NearMiss{"QueriesOfAForeignInput", "S", "input other i64[B,S]\nS = Shape(other) {start=1, end=2}",
                  "its mask takes the number of queries from 'other', which the query does not depend on"},
-        NearMiss{"ComputedLengths", "seqlens", "seqlens = Identity(last)",
+        NearMiss{"ComputedLengths", "seqlens", "seqlens = Neg(last)",
                  "the seqlens_k of source layer 0 is not known to count a mask"},
         NearMiss{"LengthsCountedByAForeignOperator", "ones",
                  "ones = com.microsoft.ReduceSum(attention_mask, one) {keepdims=0}",
@@ -269,6 +277,9 @@ INSTANTIATE_TEST_SUITE_P(
                    "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'sin_table' and 'sin_table'"},
         RotaryMiss{"Interleaved", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, interleaved=1}",
                    "source layer 0 has rotary_interleaved 0, the query's rotary embedding 1"},
+        RotaryMiss{"InterleavedOfNoMeaning", "rotated",
+                   "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, interleaved=2}",
+                   "source layer 0 has rotary_interleaved 0, the query's rotary embedding 2"},
         RotaryMiss{"OtherHeads", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=2}",
                    "RotaryEmbedding 'rotated' has 2 heads, the layer 4"},
         RotaryMiss{"PartOfTheHead", "rotated",
@@ -316,7 +327,7 @@ std::string UpstreamsForm(std::string_view more = "") {
   return TwoLayersWith(
       "out1",
       "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
-      "empty = ConstantOfShape(extent)\nseqlens2 = Identity(seqlens)\n"
+      "empty = ConstantOfShape(extent)\nseqlens2 = Abs(seqlens)\n"
       "out1, own_k, own_v = com.microsoft.GroupQueryAttention(rotated, empty, empty, present_k, present_v, seqlens2, "
       "total) {num_heads=4, kv_num_heads=1, local_window_size=4}\n" +
           std::string(more));
@@ -335,7 +346,7 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
   RewriteOptions old = To(Target::kOrt);
   old.min_ort = "1.27";
   EXPECT_EQ(RewriteText(UpstreamsForm(), old).DeclineOf("unname-presents"),
-            "presents stay named (and copied) for --min-ort 1.27: ONNX Runtime 1.27 to 1.30 crash without");
+            "presents stay named (and copied) for {min_ort} 1.27: ONNX Runtime 1.27 to 1.30 crash without");
   const std::string read = UpstreamsForm("spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)");
   EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
   std::string scored = UpstreamsForm();
@@ -395,6 +406,51 @@ TEST(OwnAttention, TurnsWithItsBorrowers) {
   }
 }
 
+TEST(OwnAttention, LengthsOfAMaskOfInt32AreCountedInInt64) {
+  std::string text = AllAttention();
+  text.replace(text.find("attention_mask i64"), 18, "attention_mask i32");
+  const std::string after = TextAfter(text, To(Target::kKvshare));
+  EXPECT_THAT(after, testing::HasSubstr("attention_mask_int64 = Cast(attention_mask) {to=7}\n"
+                                        "attention_mask_ones = ReduceSum(attention_mask_int64, attention_mask_one)"));
+  EXPECT_THAT(after, testing::Not(testing::HasSubstr("CumSum")));
+}
+
+// What a saved optimised model carries: the default of the schema, written out.
+TEST(SharedAttention, DefaultsWrittenOutAreNoDifference) {
+  std::string text = TwoLayersWith("extents", "extents = Shape(attention_mask) {start=0}");
+  text =
+      TwoLayersWith("out1",
+                    "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=1.0, is_causal=1, "
+                    "left_window_size=-1, right_window_size=-1, qk_matmul_output_mode=0, softcap=0.0}",
+                    text);
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt})
+    EXPECT_TRUE(RewriteText(text, To(target)).report.changed);
+}
+
+// All shapes fixed, and what can be computed of them folded, as an execution provider sees a model.
+TEST(SharedAttention, FixedShapesAreRead) {
+  std::string text = TwoLayersWith("begin", "const begin i64[1] = 5");
+  text = TwoLayersWith("T", "const T i64[1] = 8", text);
+  text = TwoLayersWith("total64", "const total64 i64[1] = 8", text);
+  const auto fix = [&](const std::string& from, const std::string& to) {
+    for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+      text.replace(at, from.size(), to);
+  };
+  fix("[B,S]", "[2,3]");
+  fix("[B,T]", "[2,8]");
+  text += "rotated_again = Identity(rotated)\noutput rotated_again f32[2,3,32]\noutput rotated f32[2,3,32]\n";
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt})
+    EXPECT_TRUE(RewriteText(text, To(target)).report.changed);
+  fix("rotated f32[2,3,32]", "rotated f32[2,4,32]");
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-attention"),
+            "its mask is made for 3 queries; its query is not known to have as many");
+}
+
+TEST(SharedAttention, DeclinesWithACode) {
+  const Rewritten result = RewriteText(TwoLayersWith("window", "const window i64[] = 3"), To(Target::kKvshare));
+  EXPECT_EQ(result.report.outcomes.front().code, "source-window");
+}
+
 TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
   const std::string after = TextAfter(AllAttention(), To(Target::kKvshareAttention));
   EXPECT_THAT(after, testing::HasSubstr("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v)"));
@@ -406,7 +462,7 @@ TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
   EXPECT_EQ(
       kept.DeclineOf("shared-attention"),
       "source layer 0 stayed Attention, whose cache may have gaps where GroupQueryAttention counts lengths; needs "
-      "GroupQueryAttention there, or --to kvshare-attention");
+      "GroupQueryAttention there, or {target} kvshare-attention");
   EXPECT_EQ(kept.before, kept.after);
 }
 
@@ -444,8 +500,6 @@ TEST(OwnAttention, SaysWhyItStays) {
             "the head sizes of 'past_k' and 'past_v' are not known to be one");
   EXPECT_EQ(reason(AllAttention(line, Replaced("f32[B,1,P,8]", "f32[B,1,P,12]")), Target::kOrt),
             "has head size 12; ONNX Runtime's GroupQueryAttention needs a multiple of 8");
-  EXPECT_EQ(reason(AllAttention(line, Replaced("attention_mask i64", "attention_mask i32"))),
-            "its mask is made from 'attention_mask' of element type 6; needs 7 (int64)");
 }
 
 TEST(OwnLayers, SayWhyTheyStay) {
@@ -483,11 +537,11 @@ TEST(SharedAttention, ALayerOfAnotherTargetIsNotTurnedOn) {
   Graph ours = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(ours, To(Target::kKvshare)).ok());
   EXPECT_EQ(RewriteGraph(ours, To(Target::kOrt))->outcomes.front().reason,
-            "is kvshare's already; --to ort does not turn it back");
+            "is kvshare's already; {target} ort does not turn it back");
   Graph attention = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(attention, To(Target::kKvshareAttention)).ok());
   EXPECT_EQ(RewriteGraph(attention, To(Target::kKvshare))->outcomes.front().reason,
-            "is kvshare::Attention already; --to kvshare does not turn it further");
+            "is kvshare::Attention already; {target} kvshare does not turn it further");
 }
 
 TEST(Rewrite, OptionsThatContradictAreNamed) {
@@ -495,10 +549,20 @@ TEST(Rewrite, OptionsThatContradictAreNamed) {
   RewriteOptions options = To(Target::kKvshareAttention);
   options.rope = Rope::kFold;
   EXPECT_EQ(RewriteGraph(graph, options).status().message(),
-            "--rope fold: kvshare::Attention takes a rotated query; needs --rope keep");
+            "{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
   options = To(Target::kOrt);
   options.min_ort = "new";
   EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");
+}
+
+TEST(Rewrite, OptionsThatNameTheTargetAloneAreValid) {
+  EXPECT_THAT(TextAfter(kTwoLayers, RewriteOptions{}), testing::HasSubstr("do_rotary=1"));
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt}) {
+    Graph graph = GraphOf(kTwoLayers);
+    RewriteOptions options;
+    options.target = target;
+    EXPECT_TRUE(RewriteGraph(graph, options).ok());
+  }
 }
 
 TEST(UnnamePresents, ReleasesThatCrashWithoutPresentsGetNames) {

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "kvshare/attention.h"
+#include "kvshare/oracle.h"
 
 namespace kvshare {
 namespace {

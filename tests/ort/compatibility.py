@@ -10,7 +10,7 @@ import numpy as np
 import harness
 import specs
 from ort_bugs_test import BUGS, verdict
-from peer import Peer
+from peer import Peer, release_folder
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs/compatibility.md"
 F16, F64, BF16 = np.float16, np.float64, specs.BF16
@@ -198,6 +198,12 @@ def page():
 
 
 def main():
+    try:
+        for release in sorted({release for *_, releases in BUGS.values() for release in releases}):
+            release_folder(release)
+    except FileNotFoundError as e:
+        print(e)
+        return 1
     text = page()
     if sys.argv[1:] != ["--check"]:
         PAGE.write_text(text)

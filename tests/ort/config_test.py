@@ -58,11 +58,16 @@ def test_drop_in_replaces_what_the_entry_names(lib, entries, want):
 
 
 @pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
-def test_environment_switches_drop_in_off(lib, monkeypatch):
-    monkeypatch.setenv("KVSHARE_DROP_IN", "0")
-    assert which(lib, drop_in="1") == []
-    monkeypatch.setenv("KVSHARE_DROP_IN", "1")
-    assert which(lib, drop_in="gqa") == ["gqa"]
+@pytest.mark.parametrize("entries", [{}, {"drop_in": "1"}, {"drop_in": "gqa"}, {"drop_in": "attention"}], ids=str)
+@pytest.mark.parametrize("value,want", [("0", []), ("1", ["gqa", "attention"]), ("gqa", ["gqa"]), ("attention", ["attention"])])
+def test_the_environment_counts_before_entry_and_library(value, want, entries, lib, monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", value)
+    assert which(lib, **entries) == want
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("KVSHARE_DROP_IN", "")
+    assert which(ORT_LIB, drop_in="gqa") == ["gqa"]
 
 
 @pytest.mark.parametrize("lib,key,value,text", [
@@ -79,7 +84,7 @@ def test_another_value_is_an_error_that_names_the_accepted_ones(lib, key, value,
 
 def test_another_value_of_the_environment_is_an_error(monkeypatch):
     monkeypatch.setenv("KVSHARE_DROP_IN", "off")
-    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0 or 1"):
+    with pytest.raises(Exception, match="environment variable 'KVSHARE_DROP_IN' is 'off'; needs 0, 1, gqa or attention"):
         which(ORT_LIB)
 
 
@@ -194,11 +199,11 @@ def test_counters_fit_any_buffer():
     assert buffer.raw[7:9] == b"\0x"
 
 
-@pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
-def test_the_library_exports_its_c_functions_and_nothing_else(lib):
+@pytest.mark.parametrize("lib,provider", [(ORT_LIB, ["CreateEpFactories", "ReleaseEpFactory"]), (DROPIN_LIB, [])], ids=str)
+def test_the_library_exports_its_c_functions_and_nothing_else(lib, provider):
     listed = subprocess.run(["nm", "-D", "--defined-only", lib], capture_output=True, text=True, check=True).stdout
-    assert sorted(l.split()[-1] for l in listed.splitlines()) == ["RegisterCustomOps", "kvshare_stats_json",
-                                                                  "kvshare_stats_reset", "kvshare_version"]
+    assert sorted(l.split()[-1] for l in listed.splitlines()) == sorted(
+        ["RegisterCustomOps", "kvshare_stats_json", "kvshare_stats_reset", "kvshare_version", *provider])
     needed = subprocess.run(["ldd", lib], capture_output=True, text=True, check=True).stdout
     assert not any(name in needed for name in ("onnx", "protobuf"))
 

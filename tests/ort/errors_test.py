@@ -1,9 +1,11 @@
 """Bad input is refused before memory is read, with one line that names node, input, value and want."""
+import ml_dtypes
 import numpy as np
 import pytest
 
+import harness
 from gqa_test import HKV, HQ, Problem
-from harness import attention, gqa
+from harness import ATTENTION_INPUTS, ATTENTION_OUTPUTS, OPSET, attention, gqa
 
 
 def refusal(call):
@@ -51,7 +53,7 @@ OWN = {
     "key_without_value": (lambda i: without(i, "value"), "input 'value' is absent while 'key' is given; needs both or neither"),
     "past_half": (lambda i: without(i, "past_value"), "input 'past_value' is absent while 'past_key' is given; needs both or neither"),
     "past_rank": (changed("past_key", lambda a: a[0]), "input 'past_key' has rank 3 (shape 2x11x32); needs rank 4"),
-    "past_heads": (changed("past_key", lambda a: a[:, :1]), "input 'past_key' has shape 2x1x11x32; needs 2x2xTx32"),
+    "past_heads": (changed("past_key", lambda a: a[:, :1]), "input 'past_key' has shape 2x1x11x32; needs 2x2xTx32, [B, kv_num_heads, T, D]"),
     "seqlens_negative": (changed("seqlens_k", lambda a: i32(11, -1)), "input 'seqlens_k' has seqlens_k[1] = -1; needs 0 to 11"),
     "seqlens_over": (changed("seqlens_k", lambda a: i32(12, 4)), "input 'seqlens_k' has seqlens_k[0] = 12; needs 0 to 11"),
     "seqlens_int_max": (changed("seqlens_k", lambda a: i32(11, 2**31 - 1)), "seqlens_k[1] = 2147483647; needs 0 to 11"),
@@ -62,6 +64,12 @@ OWN = {
     "bias_columns": (lambda i: {**i, "attention_bias": np.zeros((1, 1, 1, 11), np.float32)}, "input 'attention_bias' has shape 1x1x1x11; needs 2x4x1x12"),
     "bias_rank": (lambda i: {**i, "attention_bias": np.zeros((1, 12), np.float32)}, "input 'attention_bias' has rank 2 (shape 1x12); needs rank 4"),
     "query_seqlens": (lambda i: {**i, "query_seqlens": np.zeros(3, np.int32)}, "input 'query_seqlens' has shape 3; needs [B] = [2]"),
+    "seqlens_under": (lambda i: {**i, "query": np.repeat(i["query"], 3, 1), "key": np.repeat(i["key"], 3, 1), "value": np.repeat(i["value"], 3, 1),
+                                 "seqlens_k": i32(11, 1)}, "input 'seqlens_k' has seqlens_k[1] = 1; needs at least 2: the last of the S = 3 new tokens"),
+    "seqlens_behind_past": (lambda i: {**i, "past_key": i["past_key"][:, :, :5], "past_value": i["past_value"][:, :, :5]},
+                            "input 'seqlens_k' has seqlens_k[0] = 11; needs at most 5: 5 past rows and 1 new ones"),
+    "query_norm": (lambda i: {**i, "q_norm_weight": np.ones(31, np.float32), "k_norm_weight": np.ones(32, np.float32)}, "input 'q_norm_weight' has shape 31; needs [D] = [32]"),
+    "key_norm": (lambda i: {**i, "q_norm_weight": np.ones(32, np.float32), "k_norm_weight": np.ones(31, np.float32)}, "input 'k_norm_weight' has shape 31; needs [D] = [32]"),
     "sink": (lambda i: {**i, "head_sink": np.zeros(3, np.float32)}, "input 'head_sink' has shape 3; needs [num_heads] = [4]"),
 }
 
@@ -77,6 +85,7 @@ def test_own_layer(case, domain):
 
 ROTARY = {
     "tables_differ": (lambda i: {**i, "sin_cache": np.zeros((64, 15), np.float32)}, "input 'sin_cache' has shape 64x15; needs 64x16, that of 'cos_cache'"),
+    "table_rank": (lambda i: {**i, "cos_cache": np.zeros(64, np.float32), "sin_cache": np.zeros(64, np.float32)}, "input 'cos_cache' has rank 1 (shape 64); needs rank 2 [max_positions, rotary_dim / 2]"),
     "no_tables": (lambda i: without(i, "cos_cache", "sin_cache"), "input 'cos_cache' is absent; needs both tables, because do_rotary is 1"),
     "one_table": (lambda i: without(i, "sin_cache"), "input 'sin_cache' is absent while 'cos_cache' is given"),
     "too_wide": (lambda i: {**i, "cos_cache": np.zeros((64, 17), np.float32), "sin_cache": np.zeros((64, 17), np.float32)}, "input 'cos_cache' has shape 64x17; needs 1 to 16 columns"),
@@ -139,6 +148,7 @@ def test_one_present_without_the_other():
     ({"causal": 2}, "attribute 'causal' is 2; needs 0 or 1"),
     ({"local_window_size": 4, "causal": 0}, "attribute 'local_window_size' is 4; needs causal = 1"),
     ({"local_window_size": 0}, "attribute 'local_window_size' is 0; needs at least 1"),
+    ({"qk_output": 3}, "attribute 'qk_output' is 3; needs 0 (none), 1 (before the softmax) or 2 (after)"),
     ({"softcap": float("inf")}, "attribute 'softcap' is inf; needs a finite number >= 0"),
 ])
 def test_gqa_attributes(attributes, text):
@@ -177,15 +187,19 @@ ATTENTION = {
     "batch": (changed("K", lambda a: a[:1]), {}, "input 'key' has B = 1"),
     "value_tokens": (changed("V", lambda a: a[:, :, :7]), {}, "input 'value' has 7 tokens"),
     "past_half": (lambda i: {**i, "past_key": i["K"]}, {}, "input 'past_value' is absent while 'past_key' is given"),
+    "past_value_rank": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"][0]}, {}, "input 'past_value' has rank 3 (shape 2x8x16); needs rank 4 [B, Hkv, P, Dv]"),
+    "nonpad_with_past": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"], "nonpad_kv_seqlen": np.array([8, 8])}, {}, "input 'nonpad_kv_seqlen' is given together with 'past_key'; needs one of them"),
     "mask_rank": (lambda i: {**i, "attn_mask": np.zeros((1, 1, 1, 3, 8), bool)}, {}, "input 'attn_mask' has rank 5"),
     "mask_shape": (lambda i: {**i, "attn_mask": np.zeros((2, 8), bool)}, {}, "input 'attn_mask' has shape 2x8; needs one that broadcasts to 2x4x3x8"),
-    "mask_type": (lambda i: {**i, "attn_mask": np.zeros((3, 8), np.int64)}, {}, "input 'attn_mask' has type int64; needs bool, f32"),
     "nonpad_over": (lambda i: {**i, "nonpad_kv_seqlen": np.array([8, 9])}, {}, "input 'nonpad_kv_seqlen' has nonpad_kv_seqlen[1] = 9; needs 0 to 8"),
     "nonpad_shape": (lambda i: {**i, "nonpad_kv_seqlen": np.array([8])}, {}, "input 'nonpad_kv_seqlen' has shape 1; needs [B] = [2]"),
     "window_zero": (lambda i: i, {"local_window_size": 0}, "attribute 'local_window_size' is 0; needs at least 1"),
     "window_not_causal": (lambda i: i, {"local_window_size": 4, "is_causal": 0}, "attribute 'local_window_size' is 4; needs is_causal = 1"),
     "two_windows": (lambda i: i, {"local_window_size": 4, "left_window_size": 3}, "attribute 'local_window_size' is 4; needs left_window_size = -1"),
     "left_window": (lambda i: i, {"left_window_size": -2}, "attribute 'left_window_size' is -2; needs -1 or more"),
+    "right_window": (lambda i: i, {"right_window_size": -2}, "attribute 'right_window_size' is -2; needs -1 or more"),
+    "query_heads_negative": (lambda i: i, {"q_num_heads": -1}, "attribute 'q_num_heads' is -1; needs 0 to 2147483647"),
+    "kv_heads_negative": (lambda i: i, {"kv_num_heads": -1}, "attribute 'kv_num_heads' is -1; needs 0 to 2147483647"),
 }
 
 
@@ -198,6 +212,19 @@ def test_attention(case, domain):
     assert "Attention 'node': " in message and text in message, message
 
 
+@pytest.mark.parametrize("name,domain,text", [
+    ("attn_mask", "", "input 'attn_mask' has type float8e4m3fn; needs bool, a type of floats from f16 to f64, or one of integers"),
+    ("attn_mask", "kvshare", "input 'attn_mask' has type float8e4m3fn; needs bool, a type of floats from f16 to f64, or one of integers"),
+    ("key_mask", "kvshare", "input 'key_mask' has type float8e4m3fn; needs int64, int32 or bool"),
+])
+def test_a_mask_of_a_type_that_is_not_served_fails_the_session(name, domain, text):
+    inputs, attributes = small_attention()
+    inputs[name] = np.zeros((2, 8) if name == "key_mask" else (3, 8), ml_dtypes.float8_e4m3fn)
+    m = harness.model("Attention", domain, ATTENTION_INPUTS if domain else ATTENTION_INPUTS[:7], ATTENTION_OUTPUTS, inputs, ("Y",),
+                      attributes, opset=OPSET)
+    assert f"Attention 'node': {text}" in refusal(lambda: harness.session(m, drop_in="attention"))
+
+
 @pytest.mark.parametrize("mask,text", [
     (np.ones((2, 7), np.int64), "input 'key_mask' has shape 2x7; needs 2x8, [B, T] of the keys"),
     (np.ones((2, 1, 8), np.int64), "input 'key_mask' has shape 2x1x8; needs 2x8"),
@@ -206,6 +233,16 @@ def test_attention(case, domain):
 def test_key_mask(mask, text):
     inputs, attributes = small_attention()
     assert text in refusal(lambda: attention({**inputs, "key_mask": mask}, attributes, domain="kvshare"))
+
+
+def test_key_mask_stands_alone_and_covers_the_queries():
+    inputs, attributes = small_attention()
+    both = {**inputs, "key_mask": np.ones((2, 8), np.int64), "nonpad_kv_seqlen": np.array([8, 8])}
+    assert ("input 'nonpad_kv_seqlen' is given together with 'key_mask'; needs one of them"
+            in refusal(lambda: attention(both, attributes, domain="kvshare")))
+    short = {**inputs, "K": inputs["K"][:, :, :2], "V": inputs["V"][:, :, :2], "key_mask": np.ones((2, 2), np.int64)}
+    assert ("input 'key_mask' has T = 2 columns; needs at least S = 3: queries are the last columns"
+            in refusal(lambda: attention(short, attributes, domain="kvshare")))
 
 
 def test_a_tensor_of_rank_9():

@@ -11,37 +11,28 @@ import onnxruntime as ort
 
 import harness
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.join(ROOT, "python"), os.path.join(ROOT, "tests", "support")]
+import logits  # noqa: E402
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
+
 NAMES = sorted(d for d in os.listdir(harness.DATA) if os.path.isdir(os.path.join(harness.DATA, d)))
-TOLERANCE = {"float32": 1e-4, "float16": 0.1}
 
 
-def differences(name, lib, **entries):
-    """(worst prefill, worst decode) logit difference, and the counters of the run."""
+def differences(name, lib, session=None, **entries):
+    """(worst prefill, worst decode) error of the logits, their tolerance, and the counters of the run.
+
+    In `session`, or in one that drops `lib` in.
+    """
     case = os.path.join(harness.DATA, name)
     golden = np.load(os.path.join(case, "golden.npz"))
     counters = harness.Counters(lib)
     counters.reset()
-    sess = harness.session(os.path.join(case, "model.onnx"), lib, **entries)
-    names = {i.name: i for i in sess.get_inputs()}
-    outs = [o.name for o in sess.get_outputs()]
-    batch = golden["input_ids"].shape[0]
-    dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    past = {n: np.zeros((batch, i.shape[1], 0, i.shape[3]), dtype[i.type]) for n, i in names.items() if n.startswith("past")}
-
-    def step(ids, mask, position):
-        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": position, **past}
-        got = dict(zip(outs, sess.run(None, {k: v for k, v in feed.items() if k in names})))
-        past.update({n: got[n.replace("past_key_values", "present")] for n in past})
-        return got["logits"].astype(np.float32)
-
-    logits = step(golden["input_ids"], golden["attention_mask"], golden["position_ids"])
-    real = np.arange(logits.shape[1])[None, :] < golden["lens"][:, None]
-    prefill = float(np.abs(logits - golden["prefill_logits"])[real].max())
-    decode = max(float(np.abs(step(golden["decode_input_ids"][t][:, None], golden[f"decode_attention_mask_{t}"],
-                                   golden["decode_position_ids"][t][:, None])[:, 0] - golden["decode_logits"][t]).max())
-                 for t in range(len(golden["decode_input_ids"])))
-    half = any(i.type == "tensor(float16)" for i in names.values())
-    return prefill, decode, TOLERANCE["float16" if half else "float32"], counters.read()
+    sess = session or harness.session(os.path.join(case, "model.onnx"), lib, **entries)
+    decoder = Decoder(sess, golden["input_ids"].shape[0])
+    element = "float16" if any(i.type == "tensor(float16)" for i in decoder.inputs.values()) else "float32"
+    prefill, *decode = (logits.error(got, want, element) for got, want in golden_steps(decoder, golden))
+    return prefill, max(decode), logits.TOLERANCE[element], counters.read()
 
 
 def alignment(name):

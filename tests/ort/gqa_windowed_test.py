@@ -243,3 +243,20 @@ def test_lengths_past_the_total_are_refused():
     with pytest.raises(Exception) as error:
         s.step(0, 1, {"seqlens_k": np.array([5], np.int32)}, drop_in="gqa")
     assert "input 'seqlens_k' has seqlens_k[0] = 5; needs 0 to 0, total_sequence_length less one" in str(error.value)
+
+
+@pytest.mark.parametrize("qk_output", [1, 2])
+@pytest.mark.parametrize("longest", [1, 3, 9])
+def test_scores_stand_in_absolute_columns(longest, qk_output):
+    """output_qk of a window-sized cache is the full cache's: keys that were dropped are keys that no query sees."""
+    C, W = 7, 4
+    s = Sequence(27, 30, C, W)
+    full = {n: a for n, a in s.inputs(0, 30).items() if not n.startswith("past")}
+    attributes = {**s.attributes, "sliding_window_cache": 0, "qk_output": qk_output}
+    want = gqa(full, attributes, ("output", "", "", "output_qk"), drop_in="gqa")["output_qk"]
+    assert_close(want, gqa(full, attributes, ("output", "present_key", "present_value", "output_qk"), drop_in="gqa")["output_qk"], np.float32)
+    s.attributes["qk_output"] = qk_output
+    for start, end in steps_of(s.rng, 30, longest):
+        got = s.step(start, end, outputs=("output", "present_key", "present_value", "output_qk"), drop_in="gqa")["output_qk"]
+        assert got.shape == (1, HQ, end - start, end)
+        assert_close(got, want[:, :, start:end, :end], np.float32, f"{start}:{end}")

@@ -1,11 +1,12 @@
 """Domain kvshare: borrowed K/V (Options A and C), key_mask (Option B), against own layers and a float64 reference."""
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 
 import harness
 from gqa_test import HKV, HQ, SHARED_STEPS, VARIANTS, Problem, check_against_truth, hash_of
-from harness import assert_close, attention, folded, gqa, reference, rope
+from harness import VERSION, assert_close, attention, folded, gqa, reference, rope
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16], ids=["f32", "f16", "bf16"])
@@ -183,3 +184,41 @@ def test_shapes_are_inferred_where_the_release_allows_it():
         assert sess.get_outputs()[0].shape == ["query_0", "query_1", "query_2"]
     if harness.VERSION >= (1, 28):
         assert sess.get_outputs()[1].shape[:2] == ["query_0", HKV] and sess.get_outputs()[1].shape[3] == "external_key_3"
+
+
+@pytest.mark.skipif(VERSION < (1, 24), reason="no shape inference there")
+@pytest.mark.parametrize("query,value,want", [((1, 2, 64), (1, 5, 48), [4 * 24]), ((1, 4, 2, 16), (1, 2, 5, 24), [2, 24]),
+                                              ((1, 4, 2, 16), (1, 5, 48), [2, 24]), ((1, 2, 64), (1, 2, 5, 24), [4 * 24])])
+def test_the_inferred_width_is_that_of_the_values(query, value, want):
+    f = lambda shape: np.zeros(shape, np.float32)
+    inputs = {"Q": f(query), "K": f((1, 5, 32)), "V": f(value)}
+    m = onnx.load_from_string(harness.model("Attention", "kvshare", harness.ATTENTION_INPUTS, harness.ATTENTION_OUTPUTS, inputs,
+                                            ("Y",), {"q_num_heads": 4, "kv_num_heads": 2}))
+    for i in m.graph.input:  # constants, not symbols
+        for d, n in zip(i.type.tensor_type.shape.dim, inputs[i.name].shape):
+            d.dim_value = n
+    assert harness.session(m.SerializeToString()).get_outputs()[0].shape[-len(want):] == want
+
+
+@pytest.mark.parametrize("name", ["q_num_heads", "kv_num_heads"])
+@pytest.mark.parametrize("heads", [2**31, 2**62, 2**63 - 1, -1, -2**63])
+def test_heads_that_no_tensor_has_are_refused_before_anything_is_computed_from_them(heads, name):
+    f = lambda *shape: np.zeros(shape, np.float32)
+    inputs = {"Q": f(1, 2, 64), "K": f(1, 5, 32), "V": f(1, 5, 48)}
+    with pytest.raises(Exception, match=f"Attention 'node': attribute '{name}' is {heads}; needs 0 to 2147483647"):
+        harness.attention(inputs, {"q_num_heads": 4, "kv_num_heads": 2, name: heads}, domain="kvshare")
+
+
+def test_declared_extents_whose_product_no_number_holds_leave_the_shape_open():
+    f = lambda *shape: np.zeros(shape, np.float32)
+    inputs = {"Q": f(1, 2, 64), "K": f(1, 2, 5, 16), "V": f(1, 2, 5, 16)}
+    m = onnx.load_from_string(harness.model("Attention", "kvshare", harness.ATTENTION_INPUTS, harness.ATTENTION_OUTPUTS, inputs,
+                                            ("Y",), {"q_num_heads": 2**31 - 1, "kv_num_heads": 2}))
+    m.graph.input[2].type.tensor_type.shape.dim[3].dim_value = 2**62
+    assert not isinstance(harness.session(m.SerializeToString()).get_outputs()[0].shape[-1], int)
+
+
+def test_a_query_of_no_width_has_no_heads():
+    f = lambda *shape: np.zeros(shape, np.float32)
+    with pytest.raises(Exception, match="input 'Q' has shape 1x2x0 and q_num_heads is 4; needs a number of heads that divides"):
+        harness.attention({"Q": f(1, 2, 0), "K": f(1, 5, 32), "V": f(1, 5, 48)}, {"q_num_heads": 4, "kv_num_heads": 2}, domain="kvshare")

@@ -30,8 +30,8 @@ def run(case, lib, **entries):
     return result
 
 
-def test_the_cases_are_onnxs():
-    assert len(OP_CASES) == len(EXPANDED) == 93 or onnx.__version__ != "1.23.2"
+def test_every_case_of_the_pinned_onnx_is_here():
+    assert (onnx.__version__, len(OP_CASES), len(EXPANDED)) == ("1.23.2", 93, 93)
 
 
 @pytest.mark.parametrize("case", OP_CASES, ids=id_of)
@@ -46,20 +46,13 @@ def test_op_case_passes_in_the_kernels_here(case):
     assert stats["ran"] == len(case.data_sets)
 
 
-@pytest.mark.parametrize("case", EXPANDED, ids=id_of)
-def test_expanded_case_is_left_to_ort(case):
-    def outcome(lib, **entries):
-        try:
-            return [got for _, got, _ in run(case, lib, **entries)]
-        except Exception as e:
-            return str(e)
-
+@pytest.mark.parametrize("name", ["attention_4d_causal_expanded", "attention_4d_with_past_and_present_expanded",
+                                  "attention_4d_attn_mask_4d_expanded"])
+def test_the_same_in_simple_ops_is_left_to_ort(name):
+    [case] = [c for c in EXPANDED if id_of(c) == name]
     counters = harness.Counters()
     counters.reset()
-    got, want = outcome(harness.ORT_LIB, drop_in="attention"), outcome(None)
+    got, want = run(case, harness.ORT_LIB, drop_in="attention"), run(case, None)
     assert counters.read()["ran"] == 0
-    if isinstance(want, str):  # ORT lacks some op of some type
-        assert got == want
-        return
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for (output, a, _), (_, b, _) in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=output)

@@ -10,7 +10,6 @@ import harness
 import specs
 from peer import Peer
 
-RELEASES = os.environ["KVSHARE_ORT_RELEASES"]
 F16 = np.float16
 
 

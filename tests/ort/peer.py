@@ -16,12 +16,20 @@ class Answer:
     here: int = 0  # calls that the library's kernels ran
 
 
+def release_folder(release):
+    """Where `release` is unpacked."""
+    folder = os.path.join(os.environ["KVSHARE_ORT_RELEASES"], release)
+    if not os.path.isdir(os.path.join(folder, "onnxruntime")):
+        raise FileNotFoundError(f"no onnxruntime {release} in {folder}: run scripts/setup.sh test")
+    return folder
+
+
 class Peer:
     """`release`: one of those in KVSHARE_ORT_RELEASES instead of the installed one. `entries`: as harness.session takes them."""
 
     def __init__(self, lib=None, release=None, **entries):
         self.command = [sys.executable, os.path.abspath(__file__), json.dumps([lib, entries])]
-        folders = [os.path.join(os.environ["KVSHARE_ORT_RELEASES"], release)] if release else []
+        folders = [release_folder(release)] if release else []
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
         self.child = None
 

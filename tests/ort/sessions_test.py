@@ -15,6 +15,7 @@ import harness
 from gqa_quantized_test import Quantized
 from gqa_test import Problem
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 THREADS = 8
 CALLS = 25
 
@@ -153,3 +154,64 @@ def test_onnxruntime_extensions_in_the_same_session():
         output, upper = sess.run(["output", "upper"], {**p.inputs, "text": np.array(["kv"], object)})
         assert upper.tolist() == ["KV"] and counters.read()["ran"] == 1
         harness.assert_close(output, p.truth()[0], np.float32)
+
+
+# Gemma 4 E2B's map: which layers see everything (D 512), the others within a window of 512 (D 256); the last 20 borrow.
+E2B_FULL = {4, 9, 14, 19, 24, 29, 34}
+
+
+def e2b_map(tokens, presents):
+    """35 nodes side by side over inputs they share; own layers with presents or without."""
+    nodes, inputs, outputs = [], [], []
+    info = lambda name, type, shape: helper.make_tensor_value_info(name, type, shape)
+    for D in (256, 512):
+        inputs += [info(f"query{D}", TensorProto.FLOAT, [1, tokens, 8 * D]), info(f"key{D}", TensorProto.FLOAT, [1, tokens, D]),
+                   info(f"past{D}", TensorProto.FLOAT, [1, 1, tokens, D])]
+    inputs += [info("seqlens_k", TensorProto.INT32, [1]), info("total", TensorProto.INT32, [])]
+    for i in range(35):
+        D = 512 if i in E2B_FULL else 256
+        own = [f"query{D}", f"key{D}", f"key{D}", "", "", "seqlens_k", "total"]
+        borrowed = [f"query{D}", "", "", "", "", "seqlens_k", "total"] + [""] * 10 + [f"past{D}", f"past{D}"]
+        outs = [f"output{i}"] + ([f"present_key{i}", f"present_value{i}"] if presents and i < 15 else [])
+        nodes.append(helper.make_node("GroupQueryAttention", own if i < 15 else borrowed, outs, name=f"layer{i}", domain="kvshare",
+                                      num_heads=8, kv_num_heads=1, **({} if D == 512 else {"local_window_size": 512})))
+        outputs.append(info(f"output{i}", TensorProto.FLOAT, None))
+    made = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs),
+                             opset_imports=[helper.make_opsetid("", harness.OPSET), helper.make_opsetid("kvshare", 1)])
+    made.ir_version = 10
+    feeds = {i.name: np.full([d.dim_value for d in i.type.tensor_type.shape.dim], 0.01, np.float32) for i in inputs[:6]}
+    return made.SerializeToString(), {**feeds, "seqlens_k": np.array([tokens - 1], np.int32), "total": np.array(tokens, np.int32)}
+
+
+SCRATCH = """
+import gc, sys, numpy as np, onnxruntime as ort, harness
+from sessions_test import e2b_map
+counters = harness.Counters()
+model, feeds = e2b_map(int(sys.argv[1]), sys.argv[2] == "1")
+options = ort.SessionOptions()
+options.intra_op_num_threads = 16
+options.register_custom_ops_library(harness.ORT_LIB)
+sessions = [ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(2)]
+sessions[0].run(["output0"], feeds)
+one = counters.read()["scratch_bytes"]
+for session in sessions:
+    session.run([f"output{i}" for i in range(35)], feeds)
+print(one, counters.read()["scratch_bytes"])
+del session, sessions[0]
+gc.collect()
+print(counters.read()["scratch_bytes"])
+del sessions
+gc.collect()
+print(counters.read()["scratch_bytes"])
+"""
+
+
+@pytest.mark.parametrize("presents", [True, False])
+def test_scratch_is_kept_once_and_given_back_with_the_last_session(presents):
+    done = subprocess.run([sys.executable, "-c", SCRATCH, "640", str(int(presents))], cwd=HERE, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), HERE])})
+    assert done.returncode == 0, done.stderr
+    one, all, with_one_session, at_the_end = map(int, done.stdout.split())
+    assert 0 < one <= all <= 64_000_000
+    assert with_one_session == all
+    assert at_the_end == 0

@@ -12,15 +12,21 @@ namespace kvshare::testing {
 
 class EveryTarget : public ::testing::TestWithParam<int64_t> {
  protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
+  void SetUp() override {
+    if ((hwy::SupportedTargets() & GetParam()) == 0)
+      GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
+    hwy::SetSupportedTargetsForTest(GetParam());
+  }
   void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
 };
 
-inline std::vector<int64_t> TargetsHere() {
-  std::vector<int64_t> here;
-  for (int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left != 0; left &= left - 1) here.push_back(left & -left);
-  return here;
+inline std::vector<int64_t> TargetsIn(int64_t bits) {
+  std::vector<int64_t> targets;
+  for (; bits != 0; bits &= bits - 1) targets.push_back(bits & -bits);
+  return targets;
 }
+
+inline std::vector<int64_t> TargetsHere() { return TargetsIn(hwy::SupportedTargets() & HWY_TARGETS); }
 
 inline std::string NameOfTarget(const ::testing::TestParamInfo<int64_t>& target) {
   return hwy::TargetName(target.param);

@@ -14,7 +14,8 @@
 #include <vector>
 
 #include "core/half.h"
-#include "kvshare/attention.h"
+#include "kvshare/attend.h"
+#include "kvshare/oracle.h"
 
 namespace kvshare::testing {
 

@@ -24,7 +24,8 @@ const std::vector<Rule>& AllRules() {
 
 void Rewriting::Record(const char* rule, const Node& node, const Outcome& outcome) {
   if (outcome.kind == Outcome::Kind::kNoMatch) return;
-  outcomes.push_back({rule, NameOf(node), outcome.kind == Outcome::Kind::kApplied, outcome.reason});
+  outcomes.push_back({rule, NameOf(node), outcome.kind == Outcome::Kind::kApplied, outcome.decline.message(),
+                      TextOf(outcome.decline.code())});
   if (!outcome.note.empty()) Note(outcome.note);
 }
 

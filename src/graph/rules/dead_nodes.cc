@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "graph/match/readers.h"
 #include "graph/rules/rule.h"
 
 namespace kvshare::graph {
@@ -13,22 +14,12 @@ bool IsWorthAWord(const Node& node) {
   static constexpr std::array<std::string_view, 10> ops = {"CumSum",    "GreaterOrEqual", "Less",      "And",
                                                            "Where",     "Expand",         "Transpose", "Reshape",
                                                            "Unsqueeze", "RotaryEmbedding"};
-  return node.domain().empty() && std::find(ops.begin(), ops.end(), node.op_type()) != ops.end();
+  return DomainOf(node).empty() && std::find(ops.begin(), ops.end(), node.op_type()) != ops.end();
 }
 
 bool IsDead(const Graph& graph, const Node& node) {
   return std::none_of(node.output().begin(), node.output().end(),
                       [&](const auto& output) { return !output.empty() && graph.IsRead(output); });
-}
-
-// Who keeps `node` alive besides attention layers, whose own outcome says why they still read it.
-std::string OtherReaderOf(const Graph& graph, const Node& node) {
-  for (const auto& output : node.output()) {
-    if (graph.IsOutput(output)) return fmt::format("graph output '{}'", output);
-    for (const Node* reader : graph.Consumers(output))
-      if (reader->op_type() != "Attention" && reader->op_type() != "GroupQueryAttention") return Describe(*reader);
-  }
-  return "";
 }
 
 }  // namespace
@@ -66,8 +57,10 @@ void RunDeadNodes(Rewriting& rewriting) {
     const Node* node = graph->Producer(value);
     if (node == nullptr || !IsWorthAWord(*node) || std::find(told.begin(), told.end(), node) != told.end()) continue;
     told.push_back(node);
-    if (const std::string reader = OtherReaderOf(*graph, *node); !reader.empty())
-      rewriting.Record(kDeadNodesRule, *node, Outcome::Decline("{} is still read by {}", node->op_type(), reader));
+    // Attention layers aside: their own outcome says why they still read it.
+    if (const Decline read = CheckReadersOf(*graph, *node, IsAttentionOp); !read.ok())
+      rewriting.Record(kDeadNodesRule, *node,
+                       Outcome::Declined(Because(read.code(), "{} {}", node->op_type(), read.message())));
   }
   rewriting.graph.TrimValueInfo();
 }

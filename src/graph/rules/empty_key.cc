@@ -1,22 +1,15 @@
 #include "graph/rules/empty_key.h"
 
-#include <fmt/format.h>
-
 namespace kvshare::graph {
-namespace {
-
-Status Reason(std::string text) { return Status::Refused(std::move(text)); }
-
-}  // namespace
-
-Status CheckEmptyKey(const Layer& layer) {
+Decline CheckEmptyKey(const Layer& layer) {
   const Graph& graph = *layer.graph;
   const int type = graph.ElementType(layer.key);
   if (type != onnx::TensorProto::FLOAT && type != onnx::TensorProto::FLOAT16 && type != onnx::TensorProto::BFLOAT16)
-    return Reason(fmt::format("the element type of '{}' is {}; needs float, float16 or bfloat16 to make an empty key",
-                              layer.key, type == 0 ? "not known" : fmt::format("{}", type)));
+    return Because(DeclineCode::kCacheType,
+                   "the element type of '{}' is {}; needs float, float16 or bfloat16 to make an empty key", layer.key,
+                   type == 0 ? "not known" : fmt::format("{}", type));
   if (layer.head_size <= 0)
-    return Reason(fmt::format("the head size of '{}' is not known, which an empty key needs", layer.key));
+    return Because(DeclineCode::kHeadSize, "the head size of '{}' is not known, which an empty key needs", layer.key);
   return {};
 }
 

@@ -7,8 +7,8 @@
 
 namespace kvshare::graph {
 
-// kRefused where it cannot be made for `layer`.
-Status CheckEmptyKey(const Layer& layer);
+// kCacheType or kHeadSize where it cannot be made for `layer`.
+Decline CheckEmptyKey(const Layer& layer);
 
 // The empty key and value of the borrowers of the layer's source: made once, by the first of them, with its query's
 // batch.

@@ -18,66 +18,85 @@ struct Match {
   std::string ids;
 };
 
-Status Reason(std::string text) { return Status::Refused(std::move(text)); }
-
 // Gather(table, ids) along axis 0.
-Status ReadGather(const Graph& graph, const std::string& value, std::string& table, std::string& ids) {
-  const Node* gather = graph.Producer(value);
-  if (!graph.IsOnnx(gather, "Gather") || IntAttribute(*gather, "axis", 0) != 0)
-    return Reason(fmt::format("rotary table '{}' is not gathered by position", value));
-  table = Input(*gather, 0);
-  ids = Input(*gather, 1);
+Decline ReadGather(const Graph& graph, const std::string& value, std::string& table, std::string& ids) {
+  const Node* gather = graph.Producer(graph.Origin(value));
+  if (!graph.IsOnnx(gather, "Gather") || Differs(*gather, "axis"))
+    return Because(DeclineCode::kRotaryUnknown, "rotary table '{}' is not gathered by position", value);
+  table = graph.Origin(Input(*gather, 0));
+  ids = graph.Origin(Input(*gather, 1));
   return {};
 }
 
-Result<Match> ReadRotary(const Graph& graph, Node* node) {
+Matched<Match> ReadRotary(const Graph& graph, Node* node) {
   Match match;
   match.rotary = node;
-  if (!node->domain().empty())
-    return Reason(fmt::format("{} is {}'s; needs ai.onnx's", Describe(*node), node->domain()));
+  if (!graph.IsOnnx(node, "RotaryEmbedding"))
+    return Because(DeclineCode::kRotaryUnknown, "{} is {}'s; needs ai.onnx's", Describe(*node),
+                   DomainOf(*node).empty() ? "the model" : DomainOf(*node));
   if (!Input(*node, 3).empty()) {
-    match.cos = Input(*node, 1);
-    match.sin = Input(*node, 2);
-    match.ids = Input(*node, 3);
+    match.cos = graph.Origin(Input(*node, 1));
+    match.sin = graph.Origin(Input(*node, 2));
+    match.ids = graph.Origin(Input(*node, 3));
   } else {
     std::string sin_ids;
     KVSHARE_RETURN_IF_ERROR(ReadGather(graph, Input(*node, 1), match.cos, match.ids));
     KVSHARE_RETURN_IF_ERROR(ReadGather(graph, Input(*node, 2), match.sin, sin_ids));
-    if (match.ids != sin_ids) return Reason(fmt::format("cos is gathered by '{}', sin by '{}'", match.ids, sin_ids));
+    if (match.ids != sin_ids)
+      return Because(DeclineCode::kRotaryUnknown, "cos is gathered by '{}', sin by '{}'", match.ids, sin_ids);
   }
   if (!graph.IsInput(match.ids))
-    return Reason(
-        fmt::format("positions '{}' are computed; needs a graph input that counts the kept tokens", match.ids));
+    return Because(DeclineCode::kRotaryPositions,
+                   "positions '{}' are computed; needs a graph input that counts the kept tokens", match.ids);
   return match;
 }
 
-Result<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* node) {
-  const Graph& graph = *layer.graph;
-  KVSHARE_ASSIGN_OR_RETURN(Match match, ReadRotary(graph, node));
-  if (!layer.trouble.empty()) return Reason(layer.trouble);
-  const Node& source = *rewriting.SourceOf(layer).node;
-  if (IntAttribute(source, "do_rotary", 0) != 1)
-    return Reason(fmt::format("source layer {} does not rotate its keys itself", layer.source));
-  if (Input(source, 7) != match.cos || Input(source, 8) != match.sin)
-    return Reason(fmt::format("source layer {} rotates by '{}' and '{}', the query by '{}' and '{}'", layer.source,
-                              Input(source, 7), Input(source, 8), match.cos, match.sin));
-  if (!Input(source, 9).empty())
-    return Reason(fmt::format("source layer {} takes positions from an input", layer.source));
-  if (Input(source, 5) != Input(*layer.node, 5) || Input(source, 6) != Input(*layer.node, 6))
-    return Reason(fmt::format("counts other lengths than source layer {}", layer.source));
-  const int64_t interleaved = IntAttribute(*node, "interleaved", 0);
-  if (interleaved != IntAttribute(source, "rotary_interleaved", 0))
-    return Reason(fmt::format("source layer {} has rotary_interleaved {}, the query's rotary embedding {}",
-                              layer.source, 1 - interleaved, interleaved));
-  if (const int64_t heads = IntAttribute(*node, "num_heads", 0); heads != layer.query_heads)
-    return Reason(fmt::format("{} has {} heads, the layer {}", Describe(*node), heads, layer.query_heads));
-  // GroupQueryAttention rotates 2 * extent 1 of the table, RotaryEmbedding what it says, or the whole head.
+// The source must rotate the keys as the query is rotated.
+Decline CheckSource(const Graph& graph, const Layer& source, const Layer& layer, const Match& match) {
+  const Node& node = *source.node;
+  if (IntAttribute(node, "do_rotary") != 1)
+    return Because(DeclineCode::kSourceRotary, "source layer {} does not rotate its keys itself", source.index);
+  const std::string& cos = graph.Origin(Input(node, 7));
+  const std::string& sin = graph.Origin(Input(node, 8));
+  if (cos != match.cos || sin != match.sin)
+    return Because(DeclineCode::kSourceRotary, "source layer {} rotates by '{}' and '{}', the query by '{}' and '{}'",
+                   source.index, cos, sin, match.cos, match.sin);
+  if (!Input(node, 9).empty())
+    return Because(DeclineCode::kRotaryPositions, "source layer {} takes positions from an input", source.index);
+  for (const int length : {5, 6})
+    if (graph.Origin(Input(node, length)) != graph.Origin(Input(*layer.node, length)))
+      return Because(DeclineCode::kLengthsDiffer, "counts other lengths than source layer {}", source.index);
+  const int64_t interleaved = IntAttribute(*match.rotary, "interleaved");
+  const int64_t of_source = IntAttribute(node, "rotary_interleaved");
+  if (interleaved != of_source)
+    return Because(DeclineCode::kSourceRotary,
+                   "source layer {} has rotary_interleaved {}, the query's rotary embedding {}", source.index,
+                   of_source, interleaved);
+  return {};
+}
+
+// GroupQueryAttention rotates 2 * extent 1 of the table, RotaryEmbedding what it says, or the whole head.
+Decline CheckChannels(const Graph& graph, const Layer& layer, const Match& match) {
+  const Node& node = *match.rotary;
+  if (const int64_t heads = IntAttribute(node, "num_heads"); heads != layer.query_heads)
+    return Because(DeclineCode::kRotaryDiffers, "{} has {} heads, the layer {}", Describe(node), heads,
+                   layer.query_heads);
   const auto table = graph.Shape(match.cos);
   const int64_t pairs = table && table->size() == 2 ? (*table)[1] : 0;
-  int64_t wanted = IntAttribute(*node, "rotary_embedding_dim", 0);
+  int64_t wanted = IntAttribute(node, "rotary_embedding_dim");
   if (wanted == 0) wanted = layer.head_size;
   if (wanted <= 0 || wanted % 2 != 0 || pairs != wanted / 2)
-    return Reason(fmt::format("{} rotates {} channels, its table serves {} pairs", Describe(*node), wanted, pairs));
+    return Because(DeclineCode::kRotaryDiffers, "{} rotates {} channels, its table serves {} pairs", Describe(node),
+                   wanted, pairs);
+  return {};
+}
+
+Matched<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* node) {
+  const Graph& graph = *layer.graph;
+  KVSHARE_ASSIGN_OR_RETURN(Match match, ReadRotary(graph, node));
+  if (!layer.trouble.ok()) return layer.trouble;
+  KVSHARE_RETURN_IF_ERROR(CheckSource(graph, rewriting.SourceOf(layer), layer, match));
+  KVSHARE_RETURN_IF_ERROR(CheckChannels(graph, layer, match));
   return match;
 }
 
@@ -85,17 +104,17 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
   Graph& graph = rewriting.GraphOf(layer);
   Node& node = *layer.node;
-  Node* rotary = graph.Producer(Input(node, 0));
-  if (rotary == nullptr || rotary->op_type() != "RotaryEmbedding" || IntAttribute(node, "do_rotary", 0) != 0)
+  Node* rotary = graph.Producer(graph.Origin(Input(node, 0)));
+  if (rotary == nullptr || rotary->op_type() != "RotaryEmbedding" || Differs(node, "do_rotary"))
     return Outcome::NoMatch();
   const auto match = MatchRotary(rewriting, layer, rotary);
-  if (!match.ok()) return Outcome::Decline("{}", match.status().message());
+  if (!match.ok()) return Outcome::Declined(match.status());
   rewriting.released.push_back({&graph, Input(node, 0)});
   SetInput(node, 0, Input(*match->rotary, 0));
   SetInput(node, 7, match->cos);
   SetInput(node, 8, match->sin);
   SetInt(node, "do_rotary", 1);
-  SetInt(node, "rotary_interleaved", IntAttribute(*match->rotary, "interleaved", 0));
+  SetInt(node, "rotary_interleaved", IntAttribute(*match->rotary, "interleaved"));
   graph.Touch();
   return Outcome::Applied(fmt::format(
       "changed contract: shared layers take positions as their source layers count them (from seqlens_k), no "

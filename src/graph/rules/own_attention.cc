@@ -5,15 +5,14 @@
 //  after    GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
 #include <array>
 
-#include "graph/rules/attention_node.h"
-#include "graph/rules/rule.h"
+#include "graph/match/attention.h"
+#include "graph/match/lengths.h"
+#include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
 namespace {
 
 constexpr int64_t kOrtHeadSizes = 8;  // ONNX Runtime's GroupQueryAttention takes multiples
-
-Status Reason(std::string text) { return Status::Refused(std::move(text)); }
 
 std::optional<int64_t> HeadSizeOf(const Graph& graph, const std::string& bnsh) {
   const auto shape = graph.Shape(bnsh);
@@ -21,41 +20,27 @@ std::optional<int64_t> HeadSizeOf(const Graph& graph, const std::string& bnsh) {
 }
 
 // GroupQueryAttention has one head size and one type for both halves of its cache.
-Status CheckCache(const Layer& layer, Target target) {
+Decline CheckCache(const Layer& layer, Target target) {
   const Graph& graph = *layer.graph;
   const std::array<std::string, 2> past = {Input(*layer.node, 4), Input(*layer.node, 5)};
-  for (const int output : {1, 2})
-    if (past[0].empty() || past[1].empty() || Output(*layer.node, output).empty())
-      return Reason("has only a part of past and present; needs key and value of both");
   for (const auto& name : past)
     if (const int type = graph.ElementType(name);
         type != onnx::TensorProto::FLOAT && type != onnx::TensorProto::FLOAT16 && type != onnx::TensorProto::BFLOAT16)
-      return Reason(fmt::format("the element type of '{}' is {}; needs float, float16 or bfloat16", name,
-                                type == 0 ? "not known" : fmt::format("{}", type)));
+      return Because(DeclineCode::kCacheType, "the element type of '{}' is {}; needs float, float16 or bfloat16", name,
+                     type == 0 ? "not known" : fmt::format("{}", type));
   const auto key = HeadSizeOf(graph, past[0]);
   const auto value = HeadSizeOf(graph, past[1]);
   if (!key || !value || *key != *value)
-    return Reason(fmt::format("the head sizes of '{}' and '{}' are not known to be one", past[0], past[1]));
+    return Because(DeclineCode::kHeadSize, "the head sizes of '{}' and '{}' are not known to be one", past[0], past[1]);
   if (target == Target::kOrt && *key % kOrtHeadSizes != 0)
-    return Reason(fmt::format("has head size {}; ONNX Runtime's GroupQueryAttention needs a multiple of {}", *key,
-                              kOrtHeadSizes));
+    return Because(DeclineCode::kHeadSize,
+                   "has head size {}; ONNX Runtime's GroupQueryAttention needs a multiple of {}", *key, kOrtHeadSizes);
   return {};
 }
 
-Result<MaskMeaning> Match(const Layer& layer, Target target) {
-  if (!layer.trouble.empty()) return Reason(layer.trouble);
-  const Node& node = *layer.node;
-  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
+Matched<MaskMeaning> Match(const Layer& layer, Target target) {
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   KVSHARE_RETURN_IF_ERROR(CheckCache(layer, target));
-  if (!Output(node, 3).empty()) return Reason("has qk_matmul_output");
-  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, CheckAttentionMask(layer));
-  const Graph& graph = *layer.graph;
-  if (!mask.query.empty() && !graph.DependsOn(Input(node, 1), mask.query))
-    return Reason(
-        fmt::format("its mask takes the number of queries from '{}', which the key does not depend on", mask.query));
-  if (const int type = graph.ElementType(mask.key_mask); type != onnx::TensorProto::INT64)
-    return Reason(fmt::format("its mask is made from '{}' of element type {}; needs {} (int64)", mask.key_mask, type,
-                              +onnx::TensorProto::INT64));
   return mask;
 }
 
@@ -70,8 +55,8 @@ Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const std::string& m
   for (const Layer& other : rewriting.layers) {
     if (other.index >= layer.index || other.node->op_type() != "GroupQueryAttention") continue;
     Lengths known{Input(*other.node, 5), Input(*other.node, 6)};
-    if (graph.OwnerOf(known.seqlens) != nullptr && SeqlensMask(graph, known.seqlens) == mask &&
-        graph.OwnerOf(known.total) != nullptr && TotalMask(graph, known.total) == mask)
+    if (graph.OwnerOf(known.seqlens) != nullptr && SeqlensCount(graph, known.seqlens, mask) &&
+        graph.OwnerOf(known.total) != nullptr && TotalCounts(graph, known.total, mask))
       return known;
   }
   const auto made = [&](const char* op, std::initializer_list<std::string> inputs, const char* what) {
@@ -80,7 +65,13 @@ Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const std::string& m
   };
   const std::string one = graph.FreshName(mask + "_one");
   graph.AddInts(one, {1});
-  const auto [sum, ones] = made("ReduceSum", {mask, one}, "_ones");
+  std::string numbers = mask;
+  if (graph.ElementType(mask) != onnx::TensorProto::INT64) {
+    const auto [cast, widened] = made("Cast", {mask}, "_int64");
+    SetInt(*cast, "to", onnx::TensorProto::INT64);
+    numbers = widened;
+  }
+  const auto [sum, ones] = made("ReduceSum", {numbers, one}, "_ones");
   SetInt(*sum, "keepdims", 0);
   const std::string last = made("Sub", {ones, one}, "_last").second;
   const auto [seqlens_cast, seqlens] = made("Cast", {last}, "_seqlens_k");
@@ -98,7 +89,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     return Outcome::NoMatch();
   const Target target = rewriting.options.target;
   const auto mask = Match(layer, target);
-  if (!mask.ok()) return Outcome::Decline("{}", mask.status().message());
+  if (!mask.ok()) return Outcome::Declined(mask.status());
   Graph& graph = rewriting.GraphOf(layer);
   const Lengths lengths = LengthsOf(rewriting, layer, mask->key_mask);
   rewriting.released.push_back({&graph, Input(node, 3)});

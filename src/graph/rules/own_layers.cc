@@ -3,8 +3,8 @@
 //  before   com.microsoft::GroupQueryAttention(...)        after   kvshare::GroupQueryAttention(...)
 #include <algorithm>
 
+#include "graph/match/gqa.h"
 #include "graph/rules/rule.h"
-#include "graph/schema.h"
 
 namespace kvshare::graph {
 namespace {
@@ -18,11 +18,13 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const auto converted = [](const Layer& l) { return l.IsShared() && l.IsKvshare(); };
   const auto& layers = rewriting.layers;
   if (std::any_of(layers.begin(), layers.end(), borrows) && std::none_of(layers.begin(), layers.end(), converted))
-    return Outcome::Decline("no shared layer of this model could be converted, so its own layers stay as they are");
-  if (const auto text = UnknownAttributeText(node); !text.empty()) return Outcome::Decline("{}", text);
-  if (layer.window == 0) return Outcome::Decline("has local_window_size 0; needs -1 or at least 1");
+    return Outcome::Declined(
+        Because(DeclineCode::kNothingShared,
+                "no shared layer of this model could be converted, so its own layers stay as they are"));
+  if (Decline odd = CheckGqaNode(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   if (node.input_size() > kLastInput + 1)
-    return Outcome::Decline("has {} inputs; kvshare knows {}", node.input_size(), kLastInput + 1);
+    return Outcome::Declined(
+        Because(DeclineCode::kInputsUnknown, "has {} inputs; kvshare knows {}", node.input_size(), kLastInput + 1));
   node.set_domain(kKvshare);
   rewriting.graph.RequireImport(kKvshare, 1);
   return Outcome::Applied();

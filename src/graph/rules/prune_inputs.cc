@@ -10,7 +10,7 @@ void RunPruneInputs(Rewriting& rewriting) {
     if (!graph.IsRead(input.name())) unread.push_back(input.name());
   for (const std::string& name : unread) {
     graph.RemoveInput(name);
-    rewriting.outcomes.push_back({kPruneInputsRule, name, true, ""});
+    rewriting.outcomes.push_back({kPruneInputsRule, name, true, "", ""});
   }
 }
 

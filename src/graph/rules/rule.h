@@ -1,13 +1,12 @@
 // A rule: match, guard that says why it declined, rewrite. Facts travel in the match, never in a member.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <string>
 #include <vector>
 
 #include "graph/graph.h"
 #include "graph/layers.h"
+#include "graph/match/decline.h"
 #include "kvshare/rewrite.h"
 
 namespace kvshare::graph {
@@ -16,15 +15,12 @@ namespace kvshare::graph {
 struct Outcome {
   enum class Kind { kNoMatch, kApplied, kDeclined };
   Kind kind = Kind::kNoMatch;
-  std::string reason;  // kDeclined
-  std::string note;    // kApplied: what the reader must know, "" if nothing
+  Decline decline = {};   // kDeclined: why
+  std::string note = "";  // kApplied: what the reader must know, "" if nothing
 
   static Outcome NoMatch() { return {}; }
-  static Outcome Applied(std::string note = "") { return {Kind::kApplied, "", std::move(note)}; }
-  template <typename... Args>
-  static Outcome Decline(fmt::format_string<Args...> format, Args&&... args) {
-    return {Kind::kDeclined, fmt::format(format, std::forward<Args>(args)...), ""};
-  }
+  static Outcome Applied(std::string note = "") { return {Kind::kApplied, {}, std::move(note)}; }
+  static Outcome Declined(Decline why) { return {Kind::kDeclined, std::move(why)}; }
 };
 
 // A value that a rewritten node of `graph` no longer reads.

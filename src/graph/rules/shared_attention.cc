@@ -4,76 +4,12 @@
 //  kvshare             kvshare::GroupQueryAttention(q, seqlens_k, total, external: source.present)
 //  kvshare-attention   kvshare::Attention(q, source.present, key_mask)
 //  ort                 GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total)
-#include "graph/masks.h"
-#include "graph/rules/attention_node.h"
+#include "graph/match/attention.h"
 #include "graph/rules/empty_key.h"
-#include "graph/rules/rule.h"
+#include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
 namespace {
-
-struct Match {
-  MaskMeaning mask;
-  bool repairs_causality = false;  // is_causal was what made it causal, without a past
-};
-
-Status Reason(std::string text) { return Status::Refused(std::move(text)); }
-
-// What the source must be, and how the two must agree.
-Status CheckSource(const Layer& layer, const Layer& source) {
-  if (source.kv_heads != layer.kv_heads)
-    return Reason(fmt::format("source layer {} has {} key-value heads, shared layer has {}", source.index,
-                              source.kv_heads, layer.kv_heads));
-  if (!source.IsGqa()) return {};  // its cache is whole, and no node but the shared layer's own says what is visible
-  if (!Input(*source.node, 12).empty() || !Input(*source.node, 13).empty())
-    return Reason(fmt::format("source layer {} has a quantized cache", source.index));
-  if (IntAttribute(*source.node, "sliding_window_cache", 0) != 0)
-    return Reason(fmt::format("source layer {} keeps only a window of its cache", source.index));
-  if (IntAttribute(*source.node, "causal", 1) != 1)
-    return Reason(fmt::format("source layer {} is not causal", source.index));
-  if (source.window != layer.window)
-    return Reason(fmt::format("source layer {} has window {}, shared layer has {}", source.index,
-                              WindowText(source.window), WindowText(layer.window)));
-  return {};
-}
-
-// GroupQueryAttention knows the mask only by the source's lengths: they must be counted from the same one.
-Status CheckLengths(const Layer& source, const MaskMeaning& mask) {
-  const Graph& graph = *source.graph;
-  const std::string seqlens = SeqlensMask(graph, Input(*source.node, 5));
-  const std::string total = TotalMask(graph, Input(*source.node, 6));
-  if (seqlens.empty() || total.empty())
-    return Reason(fmt::format("the {} of source layer {} is not known to count a mask",
-                              seqlens.empty() ? "seqlens_k" : "total_sequence_length", source.index));
-  if (seqlens != mask.key_mask || total != mask.key_mask)
-    return Reason(fmt::format("its mask is made from '{}', the lengths of source layer {} from '{}'", mask.key_mask,
-                              source.index, seqlens != mask.key_mask ? seqlens : total));
-  return {};
-}
-
-Result<Match> MatchSharedLayer(const Rewriting& rewriting, const Layer& layer) {
-  if (!layer.trouble.empty()) return Reason(layer.trouble);
-  const Layer& source = rewriting.SourceOf(layer);
-  // A source of another form says more about the model than any detail of this node.
-  if (!source.IsGqa() && rewriting.options.target != Target::kKvshareAttention)
-    return Reason(
-        fmt::format("source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
-                    "lengths; needs GroupQueryAttention there, or --to kvshare-attention",
-                    source.index));
-  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
-  const Node& node = *layer.node;
-  if (!Input(node, 4).empty() || !Input(node, 5).empty())
-    return Reason("has a past of its own beside the borrowed key");
-  for (int output = 1; output < node.output_size(); ++output)
-    if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
-      return Reason(fmt::format("its output {} '{}' is read", output, node.output(output)));
-  Match match;
-  KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
-  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
-  if (rewriting.options.target != Target::kKvshareAttention) KVSHARE_RETURN_IF_ERROR(CheckLengths(source, match.mask));
-  match.repairs_causality = IntAttribute(node, "is_causal", 0) == 1;
-  return match;
-}
 
 void KeepOutputs(const Graph& graph, Node& node, bool names_presents) {
   node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
@@ -121,22 +57,26 @@ void TurnIntoKvshareAttention(const Layer& layer, const MaskMeaning& mask) {
 Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
   const Target target = rewriting.options.target;
   if (target == Target::kOrt && layer.IsKvshare())
-    return Outcome::Decline("is kvshare's already; --to ort does not turn it back");
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; {{target}} ort does not turn it back"));
   if (target == Target::kKvshareAttention && layer.IsGqa())
-    return Outcome::Decline("is GroupQueryAttention already; --to kvshare-attention turns Attention only");
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted,
+                "is GroupQueryAttention already; {{target}} kvshare-attention turns Attention only"));
   if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
-    return Outcome::Decline("is kvshare::Attention already; --to kvshare does not turn it further");
+    return Outcome::Declined(Because(DeclineCode::kAlreadyConverted,
+                                     "is kvshare::Attention already; {{target}} kvshare does not turn it further"));
   return Outcome::NoMatch();
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared()) return Outcome::NoMatch();
   if (layer.IsGqa() || layer.IsKvshare()) return AlreadyConverted(rewriting, layer);
-  const auto match = MatchSharedLayer(rewriting, layer);
-  if (!match.ok()) return Outcome::Decline("{}", match.status().message());
   const Target target = rewriting.options.target;
+  const auto match = MatchSharedAttention(rewriting.layers, layer, target != Target::kKvshareAttention);
+  if (!match.ok()) return Outcome::Declined(match.status());
   if (target == Target::kOrt)
-    if (const Status status = CheckEmptyKey(layer); !status.ok()) return Outcome::Decline("{}", status.message());
+    if (Decline odd = CheckEmptyKey(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
 
   Graph& graph = rewriting.GraphOf(layer);
   const Layer& source = rewriting.SourceOf(layer);
@@ -164,7 +104,7 @@ void RunSharedAttention(Rewriting& rewriting) {
   ForEachLayer(rewriting, kSharedAttentionRule, Apply);
   for (const Layer& layer : rewriting.layers)
     if (layer.graph->IsFunction())
-      rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Decline("{}", layer.trouble));
+      rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Declined(layer.trouble));
 }
 
 }  // namespace kvshare::graph

@@ -3,9 +3,9 @@
 //
 //  before   com.microsoft::GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total, ...)
 //  after    kvshare::GroupQueryAttention(q, seqlens_k, total, ..., external: source.present)
+#include "graph/match/gqa.h"
 #include "graph/rules/empty_key.h"
 #include "graph/rules/rule.h"
-#include "graph/schema.h"
 
 namespace kvshare::graph {
 namespace {
@@ -33,19 +33,9 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const bool to_ort = rewriting.options.target == Target::kOrt;
   if (!layer.IsShared() || !layer.IsGqa() || layer.IsKvshare() || (to_ort && !layer.constant_empty))
     return Outcome::NoMatch();
-  Node& node = *layer.node;
-  if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
-  if (const auto text = UnknownAttributeText(node); !text.empty()) return Outcome::Decline("{}", text);
-  if (layer.window == 0) return Outcome::Decline("has local_window_size 0; needs -1 or at least 1");
-  const Layer& source = rewriting.SourceOf(layer);
-  if (source.window != layer.window)
-    return Outcome::Decline("source layer {} has window {}, shared layer has {}", source.index,
-                            WindowText(source.window), WindowText(layer.window));
-  if (source.kv_heads != layer.kv_heads)
-    return Outcome::Decline("source layer {} has {} key-value heads, shared layer has {}", source.index,
-                            source.kv_heads, layer.kv_heads);
-  if (to_ort)
-    if (const Status status = CheckEmptyKey(layer); !status.ok()) return Outcome::Decline("{}", status.message());
+  Decline odd = CheckSharedGqa(rewriting.layers, layer);
+  if (odd.ok() && to_ort) odd = CheckEmptyKey(layer);
+  if (!odd.ok()) return Outcome::Declined(std::move(odd));
   const bool repairs = layer.constant_empty;
   if (to_ort) {
     GiveEmptyKey(rewriting, layer);

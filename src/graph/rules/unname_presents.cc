@@ -14,16 +14,20 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const std::string value = Output(node, 2);
   if (key.empty() && value.empty()) return Outcome::NoMatch();
   if (rewriting.options.target == Target::kOrt && layer.IsKvshare()) return Outcome::NoMatch();
-  if (!layer.trouble.empty()) return Outcome::Decline("{}", layer.trouble);
+  if (!layer.trouble.ok()) return Outcome::Declined(layer.trouble);
   if (rewriting.options.target == Target::kKvshare && !layer.IsKvshare())
-    return Outcome::Decline("is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents");
+    return Outcome::Declined(
+        Because(DeclineCode::kPresentsNeeded,
+                "is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents"));
   if (rewriting.names_presents)
-    return Outcome::Decline(
-        "presents stay named (and copied) for --min-ort {}: ONNX Runtime 1.27 to 1.30 crash without",
-        rewriting.options.min_ort);
+    return Outcome::Declined(
+        Because(DeclineCode::kPresentsNeeded,
+                "presents stay named (and copied) for {{min_ort}} {}: ONNX Runtime 1.27 to 1.30 crash without",
+                rewriting.options.min_ort));
   for (const auto& present : {key, value})
-    if (!present.empty() && graph.IsRead(present)) return Outcome::Decline("present '{}' is read", present);
-  if (!Output(node, 3).empty()) return Outcome::Decline("has output_qk");
+    if (!present.empty() && graph.IsRead(present))
+      return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "present '{}' is read", present));
+  if (!Output(node, 3).empty()) return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "has output_qk"));
   node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
   graph.Touch();
   return Outcome::Applied();

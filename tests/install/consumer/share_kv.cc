@@ -1,5 +1,5 @@
 // One decode step of a shared layer: the query is its own, keys and values are another layer's cache, read in place.
-#include <kvshare/attention.h>
+#include <kvshare/attend.h>
 
 #include <cmath>
 #include <cstdio>

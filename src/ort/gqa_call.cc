@@ -1,4 +1,4 @@
-#include "ort/check_inputs.h"
+#include "ort/gqa_call.h"
 
 #include <fmt/format.h>
 
@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 #include <utility>
+
+#include "ort/input_error.h"
 
 namespace kvshare::ort {
 namespace {
@@ -104,21 +106,6 @@ Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, 
 }
 
 }  // namespace
-
-Status InputError(std::string_view where, const char* input, const std::string& fact, const std::string& want) {
-  return Status::InvalidInput(fmt::format("{}: input '{}' {}; needs {}", where, input, fact, want));
-}
-
-Status CheckRank(std::string_view where, const char* input, const Tensor& tensor, size_t rank, const char* want) {
-  if (tensor.rank == rank) return {};
-  return InputError(where, input, fmt::format("has rank {} (shape {})", tensor.rank, tensor.ShapeText()), want);
-}
-
-Status CheckPair(std::string_view where, const char* a_name, bool a, const char* b_name, bool b) {
-  if (a == b) return {};
-  return InputError(where, a ? b_name : a_name, fmt::format("is absent while '{}' is given", a ? a_name : b_name),
-                    "both or neither");
-}
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool zero_window_allowed) {
   const auto error = [&](const char* name, int64_t value, const char* want) {
@@ -219,6 +206,53 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
 
 namespace {
 
+// What a step does to one sequence.
+struct Step {
+  int64_t T = 0;       // tokens after it
+  int64_t before = 0;  // tokens before it
+  int64_t rows = 0;    // of query that are tokens; on a first prompt also those behind T
+  int64_t Fresh() const { return T - before; }
+};
+
+// The most tokens that seqlens_k may name, and what they are.
+struct Limit {
+  int64_t tokens;
+  const char* what;
+};
+
+Limit TokenLimit(const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape) {
+  const Limit cache = {shape.capacity, "the last row of the cache"};
+  const Limit total = {shape.total,
+                       in[kAttentionBias] ? "the last column of 'attention_bias'" : "total_sequence_length less one"};
+  if (attributes.window_sized_cache) return total.tokens == cache.tokens ? cache : total;
+  const bool bounded_by_total = in[kAttentionBias] || in[kQuerySeqlens];
+  return bounded_by_total && total.tokens < cache.tokens ? total : cache;
+}
+
+Result<Step> ReadStep(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                      const GqaShape& shape, int64_t b) {
+  const int32_t seqlens_k = static_cast<const int32_t*>(in[kSeqlensK].data)[b];
+  const auto error = [&](const std::string& want) {
+    return InputError(where, "seqlens_k", fmt::format("has seqlens_k[{}] = {}", b, seqlens_k), want);
+  };
+  Step step{.T = int64_t{seqlens_k} + 1, .rows = shape.S};
+  const Limit limit = TokenLimit(attributes, in, shape);
+  if (step.T < 1 || step.T > limit.tokens) return error(fmt::format("0 to {}, {}", limit.tokens - 1, limit.what));
+  if (in[kQuerySeqlens]) {
+    step.rows = static_cast<const int32_t*>(in[kQuerySeqlens].data)[b];
+    if (step.rows < 0 || step.rows > std::min(shape.S, step.T))
+      return InputError(where, "query_seqlens", fmt::format("has query_seqlens[{}] = {}", b, step.rows),
+                        fmt::format("0 to {}, the lesser of S and seqlens_k + 1", std::min(shape.S, step.T)));
+  }
+  step.before = shape.first_prompt ? 0 : step.T - step.rows;
+  if (step.before < 0)
+    return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
+  if (shape.Appends() && !attributes.window_sized_cache && step.before > shape.past_tokens)
+    return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + step.rows - 1,
+                             shape.past_tokens, step.rows));
+  return step;
+}
+
 // Rows that a window-sized cache of capacity C holds after T tokens: T while they fit, then W to C, since it drops
 // C - W + 1 at a time.
 int64_t ResidentRows(int64_t T, int64_t C, int64_t W) {
@@ -227,78 +261,37 @@ int64_t ResidentRows(int64_t T, int64_t C, int64_t W) {
   return T - dropped_at_once * ((T - C + dropped_at_once - 1) / dropped_at_once);
 }
 
-// The numbers of sequence b, whose T tokens end with `fresh` new ones; they begin at position `before`.
-Status PlaceSequence(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, int64_t b,
-                     int64_t T, int64_t before, GqaLengths& lengths) {
-  const int64_t fresh = T - before;
-  lengths.skip[b] = 0;
-  lengths.first_column[b] = 0;
-  lengths.length[b] = lengths.present_length[b] = T;
-  lengths.query_position[b] = before;
-  lengths.past_length[b] = before;
-  if (!attributes.window_sized_cache) return {};
-  const int64_t held_before = ResidentRows(before, shape.past_tokens, attributes.window);
-  const int64_t held = ResidentRows(T, shape.past_tokens, attributes.window);
-  const int64_t oldest_needed = std::max<int64_t>(0, before - attributes.window + 1);
-  lengths.present_length[b] = held;
-  lengths.length[b] = held;
-  lengths.first_column[b] = T - held;
-  lengths.query_position[b] = before - (T - held);
-  if (shape.Appends()) {
-    lengths.past_length[b] = held_before;
-    lengths.skip[b] = held_before + fresh - held;
-    lengths.staged = lengths.staged || (fresh > 0 && T - held > oldest_needed);
-    return {};
-  }
-  lengths.past_length[b] = held;
-  if (fresh == 0 || T - held <= oldest_needed) return {};
-  return InputError(where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
-                    fmt::format("holds positions {} to {} of batch {}", T - held, T - 1, b),
-                    fmt::format("position {} too, which the first of the {} new tokens sees: shorter chunks, or chunks "
-                                "of at most C - W + 1 = {} that end where the cache is full",
-                                oldest_needed, fresh, shape.past_tokens - attributes.window + 1));
+// The oldest position that the step's first token sees in a window of W keys.
+int64_t OldestSeen(const Step& step, int64_t W) { return std::max<int64_t>(0, step.before - W + 1); }
+
+// A cache that keeps every token: key 0 is position 0.
+SequencePlace PlaceInFullCache(const Step& step) {
+  return {.length = step.T, .query_position = step.before, .past_length = step.before, .present_length = step.T};
 }
 
-// Attends over past and new rows side by side: every position moves with the rows that the present drops.
-void Stage(const GqaShape& shape, GqaLengths& lengths) {
-  for (int64_t b = 0; b < shape.B; ++b) {
-    lengths.first_column[b] -= lengths.skip[b];
-    lengths.query_position[b] += lengths.skip[b];
-    lengths.length[b] += lengths.skip[b];
-    lengths.stage_rows = std::max(lengths.stage_rows, lengths.length[b]);
-  }
+// A window-sized cache: key 0 is the oldest position that is held after the step.
+SequencePlace PlaceInWindow(const Step& step, const GqaShape& shape, int64_t W) {
+  const int64_t C = shape.past_tokens;
+  const int64_t held_before = ResidentRows(step.before, C, W);
+  const int64_t held = ResidentRows(step.T, C, W);
+  const int64_t first = step.T - held;
+  return {.length = held,
+          .query_position = step.before - first,
+          .first_column = first,
+          .past_length = shape.Appends() ? held_before : held,
+          .present_length = held,
+          .skip = shape.Appends() ? held_before + step.Fresh() - held : 0,
+          .lacks_keys = step.Fresh() > 0 && first > OldestSeen(step, W)};
 }
 
-// The tokens of sequence b after the step, and where its new ones begin.
-Status ReadSequence(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
-                    int64_t b, int64_t* T, int64_t* before, int64_t* fresh) {
-  const int32_t seqlens_k = static_cast<const int32_t*>(in[kSeqlensK].data)[b];
-  const auto error = [&](const std::string& want) {
-    return InputError(where, "seqlens_k", fmt::format("has seqlens_k[{}] = {}", b, seqlens_k), want);
-  };
-  *T = int64_t{seqlens_k} + 1;
-  const bool bounded_by_total = in[kAttentionBias] || in[kQuerySeqlens] || attributes.window_sized_cache;
-  const int64_t limit = attributes.window_sized_cache ? shape.total
-                        : bounded_by_total            ? std::min(shape.total, shape.capacity)
-                                                      : shape.capacity;
-  if (*T < 1 || *T > limit)
-    return error(fmt::format("0 to {}, {}", limit - 1,
-                             limit == shape.capacity ? "the last row of the cache"
-                             : in[kAttentionBias]    ? "the last column of 'attention_bias'"
-                                                     : "total_sequence_length less one"));
-  *fresh = shape.S;
-  if (in[kQuerySeqlens]) {
-    *fresh = static_cast<const int32_t*>(in[kQuerySeqlens].data)[b];
-    if (*fresh < 0 || *fresh > std::min(shape.S, *T))
-      return InputError(where, "query_seqlens", fmt::format("has query_seqlens[{}] = {}", b, *fresh),
-                        fmt::format("0 to {}, the lesser of S and seqlens_k + 1", std::min(shape.S, *T)));
-  }
-  *before = shape.first_prompt ? 0 : *T - *fresh;
-  if (*before < 0) return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
-  if (shape.Appends() && !attributes.window_sized_cache && *before > shape.past_tokens)
-    return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + *fresh - 1,
-                             shape.past_tokens, *fresh));
-  return {};
+Status DroppedKeys(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, const Step& step,
+                   const SequencePlace& place, int64_t b) {
+  return InputError(
+      where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
+      fmt::format("holds positions {} to {} of batch {}", place.first_column, step.T - 1, b),
+      fmt::format("position {} too, which the first of the {} new tokens sees: shorter chunks, or chunks "
+                  "of at most C - W + 1 = {} that end where the cache is full",
+                  OldestSeen(step, attributes.window), step.Fresh(), shape.past_tokens - attributes.window + 1));
 }
 
 // Fills lengths.rotary: with the given positions, or the rows' own. Not what their places among the keys say, since a
@@ -334,15 +327,36 @@ Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, cons
 
 }  // namespace
 
+void GqaLengths::Set(int64_t b, const SequencePlace& place) {
+  length[b] = place.length;
+  query_position[b] = place.query_position;
+  first_column[b] = place.first_column;
+  past_length[b] = place.past_length;
+  present_length[b] = place.present_length;
+  skip[b] = place.skip;
+  staged = staged || place.lacks_keys;
+}
+
+void GqaLengths::Stage(int64_t B) {
+  for (int64_t b = 0; b < B; ++b) {
+    first_column[b] -= skip[b];
+    query_position[b] += skip[b];
+    length[b] += skip[b];
+    stage_rows = std::max(stage_rows, length[b]);
+  }
+}
+
 Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
                        const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions) {
   for (int64_t b = 0; b < shape.B; ++b) {
-    int64_t T = 0;
-    int64_t before = 0;
-    KVSHARE_RETURN_IF_ERROR(ReadSequence(where, attributes, in, shape, b, &T, &before, &lengths.query_length[b]));
-    KVSHARE_RETURN_IF_ERROR(PlaceSequence(where, attributes, shape, b, T, before, lengths));
+    KVSHARE_ASSIGN_OR_RETURN(const Step step, ReadStep(where, attributes, in, shape, b));
+    const SequencePlace place =
+        attributes.window_sized_cache ? PlaceInWindow(step, shape, attributes.window) : PlaceInFullCache(step);
+    if (place.lacks_keys && !shape.Appends()) return DroppedKeys(where, attributes, shape, step, place, b);
+    lengths.query_length[b] = step.rows;
+    lengths.Set(b, place);
   }
-  if (lengths.staged) Stage(shape, lengths);
+  if (lengths.staged) lengths.Stage(shape.B);
   return PlaceRotary(where, attributes, in, shape, lengths, rotary_positions);
 }
 

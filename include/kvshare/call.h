@@ -1,16 +1,14 @@
-// The attention core: plain views in, plain views out. Knows neither ONNX Runtime nor ONNX.
+// What one call of the attention core computes, as plain views, and the judge of such calls. Knows neither ONNX Runtime
+// nor ONNX. Who computes it: attend.h in f32 with SIMD, oracle.h in double.
 //
 //   AttentionCall call;                       // fill the views and the spec
 //   KVSHARE_RETURN_IF_ERROR(CheckAttention(call, "GroupQueryAttention 'layers.15/attn'"));
-//   KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool));   // SIMD kernels; AttendOracle(call) is the same in double
+//   KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, pool));
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <mutex>
 #include <string_view>
-#include <vector>
 
 #include "kvshare/shapes.h"
 #include "kvshare/status.h"
@@ -37,7 +35,7 @@ struct AttentionSpec {
 
 // Where the keys and queries of each sequence stand. Null pointers take the default.
 struct Positions {
-  const int64_t* length = nullptr;  // [B] valid keys; default T for all; clipped to T by no one: CheckAttention judges
+  const int64_t* length = nullptr;          // [B] valid keys; default T for all; CheckAttention refuses more than T
   const int64_t* query_position = nullptr;  // [B] position of query row 0 on the keys' axis; default 0; may be negative
   const int64_t* query_length = nullptr;    // [B] query rows that are tokens; later ones are padding, and give zeros
 };
@@ -71,9 +69,11 @@ struct AttentionCall {
 // New tokens of an own layer on their way into the cache. Where the present is quantized they are quantized on the way
 // (to the nearest code, ties to even); past has present's type and scales.
 struct AppendCall {
-  HeadsView past;            // [B, H, capacity, D]; null: nothing before. Equal data to `present`: appended in place
-  HeadsView fresh;           // [B, H, S, D] new rows, f32, f16 or bf16
-  MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
+  // [B, H, capacity, D]; null: nothing before. With present's data and strides: appended in place. Otherwise present's
+  // memory is its own.
+  HeadsView past;
+  HeadsView fresh;                       // [B, H, S, D] new rows, f32, f16 or bf16
+  MutableHeadsView present;              // [B, H, capacity', D], capacity' >= every length
   const int64_t* past_length = nullptr;  // [B] rows of past that are valid; the new rows follow them
   // [B] valid rows of present afterwards; rows [length, capacity') are zeroed unless in place.
   const int64_t* length = nullptr;
@@ -85,67 +85,13 @@ struct AppendCall {
   const int64_t* rotary_positions = nullptr;  // [B, S]; default past_length[b] + s
 };
 
-// Runs body(arg, i) for i in [0, n), possibly at the same time on several threads; returns when all are done. The split
-// of work never depends on the number of threads, so neither do the results' bits.
-struct ParallelFor {
-  void* context = nullptr;
-  void (*run)(void* context, int64_t n, void (*body)(void* arg, int64_t i), void* arg) = nullptr;
-
-  // One after the other on the calling thread.
-  static ParallelFor Serial();
-};
-
-// Scratch memory that grows to what the largest call needs and is then reused: no allocation a call afterwards. Safe
-// under concurrent calls. One pool belongs to one kernel instance.
-class WorkspacePool {
- public:
-  WorkspacePool();
-  ~WorkspacePool();
-  WorkspacePool(const WorkspacePool&) = delete;
-  WorkspacePool& operator=(const WorkspacePool&) = delete;
-
-  // A block of at least `bytes`, 64-byte aligned, contents unspecified; returned to the pool on destruction.
-  class Lease {
-   public:
-    Lease(WorkspacePool& pool, size_t bytes);
-    ~Lease();
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    void* data() const;
-
-   private:
-    WorkspacePool& pool_;
-    struct Block* block_;
-  };
-
-  // Blocks ever allocated or regrown: constant once warm.
-  int64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<struct Block>> free_;
-  std::atomic<int64_t> allocations_{0};
-};
-
 // The only judge of shapes: every extent, type and length of `call`, before any tensor element is read. `where` opens
 // the message: "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
 Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
-
-// The SIMD kernels; needs CheckAttention(call).ok(). K and V are read once per key-value head for all the query heads
-// of its group; only tiles that some row sees are touched; sums in f32, rounded once at the store. f64 runs on the
-// oracle. Fails only where KVSHARE_FORCE_KERNEL names a kernel that does not exist or cannot serve the call, or
-// KVSHARE_SIMD_TARGET a target that is not here (kRefused), and where there is no memory for scratch (kInternal).
-Status Attend(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool);
-
-// Rotates and appends; needs CheckAppend(call).ok().
-void Append(const AppendCall& call, const ParallelFor& parallel);
-
-// The truth in double precision, naive and readable; serves float64 and is what the tests compare with.
-void AttendOracle(const AttentionCall& call);
-void AppendOracle(const AppendCall& call);
-
-// The SIMD target that Attend runs on here, e.g. "AVX3_ZEN4".
-const char* SimdTarget();
+// The two appends of one call, of its keys and of its values: also that neither writes where the other reads or writes.
+// Messages name '<past>_key', 'key', 'present_key' and those of the value.
+Status CheckAppend(const AppendCall& key, const AppendCall& value, std::string_view where,
+                   std::string_view past = "past");
 
 }  // namespace kvshare

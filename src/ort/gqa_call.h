@@ -1,39 +1,18 @@
-// The checks that come before there are views: which inputs may stand together, ranks, and the values of lengths and
-// positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
+// A call of GroupQueryAttention before there are views: which inputs may stand together, ranks, and the values of
+// lengths and positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
 #pragma once
 
 #include <array>
 #include <string>
 #include <string_view>
 
+#include "core/ops.h"
 #include "ort/ort_context.h"
 
 namespace kvshare::ort {
 
-// GroupQueryAttention's inputs; 0 to 16 are ONNX Runtime 1.32's.
-enum GqaInput : size_t {
-  kQuery,
-  kKey,
-  kValue,
-  kPastKey,
-  kPastValue,
-  kSeqlensK,
-  kTotalSequenceLength,
-  kCosCache,
-  kSinCache,
-  kPositionIds,
-  kAttentionBias,
-  kHeadSink,
-  kKScale,
-  kVScale,
-  kQNormWeight,
-  kKNormWeight,
-  kQuerySeqlens,
-  kExternalKey,
-  kExternalValue,
-  kGqaInputCount
-};
-using GqaInputs = std::array<Tensor, kGqaInputCount>;
+using enum gqa::Input;
+using GqaInputs = std::array<Tensor, kInputs>;
 
 // k_quant_type, v_quant_type.
 enum class QuantType { kNone, kPerTensor, kPerChannel };
@@ -76,6 +55,17 @@ struct GqaShape {
   bool Appends() const { return form == KvForm::kOwn || form == KvForm::kPacked; }
 };
 
+// Where one sequence's queries and keys stand: members of GqaLengths without their array.
+struct SequencePlace {
+  int64_t length = 0;
+  int64_t query_position = 0;
+  int64_t first_column = 0;
+  int64_t past_length = 0;
+  int64_t present_length = 0;
+  int64_t skip = 0;
+  bool lacks_keys = false;  // the present has dropped a key that some query sees
+};
+
 // The numbers of one call, each array with room for B, rotary for B*S. Positions among keys are rows of the keys that
 // the queries look at: the present, a borrowed cache, or (staged) all of the past's rows and the new ones.
 struct GqaLengths {
@@ -91,6 +81,12 @@ struct GqaLengths {
   bool staged = false;
   int64_t stage_rows = 0;  // the most rows that takes
 
+  // Of sequence b; staged where any sequence lacks keys.
+  void Set(int64_t b, const SequencePlace& place);
+  // Moves every position of the B sequences: the keys are past and new rows side by side, also those that the present
+  // drops.
+  void Stage(int64_t B);
+
   static constexpr int64_t kArrays = 7;  // of B numbers each
   GqaLengths(int64_t* numbers, int64_t B)
       : length(numbers),
@@ -102,13 +98,6 @@ struct GqaLengths {
         skip(numbers + 6 * B),
         rotary(numbers + 7 * B) {}
 };
-
-// "<where>: input '<input>' <fact>; needs <want>"
-Status InputError(std::string_view where, const char* input, const std::string& fact, const std::string& want);
-// Refuses another rank than `rank`, e.g. with want "rank 4 [B, Hkv, T, D]".
-Status CheckRank(std::string_view where, const char* input, const Tensor& tensor, size_t rank, const char* want);
-// Both or neither of a pair.
-Status CheckPair(std::string_view where, const char* a_name, bool a, const char* b_name, bool b);
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& attributes, bool zero_window_allowed);
 // Reads no element but total_sequence_length.

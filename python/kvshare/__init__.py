@@ -1,0 +1,1 @@
+"""KV-shared attention for released ONNX Runtime."""

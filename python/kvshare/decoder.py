@@ -1,0 +1,60 @@
+"""A decoder with its cache in ONNX Runtime, step by step, and its comparison with golden logits."""
+import numpy as np
+import onnxruntime as ort
+
+ELEMENT = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class Decoder:
+    """`capacity`: rows of a cache that stays where it is, as onnxruntime-genai binds it; 0: each step returns a longer one."""
+
+    def __init__(self, session, batch=1, capacity=0):
+        self.session, self.in_place = session, capacity > 0
+        self.inputs = {i.name: i for i in session.get_inputs()}
+        self.outputs = [o.name for o in session.get_outputs()]
+        self.past = {name: np.zeros((batch, i.shape[1], capacity, i.shape[3]), ELEMENT[i.type])
+                     for name, i in self.inputs.items() if name.startswith("past_key_values")}
+        if self.in_place:
+            self.past = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.past.items()}
+
+    def step(self, ids, mask, positions):
+        """The logits [B, S, vocabulary] of ids [B, S]; mask [B, T] has a column for each token of the cache too."""
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items() if name in self.inputs}
+        if self.in_place:
+            return self._step_in_place(feeds)
+        results = dict(zip(self.outputs, self.session.run(None, {**feeds, **self.past})))
+        self.past = {name: results[name.replace("past_key_values", "present")] for name in self.past}
+        return results["logits"].astype(np.float32)
+
+    def _step_in_place(self, feeds):
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        binding.bind_output("logits", "cpu")  # first: outputs come in the order in which they are bound
+        for name, value in self.past.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        self.session.run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy().astype(np.float32)
+
+
+def greedy(decoder, prompt, new_tokens):
+    """The ids that follow `prompt`, one sequence: each the one with the largest logit."""
+    ids, tokens = np.array([prompt], np.int64), list(prompt)
+    for _ in range(new_tokens):
+        positions = np.arange(len(tokens) - ids.shape[1], len(tokens))[None]
+        logits = decoder.step(ids, np.ones((1, len(tokens)), np.int64), positions)
+        tokens.append(int(logits[0, -1].argmax()))
+        ids = np.array([[tokens[-1]]], np.int64)
+    return tokens[len(prompt):]
+
+
+def golden_steps(decoder, golden):
+    """(logits, golden logits) of a case's prompt, where it is no padding, and of each decode step."""
+    valid = np.arange(golden["input_ids"].shape[1])[None, :] < golden["lens"][:, None]
+    logits = decoder.step(golden["input_ids"], golden["attention_mask"], golden["position_ids"])
+    yield logits[valid], golden["prefill_logits"][valid]
+    for t, ids in enumerate(golden["decode_input_ids"]):
+        logits = decoder.step(ids[:, None], golden[f"decode_attention_mask_{t}"], golden["decode_position_ids"][t][:, None])
+        yield logits[:, 0], golden["decode_logits"][t]

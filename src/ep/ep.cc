@@ -1,0 +1,192 @@
+#include "ep/ep.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <string_view>
+#include <utility>
+
+#include "ep/graph_view.h"
+#include "ep/kernels.h"
+#include "ep/ort_model.h"
+#include "graph/graph.h"
+
+namespace kvshare::ep {
+namespace {
+
+using ort::FromOrt;
+
+struct ServedOp {
+  const char* domain;
+  const char* op;
+  int first_version, last_version;
+  bool appends_in_place;  // a past's memory may become its present's
+};
+
+constexpr ServedOp kServed[] = {
+    {"com.microsoft", "GroupQueryAttention", 1, 1, true},
+    {"", "Attention", 1, 25, false},  // ONNX's is 23 or later; below it is a library's that overrides it
+};
+
+bool IsServed(const GraphNode& node) {
+  for (const ServedOp& served : kServed)
+    if (node.domain() == served.domain && node.op() == served.op) return true;
+  return false;
+}
+
+// past_key and past_value, present_key and present_value.
+constexpr int kPasts[] = {3, 4};
+constexpr int kPresents[] = {1, 2};
+
+Status Describe(const Host& host, const ServedOp& served, OrtKernelDefBuilder* builder) {
+  const OrtEpApi& api = host.ep;
+  const auto check = [&](OrtStatus* status) { return FromOrt(host.api, status); };
+  KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetOperatorType(builder, served.op)));
+  KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetDomain(builder, served.domain)));
+  KVSHARE_RETURN_IF_ERROR(
+      check(api.KernelDefBuilder_SetSinceVersion(builder, served.first_version, served.last_version)));
+  KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetExecutionProvider(builder, kName)));
+  if (!served.appends_in_place) return {};
+  return check(api.KernelDefBuilder_AddInputOutputMutableAliases(builder, kPasts, kPresents, 2));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ExecutionProvider>> ExecutionProvider::Make(const Host& host, const Options& options,
+                                                                   const OrtLogger* logger) {
+  std::unique_ptr<ExecutionProvider> made(new ExecutionProvider(host, options, logger));
+  KVSHARE_RETURN_IF_ERROR(made->FillRegistry());
+  return made;
+}
+
+ExecutionProvider::ExecutionProvider(const Host& host, const Options& options, const OrtLogger* logger)
+    : OrtEp{}, host_(host), options_(options), logger_(logger) {
+  ort_version_supported = kApiVersion;
+  GetName = [](const OrtEp*) noexcept { return kName; };
+  OrtEp::GetCapability = [](OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* support) noexcept {
+    auto& provider = *static_cast<ExecutionProvider*>(self);
+    return ort::Guarded(provider.host_.api, [&] { return provider.Claim(graph, support); });
+  };
+  GetKernelRegistry = [](OrtEp* self, const OrtKernelRegistry** registry) noexcept -> OrtStatus* {
+    *registry = static_cast<ExecutionProvider*>(self)->registry_;
+    return nullptr;
+  };
+}
+
+ExecutionProvider::~ExecutionProvider() {
+  if (registry_ != nullptr) host_.ep.ReleaseKernelRegistry(registry_);
+}
+
+Status ExecutionProvider::FillRegistry() {
+  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelRegistry(&registry_)));
+  for (const ServedOp& served : kServed) {
+    sources_.push_back(std::make_unique<KernelSource>(KernelSource{this, served.domain, served.op}));
+    OrtKernelDefBuilder* builder = nullptr;
+    OrtKernelDef* definition = nullptr;
+    KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelDefBuilder(&builder)));
+    Status status = Describe(host_, served, builder);
+    if (status.ok()) status = FromOrt(host_.api, host_.ep.KernelDefBuilder_Build(builder, &definition));
+    if (status.ok())
+      status = FromOrt(
+          host_.api, host_.ep.KernelRegistry_AddKernel(registry_, definition, CreateKernelImpl, sources_.back().get()));
+    if (definition != nullptr) host_.ep.ReleaseKernelDef(definition);
+    host_.ep.ReleaseKernelDefBuilder(builder);
+    KVSHARE_RETURN_IF_ERROR(status);
+  }
+  return {};
+}
+
+Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support) {
+  if (options_.off) return {};
+  KVSHARE_ASSIGN_OR_RETURN(const auto nodes, NodesOf(host_.api, graph));
+  KVSHARE_ASSIGN_OR_RETURN(const std::string device, DeviceProvider(nodes));
+  if (!device.empty()) {
+    Log(ORT_LOGGING_LEVEL_INFO,
+        fmt::format("{}: stands aside; {} has nodes of this model, and keys and values would be copied between the two",
+                    kName, device));
+    return {};
+  }
+  const OrtNode* parent = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Graph_GetParentNode(graph, &parent)));
+  if (parent == nullptr) KVSHARE_RETURN_IF_ERROR(PlanModel(graph));
+  for (const OrtNode* node : nodes) KVSHARE_RETURN_IF_ERROR(ClaimNode(node, support));
+  return {};
+}
+
+Status ExecutionProvider::PlanModel(const OrtGraph* graph) {
+  claims_ = {};
+  KVSHARE_ASSIGN_OR_RETURN(onnx::ModelProto model, ModelOf(host_.api, graph));
+  const auto made = graph::Graph::Make(std::move(model), "");
+  if (!made.ok()) {
+    Log(ORT_LOGGING_LEVEL_WARNING, fmt::format("{}: the model is not understood, its attention nodes are taken as ONNX "
+                                               "says: {}",
+                                               kName, made.status().message()));
+    return {};
+  }
+  claims_ = FindClaims(*made, options_.alignment);
+  for (const std::string& reason : claims_.reasons) Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: {}", kName, reason));
+  if (claims_.repaired.empty() || std::exchange(warned_, true)) return {};
+  Log(ORT_LOGGING_LEVEL_WARNING,
+      fmt::format("{}: repaired: {} borrows keys with is_causal = 1 and no past{}; its last query sees all keys, as "
+                  "exporters mean it, not the first key alone, as ONNX says; causal_alignment = spec follows ONNX",
+                  kName, claims_.repaired.front(),
+                  claims_.repaired.size() > 1 ? fmt::format(" (and {} more)", claims_.repaired.size() - 1) : ""));
+  return {};
+}
+
+Status ExecutionProvider::ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support) {
+  KVSHARE_ASSIGN_OR_RETURN(const std::string op, OpOf(host_.api, node));
+  if (!op.ends_with("Attention")) return {};  // the rest of a node is read of few
+  KVSHARE_ASSIGN_OR_RETURN(const GraphNode info, GraphNode::Make(host_.api, node));
+  if (!IsServed(info)) return {};
+  const auto kernel =
+      CreateKernel(info.domain(), info.op(), info, PlanOf(info.HasOutput(0) ? info.outputs()[0] : ""), host_.version);
+  if (!kernel.ok()) {
+    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kName, kernel.status().message()));
+    return {};
+  }
+  const OrtKernelDef* definition = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.EpGraphSupportInfo_LookUpKernel(support, node, &definition)));
+  if (definition == nullptr) {
+    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {} '{}': no kernel for the version of this op",
+                                            kName, info.op(), info.Name()));
+    return {};
+  }
+  return FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node));
+}
+
+Result<std::string> ExecutionProvider::DeviceProvider(const std::vector<const OrtNode*>& nodes) const {
+  for (const OrtNode* node : nodes) {
+    const char* provider = nullptr;
+    KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Node_GetEpName(node, &provider)));
+    const std::string_view name = provider != nullptr ? provider : "";
+    if (!name.empty() && name != kName && name != "CPUExecutionProvider") return std::string(name);
+  }
+  return std::string();
+}
+
+Plan ExecutionProvider::PlanOf(const std::string& output) const {
+  const auto found = claims_.plans.find(output);
+  return found != claims_.plans.end() ? found->second : Plan{};
+}
+
+void ExecutionProvider::Log(OrtLoggingLevel level, const std::string& line) const {
+  // A log line that cannot be written is no reason to fail a session.
+  static_cast<void>(FromOrt(
+      host_.api, host_.api.Logger_LogMessage(logger_, level, line.c_str(), ORT_TSTR("kvshare"), 0, "GetCapability")));
+}
+
+OrtStatus* ExecutionProvider::CreateKernelImpl(void* source, const OrtKernelInfo* info,
+                                               OrtKernelImpl** kernel) noexcept {
+  *kernel = nullptr;
+  const auto& from = *static_cast<const KernelSource*>(source);
+  return ort::Guarded(from.provider->host_.api, [&]() -> Status {
+    const ort::KernelInfo node(from.provider->host_.api, info);
+    const Plan plan = from.provider->PlanOf(node.OutputName(0));
+    KVSHARE_ASSIGN_OR_RETURN(auto made, CreateKernel(from.domain, from.op, node, plan, from.provider->host_.version));
+    *kernel = WrapKernel(from.provider->host_.api, std::move(made), plan);
+    return {};
+  });
+}
+
+}  // namespace kvshare::ep

@@ -1,0 +1,64 @@
+// One session's instance of the provider: what it takes of a graph, and the kernels for that.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ep/claims.h"
+#include "ep/options.h"
+#include "kvshare/status.h"
+#include "ort/session_config.h"
+
+namespace kvshare::ep {
+
+// What ONNX Runtime lends, and where it logs.
+struct Host {
+  const OrtApi& api;
+  const OrtEpApi& ep;
+  ort::HostVersion version;
+};
+
+class ExecutionProvider final : public OrtEp {
+ public:
+  static Result<std::unique_ptr<ExecutionProvider>> Make(const Host& host, const Options& options,
+                                                         const OrtLogger* logger);
+  ~ExecutionProvider();
+
+  ExecutionProvider(const ExecutionProvider&) = delete;
+  ExecutionProvider& operator=(const ExecutionProvider&) = delete;
+
+ private:
+  // An op that the registry has a kernel for: where ORT finds its creator's state.
+  struct KernelSource {
+    const ExecutionProvider* provider;
+    std::string domain, op;
+  };
+
+  ExecutionProvider(const Host& host, const Options& options, const OrtLogger* logger);
+  Status FillRegistry();
+  // `graph` may be a body: ONNX Runtime asks for each on its own.
+  Status Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support);
+  // Plans of the whole model; of a main graph only.
+  Status PlanModel(const OrtGraph* graph);
+  Status ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support);
+  // The provider of a device that has nodes of `nodes`; "" where there is none.
+  Result<std::string> DeviceProvider(const std::vector<const OrtNode*>& nodes) const;
+  Plan PlanOf(const std::string& output) const;
+  void Log(OrtLoggingLevel level, const std::string& line) const;
+
+  static OrtStatus* ORT_API_CALL CreateKernelImpl(void* source, const OrtKernelInfo* info,
+                                                  OrtKernelImpl** kernel) noexcept;
+
+  Host host_;
+  Options options_;
+  const OrtLogger* logger_;
+  OrtKernelRegistry* registry_ = nullptr;
+  std::vector<std::unique_ptr<KernelSource>> sources_;
+  Claims claims_;
+  bool warned_ = false;  // of layers that are read otherwise than ONNX says
+};
+
+}  // namespace kvshare::ep

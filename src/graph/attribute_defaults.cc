@@ -1,0 +1,55 @@
+#include "graph/attribute_defaults.h"
+
+#include <algorithm>
+#include <array>
+
+namespace kvshare::graph {
+namespace {
+
+struct Row {
+  std::string_view op;
+  std::string_view attribute;
+  double value;
+};
+
+// Of the operators that layer forms, masks and rules look at. Attributes without a default are left out, zeros kept: a
+// zero that is written out must equal absence.
+constexpr std::array kRows = {
+    Row{"Attention", "is_causal", 0},
+    Row{"Attention", "left_window_size", -1},
+    Row{"Attention", "right_window_size", -1},
+    Row{"Attention", "local_window_size", -1},
+    Row{"Attention", "qk_matmul_output_mode", 0},
+    Row{"Attention", "softcap", 0},
+    Row{"Cast", "saturate", 1},
+    Row{"CumSum", "exclusive", 0},
+    Row{"CumSum", "reverse", 0},
+    Row{"Gather", "axis", 0},
+    Row{"GroupQueryAttention", "causal", 1},
+    Row{"GroupQueryAttention", "do_rotary", 0},
+    Row{"GroupQueryAttention", "local_window_size", -1},
+    Row{"GroupQueryAttention", "qk_output", 0},
+    Row{"GroupQueryAttention", "rotary_interleaved", 0},
+    Row{"GroupQueryAttention", "scale", 0},
+    Row{"GroupQueryAttention", "sliding_window_cache", 0},
+    Row{"GroupQueryAttention", "smooth_softmax", 0},
+    Row{"GroupQueryAttention", "softcap", 0},
+    Row{"ReduceSum", "keepdims", 1},
+    Row{"ReduceSum", "noop_with_empty_axes", 0},
+    Row{"Reshape", "allowzero", 0},
+    Row{"RotaryEmbedding", "interleaved", 0},
+    Row{"RotaryEmbedding", "num_heads", 0},
+    Row{"RotaryEmbedding", "rotary_embedding_dim", 0},
+    Row{"Shape", "start", 0},
+};
+
+}  // namespace
+
+std::optional<double> AttributeDefault(const Node& node, std::string_view attribute) {
+  const auto* const row = std::find_if(kRows.begin(), kRows.end(), [&](const Row& candidate) {
+    return candidate.op == node.op_type() && candidate.attribute == attribute;
+  });
+  return row == kRows.end() ? std::nullopt : std::optional(row->value);
+}
+
+}  // namespace kvshare::graph

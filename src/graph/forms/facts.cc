@@ -1,0 +1,73 @@
+#include "graph/forms/facts.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "graph/masks.h"
+
+namespace kvshare::graph {
+namespace {
+
+// The extents of a query or key of rank 4; nothing where its rank is another, or not known.
+std::optional<std::vector<int64_t>> Bnsh(const Graph& graph, const std::string& value) {
+  auto shape = graph.Shape(value);
+  return shape && shape->size() == 4 ? std::move(shape) : std::nullopt;
+}
+
+int64_t NarrowerOf(int64_t a, int64_t b) {
+  if (a == kFullWindow) return b;
+  return b == kFullWindow ? a : std::min(a, b);
+}
+
+// ONNX counts left_window_size without the query's own key (opset 25), kvshare's local_window_size with it.
+int64_t WindowOf(const Node& node) {
+  const int64_t left = IntAttribute(node, "left_window_size");
+  const int64_t with_own = left < 0 || left == std::numeric_limits<int64_t>::max() ? kFullWindow : left + 1;
+  const int64_t local = IntAttribute(node, "local_window_size");
+  return NarrowerOf(local < 0 ? kFullWindow : local, with_own);
+}
+
+}  // namespace
+
+int64_t ExtentOrZero(int64_t value) { return value > 0 && value <= std::numeric_limits<int32_t>::max() ? value : 0; }
+
+int64_t HeadSizeFrom(const Graph& graph, const std::string& bnsh) {
+  const auto shape = Bnsh(graph, bnsh);
+  return shape ? ExtentOrZero((*shape)[3]) : 0;
+}
+
+int64_t HeadSizeIn(const Graph& graph, const std::string& folded, int64_t heads) {
+  const auto shape = graph.Shape(folded);
+  if (!shape || shape->size() != 3 || heads <= 0 || (*shape)[2] % heads != 0) return 0;
+  return ExtentOrZero((*shape)[2] / heads);
+}
+
+void ReadGqaFacts(Layer& layer) {
+  const Node& node = *layer.node;
+  layer.form = LayerForm::kGroupQueryAttention;
+  layer.query_heads = ExtentOrZero(IntAttribute(node, "num_heads"));
+  layer.kv_heads = ExtentOrZero(IntAttribute(node, "kv_num_heads"));
+  const int64_t window = IntAttribute(node, "local_window_size");
+  layer.window = window < 0 ? kFullWindow : window;
+}
+
+void ReadAttentionFacts(Layer& layer) {
+  const Graph& graph = *layer.graph;
+  const Node& node = *layer.node;
+  layer.form = LayerForm::kAttention;
+  layer.query_heads = ExtentOrZero(IntAttribute(node, "q_num_heads"));
+  layer.kv_heads = ExtentOrZero(IntAttribute(node, "kv_num_heads"));
+  if (const auto query = Bnsh(graph, Input(node, 0))) layer.query_heads = ExtentOrZero((*query)[1]);
+  if (const auto key = Bnsh(graph, Input(node, 1))) layer.kv_heads = ExtentOrZero((*key)[1]);
+  layer.window = WindowOf(node);
+  if (Input(node, 3).empty()) return;
+  const auto meaning = ReadMask(graph, Input(node, 3));
+  if (meaning.ok()) {
+    layer.window = NarrowerOf(layer.window, meaning->window);
+  } else {
+    layer.mask_trouble = meaning.status();
+  }
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,25 @@
+// Attention(q, k, v, mask, past_key, past_value), past and mask possibly absent.
+#include "graph/forms/facts.h"
+
+namespace kvshare::graph {
+
+bool ReadOwnAttention(const LayersBefore& /*before*/, Layer& layer) {
+  const Graph& graph = *layer.graph;
+  const Node& node = *layer.node;
+  if (node.op_type() != "Attention") return false;
+  ReadAttentionFacts(layer);
+  const Trace key = BeforeExpansion(graph, Input(node, 1));
+  const Trace value = BeforeExpansion(graph, Input(node, 2));
+  if (key.expansion > 1) {
+    layer.expansion = key.expansion;
+    layer.kv_heads = ExtentOrZero(key.heads);
+    layer.copies = key.steps;
+    layer.copies.insert(layer.copies.end(), value.steps.begin(), value.steps.end());
+  }
+  layer.head_size = HeadSizeFrom(graph, Output(node, 1));
+  if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 4));
+  if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 0));
+  return true;
+}
+
+}  // namespace kvshare::graph

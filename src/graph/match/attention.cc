@@ -1,0 +1,123 @@
+#include "graph/match/attention.h"
+
+#include "graph/match/lengths.h"
+#include "graph/schema.h"
+
+namespace kvshare::graph {
+namespace {
+
+// Of [B, S, heads * D] or [B, heads, S, D]; -1: not fixed or not known.
+int64_t TokensOf(const Graph& graph, const std::string& value) {
+  const auto shape = graph.Shape(value);
+  if (!shape || (shape->size() != 3 && shape->size() != 4)) return -1;
+  return (*shape)[shape->size() - 2];
+}
+
+// What the source must be, and how the two must agree.
+Decline CheckSource(const Layer& layer, const Layer& source) {
+  if (source.kv_heads != layer.kv_heads)
+    return Because(DeclineCode::kSourceHeads, "source layer {} has {} key-value heads, shared layer has {}",
+                   source.index, source.kv_heads, layer.kv_heads);
+  if (!source.IsGqa()) return {};  // its cache is whole, and no node but the shared layer's own says what is visible
+  const Node& node = *source.node;
+  if (!Input(node, 12).empty() || !Input(node, 13).empty())
+    return Because(DeclineCode::kSourceCache, "source layer {} has a quantized cache", source.index);
+  if (Differs(node, "sliding_window_cache"))
+    return Because(DeclineCode::kSourceCache, "source layer {} keeps only a window of its cache", source.index);
+  if (IntAttribute(node, "causal") != 1)
+    return Because(DeclineCode::kSourceNotCausal, "source layer {} is not causal", source.index);
+  if (source.window != layer.window)
+    return Because(DeclineCode::kSourceWindow, "source layer {} has window {}, shared layer has {}", source.index,
+                   WindowText(source.window), WindowText(layer.window));
+  return {};
+}
+
+}  // namespace
+
+Decline CheckAttentionNode(const Layer& layer) {
+  const Node& node = *layer.node;
+  if (auto text = UnknownAttributeText(node); !text.empty()) return {DeclineCode::kAttributeUnknown, std::move(text)};
+  for (const char* window : {"left_window_size", "right_window_size"})
+    if (Differs(node, window))
+      return Because(DeclineCode::kWindowAttribute, "has {}; needs its window in the mask", window);
+  if (!Input(node, 6).empty()) return Because(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which is not converted");
+  if (IntAttribute(node, "q_num_heads") <= 0 || IntAttribute(node, "kv_num_heads") <= 0 || layer.query_heads <= 0 ||
+      layer.kv_heads <= 0)
+    return Because(DeclineCode::kHeads, "has no q_num_heads and kv_num_heads; needs a 3-D query");
+  if (layer.query_heads % layer.kv_heads != 0)
+    return Because(DeclineCode::kHeads, "has {} query heads for {} key-value heads", layer.query_heads, layer.kv_heads);
+  if (FindAttribute(node, "scale") != nullptr && FloatAttribute(node, "scale") == 0.0F)
+    return Because(DeclineCode::kScaleIsZero, "has scale 0, which GroupQueryAttention takes for 1/sqrt(head size)");
+  if (const int64_t precision = IntAttribute(node, "softmax_precision");
+      FindAttribute(node, "softmax_precision") != nullptr && precision != onnx::TensorProto::FLOAT)
+    return Because(DeclineCode::kSoftmaxPrecision, "has softmax_precision {}; needs {} (float)", precision,
+                   +onnx::TensorProto::FLOAT);
+  return {};
+}
+
+Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::string& value, const char* what) {
+  if (mask.queries >= 0) {
+    if (TokensOf(*layer.graph, value) == mask.queries) return {};
+    if (mask.query.empty())
+      return Because(DeclineCode::kMaskQueries, "its mask is made for {} queries; its {} is not known to have as many",
+                     mask.queries, what);
+    return Because(DeclineCode::kMaskQueries,
+                   "its mask takes the number of queries from '{}', whose extent 1 is fixed to {}; its {} is not known "
+                   "to have as many",
+                   mask.query, mask.queries, what);
+  }
+  if (!mask.query.empty() && !layer.graph->DependsOn(value, mask.query))
+    return Because(DeclineCode::kMaskQueries,
+                   "its mask takes the number of queries from '{}', which the {} does not depend on", mask.query, what);
+  return {};
+}
+
+Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {
+  const Node& node = *layer.node;
+  if (Input(node, 3).empty()) return Because(DeclineCode::kMaskAbsent, "has no mask; needs one that hides the padding");
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, ReadMask(*layer.graph, Input(node, 3)));
+  if (!mask.padding) return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+  if (!mask.causal && IntAttribute(node, "is_causal") != 1)
+    return Because(DeclineCode::kNotCausal, "neither its mask nor is_causal makes it causal");
+  KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 0), "query"));
+  return mask;
+}
+
+Matched<MaskMeaning> MatchOwnAttention(const Layer& layer) {
+  const Node& node = *layer.node;
+  if (!layer.trouble.ok()) return layer.trouble;
+  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
+  for (const int past : {4, 5})
+    if (Input(node, past).empty() || Output(node, past - 3).empty())
+      return Because(DeclineCode::kCacheIncomplete, "has only a part of past and present; needs key and value of both");
+  if (!Output(node, 3).empty()) return Because(DeclineCode::kOutputIsRead, "has qk_matmul_output");
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, CheckAttentionMask(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 1), "key"));
+  return mask;
+}
+
+Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths) {
+  if (!layer.trouble.ok()) return layer.trouble;
+  const Layer& source = layers[static_cast<size_t>(layer.source)];
+  // A source of another form says more about the model than any detail of this node.
+  if (!source.IsGqa() && counts_lengths)
+    return Because(DeclineCode::kSourceForm,
+                   "source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
+                   "lengths; needs GroupQueryAttention there, or {{target}} kvshare-attention",
+                   source.index);
+  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
+  const Node& node = *layer.node;
+  if (!Input(node, 4).empty() || !Input(node, 5).empty())
+    return Because(DeclineCode::kOwnPast, "has a past of its own beside the borrowed key");
+  for (int output = 1; output < node.output_size(); ++output)
+    if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
+      return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
+  SharedMatch match;
+  KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
+  if (counts_lengths) KVSHARE_RETURN_IF_ERROR(CheckLengths(source, match.mask.key_mask));
+  match.repairs_causality = IntAttribute(node, "is_causal") == 1;
+  return match;
+}
+
+}  // namespace kvshare::graph

@@ -1,0 +1,37 @@
+// What must hold before an Attention node's mask may be taken for what it means: a key mask [B, T], a window and
+// causality by position. Rewrite rules and the claims of an execution provider ask here; both only read the graph.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "graph/layers.h"
+#include "graph/masks.h"
+#include "graph/match/decline.h"
+
+namespace kvshare::graph {
+
+// The node's attributes and inputs, but for its past, its mask and where its key comes from.
+Decline CheckAttentionNode(const Layer& layer);
+
+// The meaning of the layer's mask, which must hide the padding, be causal (alone or by is_causal), and count as many
+// queries as the layer's query has.
+Matched<MaskMeaning> CheckAttentionMask(const Layer& layer);
+
+// Is the number of queries that `mask` counts the extent of `value`, the layer's query or key of this step? `what`
+// names it in the message.
+Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::string& value, const char* what);
+
+// An own layer with past and present: all of the above, for its key too.
+Matched<MaskMeaning> MatchOwnAttention(const Layer& layer);
+
+struct SharedMatch {
+  MaskMeaning mask;
+  bool repairs_causality = false;  // is_causal was what made it causal, without a past
+};
+
+// A layer that borrows from `layers[layer.source]`. `counts_lengths`: what it turns into knows the mask only by the
+// source's seqlens_k and total_sequence_length, as GroupQueryAttention does.
+Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths);
+
+}  // namespace kvshare::graph

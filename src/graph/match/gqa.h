@@ -1,0 +1,17 @@
+// What must hold before a GroupQueryAttention node may run in kvshare.
+#pragma once
+
+#include <vector>
+
+#include "graph/layers.h"
+#include "graph/match/decline.h"
+
+namespace kvshare::graph {
+
+// Its attributes.
+Decline CheckGqaNode(const Layer& layer);
+
+// A layer that borrows from `layers[layer.source]`: its attributes, and how the two must agree.
+Decline CheckSharedGqa(const std::vector<Layer>& layers, const Layer& layer);
+
+}  // namespace kvshare::graph

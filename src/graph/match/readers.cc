@@ -1,0 +1,47 @@
+#include "graph/match/readers.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace kvshare::graph {
+
+Decline CheckReaders(const Graph& graph, const std::string& value, const IsTaken& taken) {
+  if (graph.IsOutput(value)) return Because(DeclineCode::kValueIsOutput, "is still read by graph output '{}'", value);
+  for (const Node* reader : graph.Consumers(value)) {
+    const auto& inputs = reader->input();
+    if (std::find(inputs.begin(), inputs.end(), value) == inputs.end())
+      return Because(DeclineCode::kValueIsCaptured, "is still read by a body of {}", Describe(*reader));
+    if (!taken(*reader)) return Because(DeclineCode::kValueIsRead, "is still read by {}", Describe(*reader));
+  }
+  return {};
+}
+
+Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& taken) {
+  for (const auto& output : node.output())
+    if (!output.empty()) KVSHARE_RETURN_IF_ERROR(CheckReaders(graph, output, taken));
+  return {};
+}
+
+std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std::string>& values,
+                                      const IsTaken& taken) {
+  std::unordered_set<const Node*> only;
+  std::unordered_set<std::string> wanted(values.begin(), values.end());
+  const IsTaken ours = [&](const Node& node) { return only.contains(&node) || taken(node); };
+  const auto nodes = graph.nodes();
+  // Readers lie behind what they read: from the back, all readers of a node are judged before it is.
+  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
+    const Node& node = **it;
+    const bool makes = std::any_of(node.output().begin(), node.output().end(),
+                                   [&](const auto& output) { return wanted.contains(output); });
+    if (!makes || taken(node) || !graph.BodiesOf(node).empty() || !CheckReadersOf(graph, node, ours).ok()) continue;
+    only.insert(&node);
+    for (const auto& input : node.input())
+      if (!input.empty()) wanted.insert(input);
+  }
+  std::vector<const Node*> found;
+  for (const Node* node : nodes)
+    if (only.contains(node)) found.push_back(node);
+  return found;
+}
+
+}  // namespace kvshare::graph

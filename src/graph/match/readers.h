@@ -1,0 +1,26 @@
+// Who reads a value besides the nodes that are taken over? A value may change its meaning, or go, only if nobody does.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "graph/match/decline.h"
+
+namespace kvshare::graph {
+
+// Does `node` read the value only as one of those that are taken over?
+using IsTaken = std::function<bool(const Node& node)>;
+
+// kValueIsOutput: a graph output. kValueIsCaptured: the body of a node reads it. kValueIsRead: a node that is not taken
+// reads it. The message names the reader.
+Decline CheckReaders(const Graph& graph, const std::string& value, const IsTaken& taken);
+// The same for all outputs of `node`.
+Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& taken);
+
+// The nodes, in the graph's order, that exist only to make `values`: each of their outputs is read by nodes that are
+// taken and by each other. Nodes that hold bodies are not among them.
+std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std::string>& values, const IsTaken& taken);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,48 @@
+#include "graph/provenance.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "kvshare/version.h"
+
+namespace kvshare::graph {
+namespace {
+
+const char* NameOf(Target target) {
+  switch (target) {
+    case Target::kKvshare: return "kvshare";
+    case Target::kKvshareAttention: return "kvshare-attention";
+    case Target::kOrt: return "ort";
+  }
+  return "";
+}
+
+std::string& Entry(onnx::ModelProto& model, const char* key) {
+  for (auto& entry : *model.mutable_metadata_props())
+    if (entry.key() == key) return *entry.mutable_value();
+  auto& entry = *model.add_metadata_props();
+  entry.set_key(key);
+  return *entry.mutable_value();
+}
+
+}  // namespace
+
+void RecordProvenance(onnx::ModelProto& model, const RewriteOptions& options, const RewriteReport& report) {
+  if (!report.changed) return;
+  std::vector<std::string> rules;
+  for (const RuleOutcome& outcome : report.outcomes)
+    if (outcome.applied && std::find(rules.begin(), rules.end(), outcome.rule) == rules.end())
+      rules.push_back(outcome.rule);
+  const Rope rope = options.rope.value_or(DefaultRope(options.target));
+  std::string& lines = Entry(model, kProvenanceKey);
+  if (!lines.empty()) lines += '\n';
+  lines += fmt::format("version={} target={} keep_own={:d} rope={} min_ort={} prune_inputs={:d} rules={}", kVersion,
+                       NameOf(options.target), options.keep_own, rope == Rope::kFold ? "fold" : "keep", options.min_ort,
+                       options.prune_inputs, fmt::join(rules, ","));
+}
+
+}  // namespace kvshare::graph

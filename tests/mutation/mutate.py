@@ -1,0 +1,190 @@
+"""Seeded faults: does a test of its area fail for each? mutate.py [--check] [--jobs N] [NAME...]
+
+faults.toml holds them. All are compiled into one copy of the tree, build/mutate/tree, each behind a number that the environment
+variable KVSHARE_FAULT makes active; src/ holds none. Each then runs the tests of its area until one fails. --check only looks
+whether every old text still occurs exactly once. NAME: those faults alone.
+"""
+import argparse
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TREE = ROOT / "build/mutate/tree"
+FAULTS = pathlib.Path(__file__).resolve().parent / "faults.toml"
+SWITCH = """#pragma once
+#include <cstdlib>
+namespace kvshare_fault {
+inline const int active = std::getenv("KVSHARE_FAULT") ? std::atoi(std::getenv("KVSHARE_FAULT")) : 0;
+}
+"""
+
+
+def load():
+    """The faults, numbered from 1, each with the tests of its area unless it names others."""
+    data = tomllib.loads(FAULTS.read_text())
+    for number, fault in enumerate(data["fault"], 1):
+        fault["number"] = number
+        tests = fault.get("tests", data["areas"][fault["area"]])
+        fault["tests"] = [tests] if isinstance(tests, str) else tests
+    return data["fault"]
+
+
+def wrapped(fault):
+    """The old text beside the new one: statements behind an if, else an expression."""
+    active = f"kvshare_fault::active == {fault['number']}"
+    if fault["old"].rstrip().endswith((";", "}")):
+        return f"if ({active}) {{ {fault['new']} }} else {{ {fault['old']} }}"
+    return f"({active} ? ({fault['new']}) : ({fault['old']}))"
+
+
+def balanced(text):
+    open_brackets = []
+    for char in text:
+        if char in "([{":
+            open_brackets.append(")]}"["([{".index(char)])
+        elif char in ")]}" and (not open_brackets or open_brackets.pop() != char):
+            return False
+    return not open_brackets
+
+
+def faulty(text, faults):
+    """A source file with its faults in it, and what is wrong with them."""
+    places, wrong = [], []
+    for fault in faults:
+        count = text.count(fault["old"])
+        if count != 1:
+            wrong.append(f"{fault['name']}: its old text occurs {count} times in {fault['file']}; needs 1")
+            continue
+        if not (balanced(fault["old"]) and balanced(fault["new"])):
+            wrong.append(f"{fault['name']}: a bracket has no partner; old and new text are statements or an expression")
+        begin = text.index(fault["old"])
+        places.append((begin, begin + len(fault["old"]), fault))
+    places.sort(key=lambda place: place[0])
+    for (_, end, a), (begin, _, b) in zip(places, places[1:]):
+        if begin < end:
+            wrong.append(f"{a['name']} and {b['name']} overlap in {a['file']}")
+    out, at = ['#include "kvshare_fault.h"\n'], 0
+    for begin, end, fault in places:
+        out += [text[at:begin], wrapped(fault)]
+        at = end
+    return "".join([*out, text[at:]]), wrong
+
+
+def sources(faults):
+    """{file: its text with faults}; exits where one does not apply."""
+    by_file, out, wrong = collections.defaultdict(list), {}, []
+    for fault in faults:
+        by_file[fault["file"]].append(fault)
+    for name, count in collections.Counter(f["name"] for f in faults).items():
+        if count > 1:
+            wrong.append(f"{name} is the name of {count} faults")
+    for file, its in by_file.items():
+        path = ROOT / file
+        if not path.exists():
+            wrong.append(f"{', '.join(f['name'] for f in its)}: there is no {file}")
+            continue
+        out[file], its_wrong = faulty(path.read_text(), its)
+        wrong += its_wrong
+    if wrong:
+        sys.exit("\n".join([*wrong, f"Bring {FAULTS.relative_to(ROOT)} up to the code."]))
+    return out
+
+
+def write(path, content):
+    """Only what changed, so that the build does no more than it must."""
+    if not path.exists() or path.read_bytes() != content:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def lay_tree(changed):
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout.split("\0")
+    files = {name for name in listed if name and (ROOT / name).is_file()}
+    for path in TREE.rglob("*"):
+        if path.is_file() and not path.is_symlink() and not path.is_relative_to(TREE / "build"):
+            if path.relative_to(TREE).as_posix() not in files:
+                path.unlink()
+    for name in files:
+        write(TREE / name, changed[name].encode() if name in changed else (ROOT / name).read_bytes())
+        (TREE / name).chmod((ROOT / name).stat().st_mode)
+    write(TREE / "src/kvshare_fault.h", SWITCH.encode())
+    for link in (".venv", "build/deps"):
+        (TREE / link).parent.mkdir(exist_ok=True)
+        if not (TREE / link).is_symlink():
+            (TREE / link).symlink_to((ROOT / link).resolve())
+
+
+def build(jobs):
+    subprocess.run(["cmake", "--preset", "dev", "-DKVSHARE_BUILD_BENCH=OFF", "-DKVSHARE_WARNINGS_AS_ERRORS=OFF"], cwd=TREE, check=True,
+                   stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", "build", "-j", str(jobs)], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
+
+
+def run(tests, number, jobs):
+    """(the first test that failed, or None; seconds)."""
+    begin = time.monotonic()
+    done = subprocess.run(["ctest", "--test-dir", "build", "-R", tests, "--stop-on-failure", "--timeout", "600", "-j", str(jobs),
+                           "--no-tests=error"], cwd=TREE, capture_output=True, text=True,
+                          env={**os.environ, "KVSHARE_FAULT": str(number)})
+    seconds = time.monotonic() - begin
+    failed = re.search(r"Test +#\d+: (\S+).*\*\*\*", done.stdout)
+    if done.returncode != 0 and failed is None:
+        sys.exit(f"ctest -R '{tests}' ran nothing:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return failed.group(1) if failed else None, seconds
+
+
+def run_in_turn(tests, number, jobs):
+    total = 0.0
+    for pattern in tests:
+        failed, seconds = run(pattern, number, jobs)
+        total += seconds
+        if failed:
+            return failed, total
+    return None, total
+
+
+def judge(faults, jobs):
+    """Runs each; returns the names of those that were not as faults.toml says."""
+    odd = []
+    for fault in faults:
+        failed, seconds = run_in_turn(fault["tests"], fault["number"], jobs)
+        why = fault.get("survives")
+        if (failed is None) != (why is not None):
+            odd.append(fault["name"])
+        verdict = f"killed by {failed}" if failed else f"survives: {why}" if why else "SURVIVED"
+        print(f"{fault['name']:<40} {seconds:6.1f} s  {verdict}{' (faults.toml says that it survives)' if failed and why else ''}", flush=True)
+    return odd
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    faults = load()
+    changed = sources(faults)
+    if given.check:
+        return 0
+    chosen = [f for f in faults if not given.names or f["name"] in given.names]
+    if unknown := set(given.names) - {f["name"] for f in chosen}:
+        sys.exit(f"no fault is called {', '.join(sorted(unknown))}")
+    lay_tree(changed)
+    build(given.jobs)
+    failed, _ = run("|".join(sorted({f"({tests})" for f in chosen for tests in f["tests"]})), 0, given.jobs)
+    if failed:
+        sys.exit(f"{failed} fails without a fault")
+    odd = judge(chosen, given.jobs)
+    print(f"{len(chosen) - len(odd)} of {len(chosen)} faults are as faults.toml says" + (f"; not so: {', '.join(odd)}" if odd else ""))
+    return 1 if odd else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
