@@ -4,10 +4,13 @@
     kvshare rewrite model.onnx -o shared.onnx --to kvshare
     gemma4_decode.py shared.onnx build/lib/libkvshare_ort.so
 """
+import pathlib
 import sys
 
-import numpy as np
 import onnxruntime
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
+from kvshare.decoder import Decoder, greedy  # noqa: E402
 
 
 def load(model, library):
@@ -17,22 +20,6 @@ def load(model, library):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def generate(session, prompt, new_tokens):
-    inputs, outputs = session.get_inputs(), [o.name for o in session.get_outputs()]
-    half_or_single = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), half_or_single[i.type])
-            for i in inputs if i.name.startswith("past_key_values")}
-    tokens, ids = list(prompt), np.array([prompt], np.int64)
-    for _ in range(new_tokens):
-        feeds = {"input_ids": ids, "attention_mask": np.ones((1, len(tokens)), np.int64),
-                 "position_ids": np.arange(len(tokens) - ids.shape[1], len(tokens))[None], **past}
-        names = [i.name for i in inputs]
-        results = dict(zip(outputs, session.run(None, {name: feeds[name] for name in names})))
-        past = {name: results[name.replace("past_key_values", "present")] for name in past}
-        tokens.append(int(results["logits"][0, -1].argmax()))
-        ids = np.array([[tokens[-1]]], np.int64)
-    return tokens[len(prompt):]
-
-
 if __name__ == "__main__":
-    print(*generate(load(*sys.argv[1:3]), prompt=[2, 7, 1, 8, 2, 8], new_tokens=8))
+    # Each step feeds the tokens and the past keys and values; its present ones are the next step's past.
+    print(*greedy(Decoder(load(*sys.argv[1:3])), prompt=[2, 7, 1, 8, 2, 8], new_tokens=8))

@@ -17,6 +17,9 @@ import onnxruntime
 import demo_race
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "python"))
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
+
 CASE = ROOT / "tests" / "data" / "e2b35_mixed_bias_asis"
 LOGIT_TOLERANCE = 1e-4
 RACE_TOLERANCE = 1e-5
@@ -46,39 +49,15 @@ class Kvshare:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-class Decoder:
-    """Runs a decoder model step by step; each present is the next step's past."""
-
-    def __init__(self, session, batch):
-        self.session = session
-        self.inputs = [i.name for i in session.get_inputs()]
-        self.outputs = [o.name for o in session.get_outputs()]
-        self.empty = {i.name: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32)
-                      for i in session.get_inputs() if i.name.startswith("past_key_values")}
-        self.past = self.empty
-
-    def step(self, ids, mask, positions):
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **self.past}
-        results = self.session.run(None, {name: given[name] for name in self.inputs})
-        named = dict(zip(self.outputs, results))
-        self.past = {name: named[name.replace("past_key_values", "present")] for name in self.past}
-        return named["logits"]
-
-
 def run_golden(session, golden):
     """Largest logit difference of the prefill and of all decode steps, and the seconds of each decode step."""
-    decoder = Decoder(session, golden["input_ids"].shape[0])
-    logits = decoder.step(golden["input_ids"], golden["attention_mask"], golden["position_ids"])
-    tokens = np.arange(logits.shape[1])[None, :] < golden["lens"][:, None]
-    prefill = float(np.abs(logits - golden["prefill_logits"])[tokens].max())
-    decode, seconds = [], []
-    for t, ids in enumerate(golden["decode_input_ids"]):
-        positions = golden["decode_position_ids"][t][:, None]
-        start = time.perf_counter()
-        logits = decoder.step(ids[:, None], golden[f"decode_attention_mask_{t}"], positions)
+    decoder, seconds, differences = Decoder(session, golden["input_ids"].shape[0]), [], []
+    start = time.perf_counter()
+    for logits, expected in golden_steps(decoder, golden):
         seconds.append(time.perf_counter() - start)
-        decode.append(float(np.abs(logits[:, 0] - golden["decode_logits"][t]).max()))
-    return prefill, float(np.max(decode)), seconds  # np.max keeps a NaN
+        differences.append(float(np.abs(logits - expected).max()))
+        start = time.perf_counter()
+    return differences[0], float(np.max(differences[1:])), seconds[1:]  # np.max keeps a NaN
 
 
 def kv_map(layers):

@@ -20,8 +20,8 @@ CASES = os.path.join(ROOT, "tests", "data")
 RELEASES = os.path.join(os.environ.get("KVSHARE_DEPS", os.path.join(ROOT, "build", "deps")), "ort-releases")
 OWN = "in .venv"
 EP_MODES = ["fuse", "nodes"]
-# ONNX Runtime 1.29 alone is 0.098 from the golden logits in fp16 (1.30: 0.083): its other kernels leave less of 0.1.
-FP16_TOLERANCE = 0.12
+# ONNX Runtime 1.29 alone is further from the golden logits in fp16 than the others: its other kernels leave less of 0.02.
+FP16_TOLERANCE = 0.024
 
 
 def rewritten(folder):
@@ -55,7 +55,7 @@ def golden(release, cases, mode):
     program = os.path.join(EP_TESTS, "golden_in_ep.py") if mode in EP_MODES else os.path.join(TESTS, "golden_cases.py")
     done = subprocess.run([sys.executable, program, mode], env=environment(release, cases), capture_output=True, text=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    tolerance = lambda r: FP16_TOLERANCE if r["tolerance"] == 0.1 else r["tolerance"]
+    tolerance = lambda r: FP16_TOLERANCE if r["tolerance"] == 0.02 else r["tolerance"]
     good = [r for r in results if "error" not in r and r["worst"] <= tolerance(r) and r["ran"] and r.get("layers") == r.get("want")]
     total = len([d for d in os.listdir(cases) if os.path.isdir(os.path.join(cases, d))])
     bad = next((r for r in results if r not in good), None)

@@ -37,7 +37,8 @@ struct Diagnosis {
   LibraryStats stats;
   std::string runtime;                // ONNX Runtime's version
   std::string runtime_where;          // and its file
-  std::string library;                // the operator library's file
+  std::string library;                // kvshare's file
+  Via via = Via::kOps;                // how it came into the session
   SessionEntries entries;             // those of the session
   std::string drop_in;                // the value of kvshare.drop_in that suits the model; "": it has nothing to serve
   std::vector<std::string> warnings;  // the graph tool's

@@ -42,6 +42,7 @@ using SessionEntries = std::vector<std::pair<std::string, std::string>>;
 struct SessionSetup {
   SessionEntries entries;         // set before the library is registered, the only moment at which it reads them
   std::string library;            // a custom-op library to register; empty: none
+  std::string provider = {};      // a library whose KvshareExecutionProvider takes what it can; empty: none
   bool imports_microsoft = true;  // the model imports com.microsoft
 };
 

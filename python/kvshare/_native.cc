@@ -97,8 +97,8 @@ nb::tuple Rewrite(const std::string& path, const std::string& output, const std:
 
 // ONNX's number of an element type, and the library's name for it.
 constexpr std::pair<int, kvshare::DType> kTypes[] = {
-    {1, kvshare::DType::kF32},   {2, kvshare::DType::kI4},  {3, kvshare::DType::kI8},   {6, kvshare::DType::kI32},
-    {7, kvshare::DType::kI64},   {9, kvshare::DType::kBool}, {10, kvshare::DType::kF16}, {11, kvshare::DType::kF64},
+    {1, kvshare::DType::kF32},   {2, kvshare::DType::kI4},     {3, kvshare::DType::kI8},   {6, kvshare::DType::kI32},
+    {7, kvshare::DType::kI64},   {9, kvshare::DType::kBool},   {10, kvshare::DType::kF16}, {11, kvshare::DType::kF64},
     {16, kvshare::DType::kBF16}, {17, kvshare::DType::kF8E4M3}};
 
 std::optional<kvshare::DType> TypeOf(int code) {
@@ -134,7 +134,8 @@ kvshare::Result<std::vector<kvshare::ValueInfo>> ValuesOf(const std::vector<PyVa
   for (const auto& [name, code, shape, symbols] : values) {
     const auto type = TypeOf(code);
     if (!type)
-      return kvshare::Status::Refused("'" + name + "' has an element type that kvshare does not know; needs f32, f16, bf16, " +
+      return kvshare::Status::Refused("'" + name +
+                                      "' has an element type that kvshare does not know; needs f32, f16, bf16, " +
                                       "f64, int32, int64, int8, uint8, float8e4m3fn or bool");
     infos.push_back({name, *type, shape, symbols});
   }
@@ -160,12 +161,14 @@ class PyRunner final : public kvshare::Runner {
     return Caught([&]() -> kvshare::Result<kvshare::NamedTensors> {
       std::map<std::string, PyTensor> given;
       for (const auto& [name, tensor] : feeds)
-        given.emplace(name, PyTensor{CodeOf(tensor.type), tensor.shape, nb::bytes(tensor.data.data(), tensor.data.size())});
+        given.emplace(name,
+                      PyTensor{CodeOf(tensor.type), tensor.shape, nb::bytes(tensor.data.data(), tensor.data.size())});
       kvshare::NamedTensors results;
       for (const auto& [name, value] : nb::cast<std::map<std::string, PyTensor>>(session_.attr("run")(given))) {
         const auto& [code, shape, bytes] = value;
         const auto type = TypeOf(code);
-        if (!type) return kvshare::Status::Refused("output '" + name + "' has an element type that kvshare does not know");
+        if (!type)
+          return kvshare::Status::Refused("output '" + name + "' has an element type that kvshare does not know");
         kvshare::Tensor tensor{*type, shape, std::vector<std::byte>(bytes.size())};
         std::memcpy(tensor.data.data(), bytes.c_str(), bytes.size());
         results.emplace(name, std::move(tensor));
@@ -198,7 +201,8 @@ class PyRuntime final : public kvshare::Runtime {
 kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const std::string& library,
                                                   const kvshare::SessionEntries& entries,
                                                   const std::map<std::string, int64_t>& extents) {
-  kvshare::RunOptions options{.via = kvshare::Via::kAsNeeded, .library = library, .entries = entries, .extents = extents};
+  kvshare::RunOptions options{
+      .via = kvshare::Via::kAsNeeded, .library = library, .entries = entries, .extents = extents};
   if (via == "ops") options.via = kvshare::Via::kOps;
   if (via == "dropin") options.via = kvshare::Via::kDropIn;
   if (!via.empty() && options.via == kvshare::Via::kAsNeeded)
@@ -206,10 +210,10 @@ kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const 
   return options;
 }
 
-nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden, const std::string& against,
-                 std::optional<double> tolerance, uint64_t seed, int64_t prompt, int64_t steps, const std::string& via,
-                 const std::string& library, const kvshare::SessionEntries& entries,
-                 const std::map<std::string, int64_t>& extents) {
+nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden,
+                 const std::string& against, std::optional<double> tolerance, uint64_t seed, int64_t prompt,
+                 int64_t steps, const std::string& via, const std::string& library,
+                 const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents) {
   const auto run = RunOptionsOf(via, library, entries, extents);
   if (!run.ok()) return AsTuple(Failure(run.status()));
   const kvshare::VerifyOptions options{.golden = golden,
@@ -220,8 +224,9 @@ nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::
   return AsTuple(AnswerOf(kvshare::Verify(path, options, PyRuntime(runtime))));
 }
 
-nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std::string& via, const std::string& library,
-                   const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents) {
+nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std::string& via,
+                   const std::string& library, const kvshare::SessionEntries& entries,
+                   const std::map<std::string, int64_t>& extents) {
   const auto options = RunOptionsOf(via, library, entries, extents);
   if (!options.ok()) return AsTuple(Failure(options.status()));
   return AsTuple(AnswerOf(kvshare::Diagnose(path, *options, PyRuntime(runtime))));
@@ -234,9 +239,9 @@ NB_MODULE(_native, module) {
   module.def("inspect", &Inspect, nb::arg("path"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
              nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("prune_inputs"), nb::arg("dry_run"));
-  module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"), nb::arg("against"),
-             nb::arg("tolerance").none(), nb::arg("seed"), nb::arg("prompt"), nb::arg("steps"), nb::arg("via"),
+  module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"),
+             nb::arg("against"), nb::arg("tolerance").none(), nb::arg("seed"), nb::arg("prompt"), nb::arg("steps"),
+             nb::arg("via"), nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
+  module.def("diagnose", &Diagnose, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("via"),
              nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
-  module.def("diagnose", &Diagnose, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("via"), nb::arg("library"),
-             nb::arg("entries"), nb::arg("extents"));
 }

@@ -23,14 +23,15 @@ struct Arguments {
 
 // A program has to register the library: onnxruntime-genai knows only the providers that were registered before.
 constexpr const char* kRegistration =
-    "The program registers the library before it loads the model, or onnxruntime-genai says \"Unknown provider name\":\n"
+    "The program registers the library before it loads the model, or onnxruntime-genai says \"Unknown provider "
+    "name\":\n"
     "  onnxruntime_genai.register_execution_provider_library(\"kvshare\", \"{}\")\n";
 
 ExitCode Run(const Arguments& arguments) {
   std::map<std::string, std::string> options;
   for (const std::string& option : arguments.options) options.insert(SplitPair(option));
-  const auto report = arguments.undo ? UndoGenaiProvider(arguments.folder)
-                                     : AddGenaiProvider(arguments.folder, arguments.out, options);
+  const auto report =
+      arguments.undo ? UndoGenaiProvider(arguments.folder) : AddGenaiProvider(arguments.folder, arguments.out, options);
   if (!report.ok()) return Report(report.status());
   for (const std::string& change : report->changes) fmt::print("{}\n", change);
   if (report->changes.empty()) fmt::print("nothing to change\n");
@@ -43,7 +44,8 @@ ExitCode Run(const Arguments& arguments) {
 }  // namespace
 
 void AddGenai(CLI::App& app, int& exit_code) {
-  CLI::App* verb = app.add_subcommand("genai", "Let an onnxruntime-genai model folder run on kvshare's execution provider");
+  CLI::App* verb =
+      app.add_subcommand("genai", "Let an onnxruntime-genai model folder run on kvshare's execution provider");
   const auto arguments = std::make_shared<Arguments>();
   verb->add_option("MODEL_DIR", arguments->folder, "Folder with genai_config.json")->required();
   CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Copy the folder here and edit the copy");

@@ -6,10 +6,9 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <utility>
 
-#include "report/report.h"
+#include "cli/flag_names.h"
 
 namespace kvshare::cli {
 namespace {
@@ -33,6 +32,7 @@ std::string CheckExtent(const std::string& pair) {
 }
 
 Via ViaOf(const RunFlags& flags) {
+  if (flags.via == "ep") return Via::kEp;
   if (flags.via == "ops") return Via::kOps;
   if (flags.via == "dropin") return Via::kDropIn;
   return flags.library.empty() ? Via::kAsNeeded : Via::kOps;  // who names a library wants it
@@ -55,7 +55,8 @@ RunOptions RunFlags::Options() const {
   options.via = ViaOf(*this);
   options.library = library.empty() ? ExecutableFolder() + "/../lib/libkvshare_ort.so" : library;
   for (const std::string& entry : entries) options.entries.push_back(SplitPair(entry));
-  for (const std::string& extent : extents) options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);
+  for (const std::string& extent : extents)
+    options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);
   return options;
 }
 
@@ -64,8 +65,10 @@ void AddRunFlags(CLI::App& verb, RunFlags& flags) {
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
   verb.add_option("--lib", flags.library, "library to register (default: libkvshare_ort.so beside this program)");
   verb.add_option("--via", flags.via,
-                  "how kvshare comes in: ops (its operators), dropin (in place of ONNX Runtime's own)")
-      ->check(CLI::IsMember({"ops", "dropin"}));
+                  "how kvshare comes in: ep (as an execution provider, ONNX Runtime 1.24 or later), ops (its "
+                  "operators), dropin "
+                  "(its operators in place of ONNX Runtime's own)")
+      ->check(CLI::IsMember({"ep", "ops", "dropin"}));
   verb.add_option("--entry", flags.entries, "session entry, e.g. kvshare.drop_in=1; set before the registration")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)  // one a flag, or it would swallow MODEL
@@ -82,19 +85,8 @@ Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
   return OpenOnnxRuntime(flags.ort, ExecutableFolder());
 }
 
-std::string Spelled(const std::string& text) {
-  static const std::map<std::string, std::string> others = {
-      {"library", "--lib"},     {"tolerance", "--tol"},        {"target", "--to"},
-      {"min_ort", "--min-ort"}, {"weights_name", "--weights"}, {"link_weights", "--link-weights"}};
-  return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
-    const auto found = others.find(name);
-    const std::string flag = found == others.end() ? "--" + name : found->second;
-    return value.empty() ? flag : flag + " " + value;
-  });
-}
-
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
+  fmt::print(stderr, "kvshare: {}\n", WithFlags(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

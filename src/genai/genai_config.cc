@@ -63,13 +63,13 @@ Status AddTo(const std::string& place, Json& decoder, const Json& ours, std::vec
   Json& providers = session["provider_options"];
   if (providers.is_null()) providers = Json::array();
   if (!providers.is_array())
-    return Status::InvalidInput(
-        fmt::format("{}: '{}.session_options.provider_options' is no list", kConfig, place));
+    return Status::InvalidInput(fmt::format("{}: '{}.session_options.provider_options' is no list", kConfig, place));
   for (Json& provider : providers) {
     if (!provider.is_object() || provider.size() != 1)
-      return Status::InvalidInput(fmt::format("{}: an entry of '{}.session_options.provider_options' is no object of one "
-                                              "provider",
-                                              kConfig, place));
+      return Status::InvalidInput(
+          fmt::format("{}: an entry of '{}.session_options.provider_options' is no object of one "
+                      "provider",
+                      kConfig, place));
     const std::string& name = provider.begin().key();
     if (name == kProviderName) {
       if (provider == ours) return {};
@@ -79,8 +79,8 @@ Status AddTo(const std::string& place, Json& decoder, const Json& ours, std::vec
       return {};
     }
     if (name != "cpu" && name != "CPUExecutionProvider")
-      return Status::Refused(fmt::format("{}: '{}' runs on provider '{}'; {} is for the CPU and would stand aside", kConfig,
-                                         place, name, kProviderName));
+      return Status::Refused(fmt::format("{}: '{}' runs on provider '{}'; {} is for the CPU and would stand aside",
+                                         kConfig, place, name, kProviderName));
   }
   providers.insert(providers.begin(), ours);
   changes.push_back(fmt::format("{}: provider_options begin with {}", place, ours.dump()));
@@ -91,7 +91,8 @@ Status Edit(Json& config, const std::map<std::string, std::string>& options, std
   Json* const model = Member(config, "model");
   Json* const decoder = model == nullptr ? nullptr : Member(*model, "decoder");
   if (decoder == nullptr)
-    return Status::InvalidInput(fmt::format("{} has no 'model.decoder'; needs the configuration of a decoder", kConfig));
+    return Status::InvalidInput(
+        fmt::format("{} has no 'model.decoder'; needs the configuration of a decoder", kConfig));
   Json values = Json::object();
   for (const auto& [name, value] : options) values[name] = value;
   const Json ours = {{kProviderName, values}};

@@ -84,7 +84,8 @@ Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& opti
   RunOptions always = options;
   if (always.via == Via::kAsNeeded) always.via = Via::kOps;
   KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, always));
-  KVSHARE_ASSIGN_OR_RETURN(const auto library, host::KvshareLibrary::Open(setup.library));
+  const std::string& file = setup.provider.empty() ? setup.library : setup.provider;
+  KVSHARE_ASSIGN_OR_RETURN(const auto library, host::KvshareLibrary::Open(file));
   library.ResetStats();
   KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
   const KnownExtents known{host::CachesOf(inspection), options.extents};
@@ -92,7 +93,8 @@ Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& opti
 
   Diagnosis diagnosis;
   diagnosis.invented = feeds.invented();
-  diagnosis.library = setup.library;
+  diagnosis.library = file;
+  diagnosis.via = always.via;
   diagnosis.entries = setup.entries;
   diagnosis.runtime = runtime.version();
   diagnosis.runtime_where = runtime.where();

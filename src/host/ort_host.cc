@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
 #include <optional>
+#include <string_view>
 
 #include "host/find_ort.h"
 #include "ort_types/element_type.h"
@@ -12,8 +14,11 @@
 namespace kvshare::host {
 namespace {
 
-// What OrtCustomOp.version = 18 speaks; all the host calls is older than that.
+// What OrtCustomOp.version = 18 speaks; all the host calls is older than that,
 constexpr uint32_t kApiVersion = 18;
+// but for what concerns execution providers: the version that kvshare's own needs.
+constexpr uint32_t kProviderApiVersion = 24;
+constexpr std::string_view kProvider = "KvshareExecutionProvider";
 
 template <typename T>
 using Owned = std::unique_ptr<T, void (*)(T*)>;
@@ -150,7 +155,8 @@ Result<std::shared_ptr<const OrtHost>> OrtHost::Open(const std::string& file) {
   auto host = std::shared_ptr<OrtHost>(new OrtHost);
   host->file_ = file;
   host->version_ = get_base()->GetVersionString();
-  host->api_ = get_base()->GetApi(kApiVersion);
+  host->get_api_ = get_base()->GetApi;
+  host->api_ = host->get_api_(kApiVersion);
   if (host->api_ == nullptr) {
     return Status::InvalidInput(
         fmt::format("'{}' is ONNX Runtime {}; needs 1.{} or later", file, host->version_, kApiVersion));
@@ -158,6 +164,33 @@ Result<std::shared_ptr<const OrtHost>> OrtHost::Open(const std::string& file) {
   KVSHARE_RETURN_IF_ERROR(
       Refusal(host->api(), host->api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "kvshare", &host->env_), file));
   return std::shared_ptr<const OrtHost>(std::move(host));
+}
+
+Status OrtHost::RegisterProviders(const OrtApi& api, const std::string& file) const {
+  const std::lock_guard lock(mutex_);
+  if (providers_.contains(file)) return {};
+  KVSHARE_RETURN_IF_ERROR(
+      Refusal(api, api.RegisterExecutionProviderLibrary(env_, file.c_str(), file.c_str()), fmt::format("'{}'", file)));
+  providers_.insert(file);
+  return {};
+}
+
+Status OrtHost::AppendProvider(const std::string& file, OrtSessionOptions* options) const {
+  const OrtApi* api = get_api_(kProviderApiVersion);
+  if (api == nullptr)
+    return Status::Refused(
+        fmt::format("ONNX Runtime {} takes no execution providers from libraries; {{via}} ep needs 1.{} "
+                    "or later",
+                    version_, kProviderApiVersion));
+  KVSHARE_RETURN_IF_ERROR(RegisterProviders(*api, file));
+  const OrtEpDevice* const* devices = nullptr;
+  size_t count = 0;
+  KVSHARE_RETURN_IF_ERROR(Refusal(*api, api->GetEpDevices(env_, &devices, &count), "execution providers"));
+  const auto* const found = std::find_if(
+      devices, devices + count, [&](const OrtEpDevice* device) { return api->EpDevice_EpName(device) == kProvider; });
+  if (found == devices + count) return Status::Refused(fmt::format("'{}' has no {}", file, kProvider));
+  return Refusal(*api, api->SessionOptionsAppendExecutionProvider_V2(options, env_, found, 1, nullptr, nullptr, 0),
+                 std::string(kProvider));
 }
 
 OrtHost::~OrtHost() {
@@ -175,6 +208,7 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
     KVSHARE_RETURN_IF_ERROR(Refusal(api, api.AddSessionConfigEntry(raw, key.c_str(), value.c_str()),
                                     fmt::format("session entry '{}'", key)));
   }
+  if (!setup.provider.empty()) KVSHARE_RETURN_IF_ERROR(ort->AppendProvider(setup.provider, raw));
   if (!setup.library.empty()) {
     KVSHARE_RETURN_IF_ERROR(
         Refusal(api, api.RegisterCustomOpsLibrary_V2(raw, setup.library.c_str()), fmt::format("'{}'", setup.library)));

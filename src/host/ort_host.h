@@ -5,7 +5,10 @@
 //   KVSHARE_ASSIGN_OR_RETURN(NamedTensors outputs, session.Run(feeds));
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 
 #include "kvshare/runner.h"
@@ -14,6 +17,7 @@
 struct OrtApi;
 struct OrtEnv;
 struct OrtSession;
+struct OrtSessionOptions;
 
 namespace kvshare::host {
 
@@ -32,12 +36,21 @@ class OrtHost final : public Runtime, public std::enable_shared_from_this<OrtHos
   const OrtApi& api() const { return *api_; }
   const OrtEnv* env() const { return env_; }
 
+  // Puts kvshare's execution provider, from the shared library `file`, in front of the session's others. kRefused where
+  // this ONNX Runtime takes no such libraries, or `file` has no such provider.
+  Status AppendProvider(const std::string& file, OrtSessionOptions* options) const;
+
  private:
   OrtHost() = default;
+  Status RegisterProviders(const OrtApi& api, const std::string& file) const;
+
   std::string file_;
   std::string version_;
+  const OrtApi* (*get_api_)(uint32_t version) = nullptr;
   const OrtApi* api_ = nullptr;
   OrtEnv* env_ = nullptr;
+  mutable std::mutex mutex_;
+  mutable std::set<std::string> providers_;  // the provider libraries that the environment has
 };
 
 class Session final : public Runner {

@@ -17,6 +17,14 @@ constexpr const char* kOrderRule =
     "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
     "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
 
+const char* NameOf(Via via) {
+  switch (via) {
+    case Via::kEp: return "ep";
+    case Via::kDropIn: return "dropin";
+    default: return "ops";
+  }
+}
+
 // JSON has no NaN and no infinity.
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
@@ -28,9 +36,8 @@ std::string WhatToDo(const Diagnosis& diagnosis) {
   if (diagnosis.drop_in.empty()) return fmt::format("No node ran in kvshare: {}.\n", kNothingToServe);
   return fmt::format(
       "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the\n"
-      "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: option "
-      "'entry' "
-      "= 'kvshare.drop_in={0}').\n",
+      "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: {{entry}} "
+      "kvshare.drop_in={0}).\n",
       diagnosis.drop_in);
 }
 
@@ -79,7 +86,8 @@ std::string ToJson(const Verification& v) {
 
 std::string ToText(const Diagnosis& d) {
   std::string text = fmt::format("{:<14}{}  ({})\n", "ONNX Runtime", d.runtime, d.runtime_where);
-  text += fmt::format("{:<14}kvshare {}, SIMD target {}  ({})\n", "library", d.stats.version, d.stats.simd, d.library);
+  text += fmt::format("{:<14}kvshare {}, SIMD target {}, via {}  ({})\n", "library", d.stats.version, d.stats.simd,
+                      NameOf(d.via), d.library);
   text += fmt::format("{:<14}{}\n{:<14}{}\n", "entries", Entries(d.entries), "ran", d.workload) + Invented(d.invented);
   if (!d.stats.nodes.empty()) text += fmt::format("\n{:<38}{:>6}{:>8}  kernels\n", "op", "nodes", "calls");
   for (const OpSummary& op : SummarizeOps(d.stats))
@@ -91,6 +99,7 @@ std::string ToText(const Diagnosis& d) {
   // ONNX Runtime nor the library can tell.
   if (!d.warnings.empty()) text += "\nwarnings\n";
   for (const std::string& warning : d.warnings) text += fmt::format("  {}\n", warning);
+  if (d.via == Via::kEp) return text;
   return text + "\n" + fmt::format(fmt::runtime(kOrderRule), d.drop_in.empty() ? "1" : d.drop_in);
 }
 
@@ -98,12 +107,19 @@ std::string ToJson(const Diagnosis& d) {
   Json nodes = Json::array();
   for (const NodeCount& n : d.stats.nodes)
     nodes.push_back({{"domain", n.domain}, {"op", n.op}, {"node", n.node}, {"kernel", n.kernel}, {"ran", n.ran}});
-  const Json all = {{"nodes_here", d.NodesHere()}, {"nodes", std::move(nodes)},
-                    {"workload", d.workload},      {"invented", d.invented},
-                    {"version", d.stats.version},  {"simd", d.stats.simd},
-                    {"library", d.library},        {"entries", EntriesJson(d.entries)},
-                    {"onnxruntime", d.runtime},    {"onnxruntime_file", d.runtime_where},
-                    {"drop_in", d.drop_in},        {"warnings", d.warnings}};
+  const Json all = {{"nodes_here", d.NodesHere()},
+                    {"nodes", std::move(nodes)},
+                    {"workload", d.workload},
+                    {"invented", d.invented},
+                    {"version", d.stats.version},
+                    {"simd", d.stats.simd},
+                    {"library", d.library},
+                    {"via", NameOf(d.via)},
+                    {"entries", EntriesJson(d.entries)},
+                    {"onnxruntime", d.runtime},
+                    {"onnxruntime_file", d.runtime_where},
+                    {"drop_in", d.drop_in},
+                    {"warnings", d.warnings}};
   return Dump(all);
 }
 

@@ -79,3 +79,37 @@ def test_doctor_has_verifys_exit_codes(kvshare, case, tmp_path):
     assert kvshare("doctor", model, "--ort", "no/such/file").returncode == NO_ORT
     assert kvshare("doctor", model, "--lib", "no/such/file").returncode == REFUSED
     assert kvshare("doctor", model, "--entry", "kvshare.drop_in=maybe").returncode == REFUSED
+
+
+@pytest.mark.parametrize("name", ["head_shared_gqa", "mixed_bias_causal0", "default_attention"])
+def test_the_execution_provider_serves_unchanged_models(kvshare, case, name):
+    """Every attention node, without an entry; and the logits are the golden ones."""
+    nodes = len(json.loads(kvshare("inspect", case.model(name), "--json").stdout)["layers"])
+    done = kvshare("doctor", case.model(name), "--via", "ep", "--json")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["via"], report["nodes_here"], report["entries"]) == ("ep", nodes, {})
+    assert all(node["ran"] == 2 for node in report["nodes"])
+    done = kvshare("verify", case.model(name), "--golden", case.folder(name), "--via", "ep")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+    # The model on both sides: two sessions in one process, and the second without the provider.
+    done = kvshare("verify", case.model(name), "--against", case.model(name), "--via", "ep")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+
+
+def test_a_library_without_the_execution_provider_is_refused(kvshare, case):
+    done = kvshare("verify", case.model("head_shared_gqa"), "--golden", case.folder("head_shared_gqa"), "--via", "ep", "--lib",
+                   shutil.which("true"))
+    assert done.returncode == REFUSED, done.stderr
+
+
+def test_dropin_chooses_the_entry_that_suits_the_model(kvshare, case):
+    report = json.loads(kvshare("doctor", case.model("mixed_bias_asis"), "--via", "dropin", "--json").stdout)
+    assert (report["via"], report["entries"]) == ("dropin", {"kvshare.drop_in": "1"}) and report["nodes_here"] == 10
+    report = json.loads(kvshare("doctor", case.model("default_attention"), "--via", "dropin", "--json").stdout)
+    assert report["entries"] == {"kvshare.drop_in": "attention"} and report["nodes_here"] > 0
+    done = kvshare("doctor", case.model("mixed_bias_asis"), "--via", "dropin", "--entry", "kvshare.drop_in=gqa")
+    assert (done.returncode, "--via dropin sets session entry kvshare.drop_in itself, and it is given as 'gqa'; needs one of the two"
+            in done.stderr) == (BAD_INPUT, True), done.stderr
+    report = json.loads(kvshare("doctor", case.model("mixed_bias_asis"), "--via", "ops", "--json").stdout)
+    assert (report["via"], report["nodes_here"], report["entries"]) == ("ops", 0, {})

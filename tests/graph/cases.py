@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from decoder import Decoder, golden_steps  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "support")]
+import logits  # noqa: E402
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 MIXED = ["mixed_bias_asis", "mixed_bool_asis", "mixed_bias_causal0", "mixed_bias_b2_ragged_causal0",
@@ -21,8 +23,12 @@ TARGETS = ["kvshare", "kvshare-attention", "ort"]
 MASK_OPS = ["CumSum", "GreaterOrEqual", "Less", "And", "Where"]
 
 
+def element(case):
+    return "float16" if "fp16" in case or "webgpu" in case else "float32"
+
+
 def tolerance(case):
-    return 0.1 if "fp16" in case or "webgpu" in case else 1e-4
+    return logits.TOLERANCE[element(case)]
 
 
 def shared_layers(case):
@@ -78,5 +84,5 @@ def logits_of(model, case, library=None):
 
 
 def differences(model, case, library=None):
-    """max |logit - golden| of prefill and of each decode step."""
-    return [float(np.abs(got - want).max()) for got, want in steps_of(model, case, library)]
+    """The error of the prefill and of each decode step, by the measure of `tolerance`."""
+    return [logits.error(got, want, element(case)) for got, want in steps_of(model, case, library)]

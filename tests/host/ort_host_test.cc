@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -69,7 +70,7 @@ TEST_F(OrtHostTest, ALibraryThatRegistersNothingIsRefused) {
 TEST(FindOrt, NamesWhoAskedForAMissingFile) {
   const auto found = FindOrt("no/such/libonnxruntime.so", "");
   ASSERT_FALSE(found.ok());
-  EXPECT_EQ(found.status().message(), "option 'ort' names 'no/such/libonnxruntime.so', which is not there");
+  EXPECT_EQ(found.status().message(), "{ort} names 'no/such/libonnxruntime.so', which is not there");
 }
 
 TEST(FindOrt, TakesTheLatestOfSeveralLibrariesByItsNumbers) {
@@ -94,6 +95,22 @@ TEST(FindOrt, AFolderWithoutTheLibraryIsAnError) {
   const auto found = FindOrt(KVSHARE_TEST_DATA, "");
   ASSERT_FALSE(found.ok());
   EXPECT_THAT(found.status().message(), HasSubstr("holds no libonnxruntime.so"));
+}
+
+TEST(FindOrt, WithoutOneTellsTheWaysToNameOne) {
+  const auto before = std::filesystem::current_path();
+  const char* set = std::getenv("KVSHARE_ORT");
+  const std::string asked = set == nullptr ? "" : set;
+  unsetenv("KVSHARE_ORT");
+  std::filesystem::current_path("/proc");
+  const auto found = FindOrt("", "/proc");
+  std::filesystem::current_path(before);
+  if (!asked.empty()) setenv("KVSHARE_ORT", asked.c_str(), 1);
+  ASSERT_FALSE(found.ok());
+  EXPECT_EQ(
+      found.status().message(),
+      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with {ort} or KVSHARE_ORT, or install the "
+      "wheel into .venv");
 }
 
 TEST(OrtHost, AFileThatDoesNotLoadIsNamed) {

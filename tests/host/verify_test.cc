@@ -200,6 +200,35 @@ TEST(VerifyAgainst, TheSameNetworkInTwoFormsIsEqual) {
   EXPECT_TRUE(verification->Within(1e-4));
 }
 
+// A model whose logits have no element.
+class Silent : public Runner {
+ public:
+  const Signature& Describe() const override { return signature_; }
+  Result<NamedTensors> Run(const NamedTensors& /*feeds*/) const override {
+    return NamedTensors{{"logits", Tensor::Zeros(DType::kF32, {1, 0, 8})}};
+  }
+
+ private:
+  Signature signature_{{{.name = "input_ids", .type = DType::kI64, .shape = {-1, -1}, .symbols = {"b", "s"}}},
+                       {{.name = "logits", .type = DType::kF32, .shape = {-1, -1, 8}, .symbols = {"b", "s", ""}}}};
+};
+
+TEST(VerifyAgainst, RefusesToCompareNothing) {
+  Decoder decoder = *Decoder::Create(std::make_unique<Silent>(), {});
+  Decoder other = *Decoder::Create(std::make_unique<Silent>(), {});
+  EXPECT_EQ(VerifyAgainst(decoder, other, {.seed = 1, .prompt = 2, .steps = 0}).status().message(),
+            "output 'logits' is empty; needs one to compare");
+}
+
+TEST(Verify, NeedsOneTruth) {
+  const auto ort = OpenOnnxRuntime("", "");
+  ASSERT_TRUE(ort.ok()) << ort.status().message();
+  VerifyOptions options;
+  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(), "needs either {golden} or {against}");
+  options.golden = options.against = "both";
+  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(), "needs either {golden} or {against}");
+}
+
 TEST(RandomSteps, TheSameSeedGivesTheSameTokens) {
   const Decoder decoder = Load("head_shared_gqa");
   const auto steps = [&](uint64_t seed) {

@@ -9,3 +9,5 @@ run(${CMAKE_COMMAND} -G Ninja -S ${SOURCE} -B ${WORK}/consumer -DCMAKE_PREFIX_PA
 run(${CMAKE_COMMAND} --build ${WORK}/consumer)
 run(${WORK}/consumer/share_kv)
 run(${WORK}/consumer/list_layers ${MODEL})
+cmake_path(GET MODEL PARENT_PATH case)
+run(${WORK}/consumer/verify_golden ${MODEL} ${case} ${VENV_OF})

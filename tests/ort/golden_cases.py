@@ -11,24 +11,28 @@ import onnxruntime as ort
 
 import harness
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
-from decoder import Decoder, golden_steps  # noqa: E402
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.join(ROOT, "python"), os.path.join(ROOT, "tests", "support")]
+import logits  # noqa: E402
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
 NAMES = sorted(d for d in os.listdir(harness.DATA) if os.path.isdir(os.path.join(harness.DATA, d)))
-TOLERANCE = {"float32": 1e-4, "float16": 0.1}
 
 
 def differences(name, lib, session=None, **entries):
-    """(worst prefill, worst decode) logit difference, and the counters of the run; in `session`, or one that drops `lib` in."""
+    """(worst prefill, worst decode) error of the logits, their tolerance, and the counters of the run.
+
+    In `session`, or in one that drops `lib` in.
+    """
     case = os.path.join(harness.DATA, name)
     golden = np.load(os.path.join(case, "golden.npz"))
     counters = harness.Counters(lib)
     counters.reset()
     sess = session or harness.session(os.path.join(case, "model.onnx"), lib, **entries)
     decoder = Decoder(sess, golden["input_ids"].shape[0])
-    prefill, *decode = (float(np.abs(got - want).max()) for got, want in golden_steps(decoder, golden))
-    half = any(i.type == "tensor(float16)" for i in decoder.inputs.values())
-    return prefill, max(decode), TOLERANCE["float16" if half else "float32"], counters.read()
+    element = "float16" if any(i.type == "tensor(float16)" for i in decoder.inputs.values()) else "float32"
+    prefill, *decode = (logits.error(got, want, element) for got, want in golden_steps(decoder, golden))
+    return prefill, max(decode), logits.TOLERANCE[element], counters.read()
 
 
 def alignment(name):

@@ -41,6 +41,17 @@ class Decoder:
         return binding.get_outputs()[0].numpy().astype(np.float32)
 
 
+def greedy(decoder, prompt, new_tokens):
+    """The ids that follow `prompt`, one sequence: each the one with the largest logit."""
+    ids, tokens = np.array([prompt], np.int64), list(prompt)
+    for _ in range(new_tokens):
+        positions = np.arange(len(tokens) - ids.shape[1], len(tokens))[None]
+        logits = decoder.step(ids, np.ones((1, len(tokens)), np.int64), positions)
+        tokens.append(int(logits[0, -1].argmax()))
+        ids = np.array([[tokens[-1]]], np.int64)
+    return tokens[len(prompt):]
+
+
 def golden_steps(decoder, golden):
     """(logits, golden logits) of a case's prompt, where it is no padding, and of each decode step."""
     valid = np.arange(golden["input_ids"].shape[1])[None, :] < golden["lens"][:, None]
