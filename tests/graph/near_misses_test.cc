@@ -490,16 +490,20 @@ TEST(SharedAttention, DeclinesWithACode) {
 // An earlier node counts its seqlens_k from one mask and its total from another: not the lengths of either.
 TEST(OwnAttention, TakesLengthsOnlyWhereBothCountItsMask) {
   const std::string earlier =
-      "input other_mask i64[B,T]\nother_ones = ReduceSum(other_mask, one) {keepdims=0}\nother_last = Sub(other_ones, "
-      "one)\n"
-      "other_seqlens = Cast(other_last) {to=6}\nearly, early_k, early_v = com.microsoft.GroupQueryAttention(q0, k0, "
-      "k0, "
-      "past_k, past_v, seqlens, other_total) {num_heads=4, kv_num_heads=1}\nother_extents = Shape(other_mask)\n"
-      "other_total64 = Gather(other_extents, one)\nother_total = Cast(other_total64) {to=6}\noutput early "
-      "f32[B,S,32]\n";
-  const std::string after = TextAfter(AllAttention() + earlier, To(Target::kKvshare));
-  EXPECT_THAT(after, testing::HasSubstr("GroupQueryAttention(q0, k0, k0, past_k, past_v, attention_mask_seqlens_k, "
-                                        "attention_mask_total)"));
+      "input other_mask i64[B,T]\noutput early f32[B,S,32]\nother_extents = Shape(other_mask)\n"
+      "other_total64 = Gather(other_extents, one)\nother_total = Cast(other_total64) {to=6}\n"
+      "early, early_k, early_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, other_total) "
+      "{num_heads=4, kv_num_heads=1}\n";
+  const std::string own =
+      "out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v) {q_num_heads=4, kv_num_heads=1, "
+      "is_causal=1}";
+  EXPECT_THAT(TextAfter(AllAttention(earlier + own), To(Target::kKvshare)),
+              testing::HasSubstr("GroupQueryAttention(q0, k0, k0, past_k, past_v, attention_mask_seqlens_k, "
+                                 "attention_mask_total)"));
+  const std::string same = earlier.substr(0, earlier.find("seqlens, other_total")) + "seqlens, total" +
+                           earlier.substr(earlier.find("seqlens, other_total") + 20);
+  EXPECT_THAT(TextAfter(AllAttention(same + own), To(Target::kKvshare)),
+              testing::HasSubstr("GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, total)"));
 }
 
 TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
