@@ -35,7 +35,6 @@ AREAS = [
     ("src/graph/masks/", "Rewriting: why a mask is not understood", LEFT_ALONE),
     ("src/graph/", "Reading and writing models", "Choose another output."),
     ("src/ep/", "Execution provider", "Remove what the message names, or run without kvshare."),
-    ("src/genai/", "A folder of onnxruntime-genai", NOT_SERVED),
     ("src/host/", "Running models: verify, doctor", "Run the model in your own program."),
     ("src/report/", "Reports", NOT_SERVED),
     ("src/cli/", "Command line", NOT_SERVED),
