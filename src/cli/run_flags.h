@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/verbs.h"
@@ -22,6 +23,10 @@ struct RunFlags {
   // What the flags say, in the library's words.
   RunOptions Options() const;
 };
+
+// A KEY=VALUE flag: what is wrong with it, or nothing; and its two parts.
+std::string CheckPair(const std::string& pair);
+std::pair<std::string, std::string> SplitPair(const std::string& pair);
 
 void AddRunFlags(CLI::App& verb, RunFlags& flags);
 
