@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: wheel wheel-test build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -39,6 +39,13 @@ lint: build  ## clang-format and clang-tidy 19
 format:   ## rewrite the sources with clang-format 19
 	scripts/setup.sh lint
 	scripts/lint.sh --fix
+
+wheel: build  ## dist/kvshare-*.whl for each Python at hand, with everything inside that a machine may lack
+	scripts/setup.sh wheel
+	scripts/wheel.sh
+
+wheel-test: wheel  ## the wheel in fresh environments, beside several releases of onnxruntime
+	scripts/wheel_test.sh
 
 install: build  ## under PREFIX, with the CMake package
 	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph

@@ -164,6 +164,22 @@ def run_slot(call, seconds):
     return Slot(kept, dropped)
 
 
+class PeakMemory:
+    """How far this process grows from its beginning to bytes(): the peak of its resident set, reset by the kernel."""
+
+    def __init__(self):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        self.before = self.status("VmRSS")
+
+    @staticmethod
+    def status(name):
+        text = pathlib.Path("/proc/self/status").read_text()
+        return int(text.split(f"{name}:")[1].split()[0]) << 10
+
+    def bytes(self):
+        return max(0, self.status("VmHWM") - self.before)
+
+
 class Field:
     """The sides of some competitors for one row, in this process."""
 
@@ -172,7 +188,8 @@ class Field:
         self.sides, self.turn = {}, {}
 
     def open(self, row, limit):
-        """Builds every side and checks its result. {name: {"error": e} or {"skipped": reason}}; a side whose second call
+        """Builds every side and checks its result. {name: {"error": e, "peak_bytes": n} or {"skipped": reason}}, where
+        n is what its first two calls add to the peak of the process's memory: outputs and scratch; a side whose second call
         takes longer than `limit` seconds is skipped."""
         inputs = self.task.inputs(row)
         wanted = self.task.wanted(row, inputs)
@@ -187,12 +204,14 @@ class Field:
             for name, make in makers.items():
                 try:
                     call, output = make()
+                    memory = PeakMemory()
                     call(0)
                     positions, values = wanted[name] if isinstance(wanted, dict) else wanted
                     error = float(np.abs(output()[positions] - values).max())
                     start = time.perf_counter()
                     call(0)
                     took = time.perf_counter() - start
+                    grown = memory.bytes()
                 except Exception as failure:  # whatever a peer throws becomes a note in the table
                     kind = "" if isinstance(failure, Skip) else "failed: "
                     report[name] = {"skipped": kind + " ".join(str(failure).split())[:200]}
@@ -202,7 +221,7 @@ class Field:
                 elif took > limit:
                     report[name] = {"skipped": f"not timed: one call took {took:.1f} s"}
                 else:
-                    report[name] = {"error": error}
+                    report[name] = {"error": error, "peak_bytes": grown}
                     self.sides[name], self.turn[name] = call, 0
         return report
 

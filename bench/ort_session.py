@@ -18,8 +18,19 @@ def library():
     return os.environ.get("KVSHARE_LIBRARY") or str(pathlib.Path(__file__).parents[1] / "build/lib/libkvshare_ort.so")
 
 
-def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None):
-    """inputs, outputs: (name, ONNX type, shape). kvshare: the session entries of kvshare's library, if it is to be there."""
+PROVIDER = "KvshareExecutionProvider"
+
+
+def provider_devices():
+    """kvshare's execution provider, registered at the first call; ONNX Runtime 1.24 or later."""
+    if not any(d.ep_name == PROVIDER for d in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library("kvshare", os.path.abspath(library()))
+    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == PROVIDER][:1]
+
+
+def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None, provider=False):
+    """inputs, outputs: (name, ONNX type, shape). kvshare: the session entries of kvshare's library, if it is to be there.
+    provider: the graph runs in kvshare's execution provider."""
     graph = helper.make_graph(nodes, "bench", [helper.make_tensor_value_info(*i) for i in inputs],
                               [helper.make_tensor_value_info(*o) for o in outputs], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in OPSETS], ir_version=11)
@@ -31,6 +42,9 @@ def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None):
         for entry in kvshare.items():
             options.add_session_config_entry(*entry)
         options.register_custom_ops_library(library())
+    if provider:
+        options.add_provider_for_devices(provider_devices(), {})
+        return onnxruntime.InferenceSession(model.SerializeToString(), options)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -20,7 +20,8 @@ def table(result):
         ratio = f"{side['ms'] / ours['ms']:7.2f} x kvshare" if comparable else " " * 17
         mark = "*" if side["disturbed"] else " "
         lines.append(f"    {name:26} {side['ms']:10.4f}{mark}ms ±{side['spread']:3.0f} %  {ratio}  "
-                     f"{side['ms'] / floor['ms']:8.2f} x floor  error {side['error']:.0e}  {side['calls']} calls, {side['dropped']} dropped")
+                     f"{side['ms'] / floor['ms']:8.2f} x floor  "
+                     f"{side['peak_bytes'] / 1e6:7.1f} MB  error {side['error']:.0e}  {side['calls']} calls, {side['dropped']} dropped")
     return "\n".join(lines)
 
 

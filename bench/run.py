@@ -138,7 +138,8 @@ def main():
         say(f"machine: {machine.describe()}; load {load_before:.2f}")
         say("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
         say(f"K/V rotate over {common.cold_bytes() >> 20} MB or more; {args.rounds} rounds, medians of undisturbed calls, "
-            "± half the interquartile range, * where every call was disturbed")
+            "± half the interquartile range, * where every call was disturbed; MB: what the first two calls add to the "
+            "peak of the process's memory")
         say(f"an empty run of ONNX Runtime through this binding takes {ort_session.empty_run_seconds() * 1e6:.0f} us\n")
         results = []
         for row in rows:

@@ -1,5 +1,6 @@
 # Everything kvshare stands on. scripts/setup.sh brings what is missing.
-foreach(file highway/CMakeLists.txt ort/include/onnxruntime_ep_c_api.h protobuf/cmake/libprotobuf-lite.cmake)
+foreach(file highway/CMakeLists.txt ort/include/onnxruntime_ep_c_api.h protobuf/cmake/libprotobuf-lite.cmake
+        libzip/CMakeLists.txt)
   if(NOT EXISTS "${KVSHARE_DEPS}/${file}")
     message(FATAL_ERROR "${KVSHARE_DEPS} has no ${file}; run scripts/setup.sh build")
   endif()
@@ -17,12 +18,16 @@ find_package(Threads REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
-# Debian's libzip package config also wants its command-line tools, which nothing here uses.
-find_library(KVSHARE_LIBZIP zip REQUIRED)
-find_path(KVSHARE_LIBZIP_INCLUDE zip.h REQUIRED)
-add_library(kvshare_libzip INTERFACE)
-target_include_directories(kvshare_libzip SYSTEM INTERFACE "${KVSHARE_LIBZIP_INCLUDE}")
-target_link_libraries(kvshare_libzip INTERFACE "${KVSHARE_LIBZIP}")
+# libzip from source, without the codecs that no .npz has: not every machine that runs the command line has the shared one.
+foreach(feature BZIP2 LZMA ZSTD OPENSSL GNUTLS MBEDTLS COMMONCRYPTO)
+  set(ENABLE_${feature} OFF CACHE BOOL "" FORCE)
+endforeach()
+foreach(part TOOLS REGRESS EXAMPLES DOC SHARED_LIBS)
+  set(BUILD_${part} OFF CACHE BOOL "" FORCE)
+endforeach()
+set(LIBZIP_DO_INSTALL OFF CACHE BOOL "" FORCE)
+add_subdirectory("${KVSHARE_DEPS}/libzip" "${PROJECT_BINARY_DIR}/libzip" EXCLUDE_FROM_ALL SYSTEM)
+target_compile_options(zip PRIVATE -w)
 
 # Highway >= 1.2: Debian 12's 1.0.3 has no Zen4 target and no bf16 dot product.
 set(HWY_ENABLE_TESTS OFF CACHE BOOL "" FORCE)

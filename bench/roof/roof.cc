@@ -17,52 +17,37 @@
 #include <thread>
 #include <vector>
 
+#include "roof/read.h"
+
 namespace {
+
+using kvshare::roof::IsWide;
+using kvshare::roof::Sum;
 
 constexpr size_t kBufferBytes = size_t{512} << 20;  // far beyond any last-level cache
 constexpr size_t kPieceBytes = size_t{16} << 20;    // read in one measurement, the next piece each time
-constexpr size_t kAheadBytes = 4096;
-constexpr int kSums = 8;
 constexpr long kFmaRounds = 500'000;
 constexpr int kAccumulators = 12;  // hide FMA's latency on two ports
 
-// The two loops for one kind of vector. Where they do not prefetch, each sum has a stream of its own: the hardware
-// prefetcher follows several. The empty asm keeps every FMA where it stands.
-#define KVSHARE_ROOF(TARGET, VECTOR, P)                                                                  \
-  constexpr size_t kLanes = sizeof(VECTOR) / sizeof(float);                                              \
-  __attribute__((target(TARGET))) float Sum(const float* data, size_t count, bool prefetch) {            \
-    constexpr size_t kStep = kSums * kLanes;                                                             \
-    const size_t end = (prefetch ? count : count / kSums) / kStep * kStep;                               \
-    const size_t step = prefetch ? kStep : kLanes, apart = prefetch ? kLanes : end;                      \
-    VECTOR sums[kSums] = {};                                                                             \
-    for (size_t i = 0; i < end; i += step) {                                                             \
-      if (prefetch) {                                                                                    \
-        const char* ahead = reinterpret_cast<const char*>(data + i) + kAheadBytes;                       \
-        for (size_t at = 0; at < kStep * sizeof(float); at += 64) _mm_prefetch(ahead + at, _MM_HINT_T1); \
-      }                                                                                                  \
-      _Pragma("GCC unroll 8") for (size_t k = 0; k < kSums; ++k) {                                       \
-        sums[k] = P##_add_ps(sums[k], P##_loadu_ps(data + i + k * apart));                               \
-      }                                                                                                  \
-    }                                                                                                    \
-    for (size_t k = 1; k < kSums; ++k) sums[0] = P##_add_ps(sums[0], sums[k]);                           \
-    return P##_cvtss_f32(sums[0]);                                                                       \
-  }                                                                                                      \
-  __attribute__((target(TARGET))) void Multiply() {                                                      \
-    VECTOR sums[kAccumulators] = {};                                                                     \
-    const VECTOR a = P##_set1_ps(0.5F), b = P##_set1_ps(0.25F);                                          \
-    for (long round = 0; round < kFmaRounds; ++round) {                                                  \
-      _Pragma("GCC unroll 12") for (size_t k = 0; k < kAccumulators; ++k) {                              \
-        sums[k] = P##_fmadd_ps(a, b, sums[k]);                                                           \
-        __asm__ volatile("" : "+v"(sums[k]));                                                            \
-      }                                                                                                  \
-    }                                                                                                    \
+// The loop for one kind of vector. The empty asm keeps every FMA where it stands.
+#define KVSHARE_MULTIPLY(TARGET, VECTOR, P)                                 \
+  constexpr size_t kLanes = sizeof(VECTOR) / sizeof(float);                 \
+  __attribute__((target(TARGET))) void Multiply() {                         \
+    VECTOR sums[kAccumulators] = {};                                        \
+    const VECTOR a = P##_set1_ps(0.5F), b = P##_set1_ps(0.25F);             \
+    for (long round = 0; round < kFmaRounds; ++round) {                     \
+      _Pragma("GCC unroll 12") for (size_t k = 0; k < kAccumulators; ++k) { \
+        sums[k] = P##_fmadd_ps(a, b, sums[k]);                              \
+        __asm__ volatile("" : "+v"(sums[k]));                               \
+      }                                                                     \
+    }                                                                       \
   }
 
 namespace avx2 {
-KVSHARE_ROOF("avx2,fma", __m256, _mm256)
+KVSHARE_MULTIPLY("avx2,fma", __m256, _mm256)
 }
 namespace avx512 {
-KVSHARE_ROOF("avx512f", __m512, _mm512)
+KVSHARE_MULTIPLY("avx512f", __m512, _mm512)
 }
 
 // Seconds from a common start until all have finished; work(0) runs on the caller.
@@ -104,7 +89,7 @@ Measurement Measure(int threads, double amount, const std::function<void(int)>& 
 }  // namespace
 
 int main() {
-  const bool wide = __builtin_cpu_supports("avx512f") != 0;
+  const bool wide = IsWide();
   if (!wide && __builtin_cpu_supports("fma") == 0) {
     std::fputs("kvshare_roof: this CPU has no FMA\n", stderr);
     return 1;
@@ -121,7 +106,7 @@ int main() {
     const size_t part = piece / static_cast<size_t>(threads);
     return Measure(threads, static_cast<double>(kPieceBytes), [&, data, part](int t) {
       const float* mine = data + static_cast<size_t>(t) * part;
-      keep = wide ? avx512::Sum(mine, part, prefetch) : avx2::Sum(mine, part, prefetch);
+      keep = Sum(mine, part, prefetch);
     });
   };
   const auto multiply = [&](int threads) {

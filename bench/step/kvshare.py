@@ -6,7 +6,7 @@ from bench import ort_session, step
 from bench.attention.kvshare import SLOTS, version  # noqa: F401  version is part of the protocol
 
 
-def graph(row, data, domain, borrow, kvshare):
+def graph(row, data, domain, borrow, **session):
     """35 nodes in one graph. borrow(query, key, value): the input slots of a layer without a cache of its own."""
     kind, lengths = TensorProto.FLOAT, ["seqlens_k", "total"]
     inputs = [("seqlens_k", TensorProto.INT32, [1]), ("total", TensorProto.INT32, []), ("nothing_256", kind, [1, 0, 256]),
@@ -28,7 +28,7 @@ def graph(row, data, domain, borrow, kvshare):
             results = [f"output_{i}"]
         nodes.append(helper.make_node("GroupQueryAttention", slots, results, domain=domain, num_heads=shape.Hq,
                                       kv_num_heads=1, do_rotary=0, local_window_size=shape.window or -1))
-    made = ort_session.session(nodes, inputs, outputs, row.threads, kvshare=kvshare)
+    made = ort_session.session(nodes, inputs, outputs, row.threads, **session)
     bound, results = ort_session.Bound(made, 1), [np.empty_like(query) for query in data.queries]
     used = {i.name for i in made.get_inputs()}
     for caches in data.caches:
@@ -50,5 +50,12 @@ def _borrow(query, key, value, head_size):
     return [query, "", "", "", "", "seqlens_k", "total"] + [""] * (len(SLOTS) - 9) + [key, value]
 
 
+def upstreams_borrow(query, key, value, head_size):
+    """Upstream's shared form: a key and a value of length 0, the source's present as past."""
+    nothing = f"nothing_{head_size}"
+    return [query, nothing, nothing, key, value, "seqlens_k", "total"]
+
+
 def sides(row, data):
-    return {"kvshare": lambda: graph(row, data, "kvshare", _borrow, kvshare={})}
+    return {"kvshare": lambda: graph(row, data, "kvshare", _borrow, kvshare={}),
+            "kvshare EP, unchanged": lambda: graph(row, data, "com.microsoft", upstreams_borrow, provider=True)}

@@ -59,7 +59,7 @@ struct AttentionCall {
   // Optional: the query is normalized, then rotated, while it is loaded (the source tensor is not written).
   NormView norm;
   RotaryView rotary;
-  const int64_t* rotary_positions = nullptr;  // [B, S]; default query_position[b] + s
+  const int64_t* rotary_positions = nullptr;  // [B, S], of padding too; default query_position[b] + s
   // Optional: what the softmax is made of, or what it made, for who wants to look at it; K is read once or twice more.
   MutableScoresView scores;
   // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.

@@ -27,7 +27,8 @@ struct AttentionLayer {
   int64_t window = -1;       // keys with the query's own; -1: full
   bool window_known = true;  // false: a mask that is not understood may hide more
   int64_t query_heads = 0;
-  int64_t kv_heads = 0;
+  int64_t kv_heads = 0;       // as they are made, before the graph repeats them
+  int64_t expansion = 1;      // how often the graph copies each key-value head before the node (repeat_kv)
   int64_t head_size = 0;      // 0: not known from the graph
   std::string past_key;       // kOwn GroupQueryAttention: the cache it takes
   std::string past_value;     //
@@ -40,6 +41,8 @@ struct Inspection {
   int64_t nodes = 0;                  // of the main graph and of bodies
   int64_t mask_nodes = 0;             // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
   int64_t borrowed_copies = 0;        // Transpose/Reshape on borrowed K/V
+  int64_t repeat_nodes = 0;           // Unsqueeze/Expand/Reshape that copy key-value heads
+  int64_t unfused_layers = 0;         // attention by MatMul and Softmax, which is in no list above
   int64_t named_unused_presents = 0;  // presents that ORT copies for nobody
   std::vector<std::string> imports;   // the domains of the opsets that the model imports; "" is ai.onnx
   std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
@@ -90,7 +93,7 @@ Result<Inspection> Inspect(const std::string& model_path);
 // referred to where both lie in one folder, else copied, which takes no room where the file system shares blocks. A
 // file that is replaced hands its permissions on; a link that is replaced becomes a file. Errors as Inspect; kRefused
 // for a target that cannot serve the options, and where another file has the name of the weights; kInternal for I/O. A
-// message names an option in braces, as {min_ort}: a face puts its own name for it there.
+// message names an option as "option 'min_ort' = '1.27'"; a face spells it its own way (report/report.h).
 Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
                               const RewriteOptions& options);
 

@@ -6,13 +6,15 @@ ELEMENT = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Decoder:
-    """`capacity`: rows of a cache that stays where it is, as onnxruntime-genai binds it; 0: each step returns a longer one."""
+    """`capacity`: rows of a cache that stays where it is, as onnxruntime-genai binds it; 0: each step returns a longer one.
 
-    def __init__(self, session, batch=1, capacity=0):
+    `head_size`: of a model whose inputs do not tell theirs."""
+
+    def __init__(self, session, batch=1, capacity=0, head_size=None):
         self.session, self.in_place = session, capacity > 0
         self.inputs = {i.name: i for i in session.get_inputs()}
         self.outputs = [o.name for o in session.get_outputs()]
-        self.past = {name: np.zeros((batch, i.shape[1], capacity, i.shape[3]), ELEMENT[i.type])
+        self.past = {name: np.zeros((batch, i.shape[1], capacity, head_size or i.shape[3]), ELEMENT[i.type])
                      for name, i in self.inputs.items() if name.startswith("past_key_values")}
         if self.in_place:
             self.past = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.past.items()}

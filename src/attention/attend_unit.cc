@@ -81,13 +81,39 @@ bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch,
                : UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
 }
 
+// What the two kernels bring while they work on the keys from `begin` on.
+struct Ahead {
+  Fetch in_scores, in_weights;
+};
+
+// kStream: each kernel its own rows, up to the last that the block sees, `seen_end`. What lies past the unit's own keys
+// is the next split's, which is the next unit where one thread runs all. kTileAhead: V during K, then the next tile of
+// K, up to the unit's `end`.
+Ahead RowsAhead(const Job& job, const Place& place, int64_t begin, int64_t end, int64_t seen_end) {
+  const AttentionCall& call = *job.call;
+  const bool keys_stream = job.plan.key_reading == Reading::kStream;
+  const bool values_stream = job.plan.value_reading == Reading::kStream;
+  Ahead ahead;
+  const int64_t v_next = begin + job.plan.prefetch_keys;
+  if (keys_stream)
+    ahead.in_scores =
+        FetchOf(call.key, place, begin + CodeOf(job.plan.key_kernel).key_rows_ahead(call.key.head_size), seen_end);
+  else if (!values_stream)
+    ahead.in_scores = FetchOf(call.value, place, v_next, end);
+  if (values_stream)
+    ahead.in_weights = FetchOf(call.value, place,
+                               begin + CodeOf(job.plan.value_kernel).value_rows_ahead(call.value.head_size), seen_end);
+  else if (!keys_stream)
+    ahead.in_weights = FetchOf(call.key, place, v_next + job.plan.key_tile, end);
+  return ahead;
+}
+
 // All tiles of one unit.
 template <int R>
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const int64_t value_stride = ValueStride(job);
-  const auto score_tile = CodeOf(job.plan.key_kernel).score;
-  const auto weight_tile = CodeOf(job.plan.value_kernel).weight;
+  const auto weight_tile = CodeOf(job.plan.value_kernel).Narrow(job.plan.value_reading).weight;
   const KeyRange range = KeysOf(job, place, scratch);
   HWY_ALIGN float rescale[kStateLanes<R>];
 
@@ -100,18 +126,16 @@ void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {
       const int64_t begin = std::max<int64_t>(tile, seen.lo);
       const int64_t count = std::min<int64_t>(tile_end, seen.hi) - begin;
       if (count <= 0) continue;
-      // The first block of rows finds the tile cold, and brings what follows: V while it reads K, then the next K.
-      const int64_t v_next = begin + job.plan.prefetch_keys;
-      const int64_t k_next = v_next + job.plan.key_tile;
-      const Fetch fetch_values = first_block ? FetchOf(call.value, place, v_next, range.end) : Fetch{};
-      const Fetch fetch_keys = first_block ? FetchOf(call.key, place, k_next, range.end) : Fetch{};
+      // The first block of rows finds the tile cold, and brings what follows.
+      const Ahead ahead = first_block ? RowsAhead(job, place, begin, range.end, seen.hi) : Ahead{};
       first_block = false;
+      const auto score_tile = ScoreCode(job, scratch, block);
       score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
-                 count, call.key.head_size, fetch_values, scratch.factors + block * kStateLanes<R>, scratch.scores);
+                 count, call.key.head_size, ahead.in_scores, scratch.factors + block * kStateLanes<R>, scratch.scores);
       const bool moved = ScoresToWeights<R>(job, place, scratch, block, seen, begin, count, rescale);
       weight_tile(scratch.scores, RowsOf(call.value, place, begin), call.value.token_stride, count,
-                  call.value.head_size, fetch_keys, moved ? rescale : nullptr, scratch.out + block * R * value_stride,
-                  value_stride);
+                  call.value.head_size, ahead.in_weights, moved ? rescale : nullptr,
+                  scratch.out + block * R * value_stride, value_stride);
     }
   }
   if (call.key_rows_read != nullptr) call.key_rows_read->fetch_add(range.end - range.begin, std::memory_order_relaxed);
@@ -286,13 +310,10 @@ void MergeRow(const Job& job, int64_t item_row) {
   StoreRow(job, place, row, total, sum);
 }
 
-bool FastDots(DType type) {
-  // FMA of AVX-512 without VNNI keeps up with products of 16-bit integers.
-  constexpr bool kIntegers = HWY_TARGET == HWY_AVX2 || HWY_TARGET <= HWY_AVX3_DL;
-  return type == DType::kBF16 ? HWY_NATIVE_DOT_BF16 != 0 : kIntegers && (type == DType::kI8 || type == DType::kI4);
+TargetTraits Traits() {
+  return {.fast_dots = [](DType type) { return FastDots(type); },
+          .reading = [](const TileKernelRow* row, int64_t head_size) { return ReadingOf(row, head_size); }};
 }
-
-bool SpreadsKeys(const TileKernelRow* row) { return CodeOf(row).spreads; }
 
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }
 
@@ -309,8 +330,7 @@ HWY_EXPORT(RunScores);
 HWY_EXPORT(MergeRow);
 HWY_EXPORT(TrimRange);
 HWY_EXPORT(AppendRows);
-HWY_EXPORT(FastDots);
-HWY_EXPORT(SpreadsKeys);
+HWY_EXPORT(Traits);
 HWY_EXPORT(TargetName);
 }  // namespace
 
@@ -325,7 +345,7 @@ UnitCode GetUnitCode() {
           .merge = HWY_DYNAMIC_POINTER(MergeRow),
           .trim_range = HWY_DYNAMIC_POINTER(TrimRange),
           .append = HWY_DYNAMIC_POINTER(AppendRows),
-          .traits = {.fast_dots = HWY_DYNAMIC_POINTER(FastDots), .spreads_keys = HWY_DYNAMIC_POINTER(SpreadsKeys)},
+          .traits = HWY_DYNAMIC_DISPATCH(Traits)(),
           .target = target};
 }
 }  // namespace kvshare

@@ -22,20 +22,26 @@ HWY_INLINE hn::Vec<Quad> BlockOf(V v) {
     return hn::ExtractBlock<kBlock>(v);
 }
 
-// visit(lane, column) for every lane of four rows; column = (a[lane], b[lane], c[lane], d[lane]).
-template <typename V, typename Visit>
-HWY_INLINE void ForEachColumn(V a, V b, V c, V d, const Visit& visit) {
+// Block k of columns[i] holds the column of lane 4k + i.
+template <typename V>
+HWY_INLINE void TransposeQuads(V a, V b, V c, V d, V (&columns)[4]) {
   const F32 df;
   const hn::Repartition<double, F32> dd;
   const auto ab_lower = hn::BitCast(dd, hn::InterleaveLower(df, a, b));
   const auto ab_upper = hn::BitCast(dd, hn::InterleaveUpper(df, a, b));
   const auto cd_lower = hn::BitCast(dd, hn::InterleaveLower(df, c, d));
   const auto cd_upper = hn::BitCast(dd, hn::InterleaveUpper(df, c, d));
-  // Block k of the i-th holds the column of lane 4k + i.
-  const V columns[] = {hn::BitCast(df, hn::InterleaveLower(dd, ab_lower, cd_lower)),
-                       hn::BitCast(df, hn::InterleaveUpper(dd, ab_lower, cd_lower)),
-                       hn::BitCast(df, hn::InterleaveLower(dd, ab_upper, cd_upper)),
-                       hn::BitCast(df, hn::InterleaveUpper(dd, ab_upper, cd_upper))};
+  columns[0] = hn::BitCast(df, hn::InterleaveLower(dd, ab_lower, cd_lower));
+  columns[1] = hn::BitCast(df, hn::InterleaveUpper(dd, ab_lower, cd_lower));
+  columns[2] = hn::BitCast(df, hn::InterleaveLower(dd, ab_upper, cd_upper));
+  columns[3] = hn::BitCast(df, hn::InterleaveUpper(dd, ab_upper, cd_upper));
+}
+
+// visit(lane, column) for every lane of four rows; column = (a[lane], b[lane], c[lane], d[lane]).
+template <typename V, typename Visit>
+HWY_INLINE void ForEachColumn(V a, V b, V c, V d, const Visit& visit) {
+  V columns[4];
+  TransposeQuads(a, b, c, d, columns);
   HWY_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
     visit(i, BlockOf<0>(columns[i]));

@@ -23,8 +23,7 @@ using F32 = hn::CappedTag<float, 16>;
 using Vec = hn::Vec<F32>;
 inline constexpr size_t kLanes = hn::MaxLanes(F32());
 
-// Fetches the line into L2, not L1: a tile ahead is more than L1 holds (Highway's Prefetch asks for L1).
-HWY_INLINE void PrefetchL2(const void* p) { __builtin_prefetch(p, 0, 2); }
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Element types that C++ has no name for.
 struct F8E4M3 {
@@ -109,27 +108,6 @@ HWY_INLINE Vec LoadN(I4Pointer p, size_t n) {
   return hn::IfThenElseZero(hn::FirstN(F32(), n), FromI4(hn::LoadN(Codes(), p.pairs, (n + 1) / 2)));
 }
 HWY_INLINE Vec LoadN(const F8E4M3* p, size_t n) { return FromF8E4M3(hn::LoadN(Codes(), &p->bits, n)); }
-
-// Twice as many codes, as 16-bit integers.
-using I16 = hn::Repartition<int16_t, F32>;
-using Codes16 = hn::Rebind<uint8_t, I16>;
-
-HWY_INLINE hn::Vec<I16> FromI4To16(hn::Vec<Codes16> pairs) {
-  const auto codes = hn::PromoteTo(hn::RebindToUnsigned<I16>(), SplitPairs(Codes16(), pairs));
-  return hn::Sub(hn::BitCast(I16(), codes), hn::Set(I16(), 8));
-}
-HWY_INLINE hn::Vec<I16> Load16(const int8_t* p) {
-  return hn::PromoteTo(I16(), hn::LoadU(hn::Rebind<int8_t, I16>(), p));
-}
-HWY_INLINE hn::Vec<I16> Load16(I4Pointer p) {
-  return FromI4To16(hn::ResizeBitCast(Codes16(), hn::LoadU(hn::Half<Codes16>(), p.pairs)));
-}
-HWY_INLINE hn::Vec<I16> Load16N(const int8_t* p, size_t n) {
-  return hn::PromoteTo(I16(), hn::LoadN(hn::Rebind<int8_t, I16>(), p, n));
-}
-HWY_INLINE hn::Vec<I16> Load16N(I4Pointer p, size_t n) {
-  return hn::IfThenElseZero(hn::FirstN(I16(), n), FromI4To16(hn::LoadN(Codes16(), p.pairs, (n + 1) / 2)));
-}
 
 template <class D>
 HWY_INLINE void StoreWholeOrN(hn::Vec<D> v, D d, hn::TFromD<D>* p, size_t n) {

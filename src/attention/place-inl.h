@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "attention/digits-inl.h"
 #include "attention/load-inl.h"
 #include "attention/unit.h"
 #include "attention/wide-inl.h"
@@ -15,17 +16,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-// Of a packed query row, in cells (products-inl.h); of a row in f32.
-inline int64_t KeyStride(const Job& job) {
-  const int64_t elements = job.plan.key_kernel->products == Products::kDots ? 2 : 1;
-  return RoundUp((job.call->key.head_size + elements - 1) / elements, kLanes);
-}
+// Of a row in f32; of a packed query row or key, whatever it is packed for (products-inl.h, digits-inl.h).
 inline int64_t RowStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
+inline int64_t KeyStride(const Job& job) {
+  const int64_t D = job.call->key.head_size;
+  switch (job.plan.key_kernel->products) {
+    case Products::kDots: return RoundUp((D + 1) / 2, kLanes);
+    case Products::kDigits: return std::max(RowStride(job), DigitStride(D));
+    default: return RowStride(job);
+  }
+}
 inline int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
 inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
 
 constexpr int64_t kQueryRows = 4;  // packed at a time
+
+// How a block's rows are scored: by their kernel, or where that would not be right enough, by the next that is.
+enum class Scoring : int32_t { kKernel, kF32, kF64 };
 
 // A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.
 struct Scratch {
@@ -37,8 +44,9 @@ struct Scratch {
   float* sum;      // the same
   int32_t* begin;  // the same: each row's range of keys
   int32_t* end;
-  float* rows;  // kQueryRows rows of RowStride, or one of ValueStride
-  float* keys;  // a packed tile of K and of V, if the kernels are wide
+  Scoring* scoring;  // [blocks]
+  float* rows;       // kQueryRows rows of RowStride, or one of ValueStride
+  float* keys;       // a packed tile of K and of V, if the kernels are wide
   float* values;
   size_t bytes;
 
@@ -62,6 +70,7 @@ struct Scratch {
     sum = take(state);
     begin = reinterpret_cast<int32_t*>(take(state));
     end = reinterpret_cast<int32_t*>(take(state));
+    scoring = reinterpret_cast<Scoring*>(take(blocks));
     rows = take(std::max(kQueryRows * RowStride(job), ValueStride(job)));
     const int64_t packed = IsWide(job) ? PackedKeys(job.plan.key_tile) : 0;
     keys = take(packed * KeyStride(job));

@@ -6,31 +6,9 @@
 namespace kvshare {
 namespace {
 
-constexpr int64_t kEnoughUnits = 32;  // no more splits once this many units are there to share out
-
-// A unit of few rows: sums of at most 256 of them; a split pays for its merge from 256 keys on.
-constexpr int64_t kRowsPerUnit = 256;
-constexpr int64_t kKeysPerSplit = 256;
-
-// A unit of wide blocks keeps its queries and sums in L2, beside a packed tile: the more blocks, the less packing. But
-// there shall be kWideUnits units, if that leaves kWideBlocks blocks to each.
-constexpr int64_t kWideUnitBytes = 640 << 10;
-constexpr int64_t kWideUnits = 8;
-constexpr int64_t kWideBlocks = 3;
-constexpr int64_t kWideKeysPerSplit = 1024;
-// Whole steps of both tile kernels on every target; a strip of V stays in L1 for all rows of a block.
-constexpr int64_t kWideKeyTile = 96;
-
-// Times as many keys in a tile of a quantized cache.
-constexpr int64_t kQuantizedKeys = 8;
-
-// Tiles that kernels read as several streams: the shorter a row, the more keys a stream needs.
-constexpr int64_t kSpreadKeyTile = 128;
-constexpr int64_t kSpreadShortRow = 512;  // bytes; twice the keys up to here
-
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A window past every key sees what one just past them sees; so near, no sum with it overflows.
+// Clamps a huge window: what it sees is the same, and a position plus or minus the window cannot overflow.
 int64_t Reach(int64_t window) { return std::min(window, int64_t{1} << 40); }
 
 template <typename T>
@@ -103,13 +81,34 @@ void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges)
 }
 
 // Whether dot products may replace FMA. Those of bf16 round queries and weights to bf16, which only callers whose
-// queries are bf16 expect. Those of integers serve decode, where they matter, and up to kMostDots channels, whose sums
-// fit 31 bits; a prompt keeps the accuracy of f32.
+// queries are bf16 expect. Those of bytes serve decode and short chunks; a prompt multiplies in f32.
 bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, bool (*fast_dots)(DType)) {
-  constexpr int64_t kMostDots = 4096;
   if (view.type == DType::kBF16 && call.query.type != DType::kBF16) return false;
-  if (view.type != DType::kBF16 && (rows > kNarrowRows || view.head_size > kMostDots)) return false;
+  if (view.type != DType::kBF16 && (rows >= kWideFrom || view.head_size > kMostDigitChannels)) return false;
   return fast_dots(view.type);
+}
+
+// How the kernels read, and so how many keys a tile has; needs the rest of the plan.
+void SetReadings(const AttentionCall& call, const TargetTraits& target, int64_t most_visible, Plan& plan) {
+  plan.key_reading = target.reading(plan.key_kernel, call.key.head_size);
+  plan.value_reading = target.reading(plan.value_kernel, call.value.head_size);
+  const Reading reading = plan.key_reading == plan.value_reading ? plan.key_reading : Reading::kTileAhead;
+  if (plan.block_rows > kNarrowRows) {
+    plan.key_tile = kWideKeyTile;
+  } else if (plan.blocks() > 1) {
+    plan.key_tile = kChunkKeyTile;
+  } else if (reading == Reading::kSpread) {
+    plan.key_tile = kSpreadKeyTile * (BytesOf(call.key.type, call.key.head_size) <= kSpreadShortRow ? 2 : 1);
+  } else if (reading == Reading::kStream) {
+    // Not larger than a split, whose shares are whole tiles.
+    const int64_t share = CeilDiv(std::max<int64_t>(1, most_visible), plan.splits);
+    plan.key_tile = std::min(kStreamKeyTile, CeilDiv(share, kStreamKeyStep) * kStreamKeyStep);
+  } else {
+    const bool short_head = call.key.head_size <= kShortHead;
+    const bool codes = IsQuantized(call.key.type);
+    plan.key_tile = (short_head ? kShortHeadKeyTile : kLongHeadKeyTile) * (codes ? kCodeKeys : 1);
+    plan.prefetch_keys = short_head && !codes ? plan.key_tile : 0;
+  }
 }
 
 }  // namespace
@@ -173,27 +172,11 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
                                          std::max(CeilDiv(rows, kWideUnits * plan.block_rows), kWideBlocks));
     most_rows = std::max<int64_t>(most_blocks, 1) * plan.block_rows;
   }
-  // Equal shares of S, so that the last unit is no crumb, but of whole blocks.
+  // Divide S evenly, so that the last unit is not tiny; round up to whole blocks of R rows.
   const int64_t step = std::min(S, plan.block_rows / std::gcd(plan.block_rows, plan.group));
   plan.position_tiles = CeilDiv(S, std::max<int64_t>(1, most_rows / plan.group));
   plan.positions = CeilDiv(CeilDiv(S, plan.position_tiles), step) * step;
   plan.position_tiles = CeilDiv(S, plan.positions);
-
-  const bool decode = plan.positions * plan.group <= plan.block_rows;
-  if (wide) {
-    plan.key_tile = kWideKeyTile;
-  } else if (!decode) {
-    plan.key_tile = 64;
-  } else if (target.spreads_keys(plan.key_kernel) && target.spreads_keys(plan.value_kernel)) {
-    plan.key_tile = kSpreadKeyTile * (BytesOf(call.key.type, call.key.head_size) <= kSpreadShortRow ? 2 : 1);
-  } else {
-    // A K tile of 8 KB (D <= 128), 32 to 64 KB above: small enough that the next tile arrives while this one is used.
-    // Codes take longer a byte, and their tiles longer to begin and to end.
-    const bool small = call.key.head_size <= 128;
-    const bool quantized = IsQuantized(call.key.type);
-    plan.key_tile = (small ? 16 : 32) * (quantized ? kQuantizedKeys : 1);
-    plan.prefetch_keys = small && !quantized ? plan.key_tile : 0;
-  }
 
   int64_t most_visible = 0;
   for (int64_t i = 0; i < call.query.batch * S; ++i)
@@ -201,6 +184,7 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
   const int64_t items = call.query.batch * call.key.heads * plan.position_tiles;
   plan.splits = std::clamp(kEnoughUnits / items, int64_t{1},
                            std::max<int64_t>(1, CeilDiv(most_visible, wide ? kWideKeysPerSplit : kKeysPerSplit)));
+  SetReadings(call, target, most_visible, plan);
   return plan;
 }
 

@@ -1,10 +1,11 @@
-// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call and
-// the SIMD target alone, never on threads, so that the same input gives the same bits at any number of them.
+// From shapes, lengths and windows to units of work: which rows, which keys, how large a tile. Depends on the call, the
+// SIMD target and the CPU alone, never on threads, so that the same input gives the same bits at any number of them.
 #pragma once
 
 #include <cstdint>
 
 #include "attention/kernel_table.h"
+#include "attention/tuning.h"
 #include "kvshare/call.h"
 
 namespace kvshare {
@@ -18,6 +19,8 @@ struct KeyRange {
 struct Plan {
   const TileKernelRow* key_kernel = nullptr;    // scores
   const TileKernelRow* value_kernel = nullptr;  // weighted sum; same R
+  Reading key_reading = Reading::kTileAhead;    // of narrow kernels
+  Reading value_reading = Reading::kTileAhead;  // the same
   int64_t group = 1;                            // G
   int64_t block_rows = 1;                       // R
   int64_t positions = 1;                        // query positions a unit takes
@@ -31,8 +34,8 @@ struct Plan {
 
 // What the plan asks of the SIMD target.
 struct TargetTraits {
-  bool (*fast_dots)(DType);                    // whether dot products of K/V of that type are faster than f32 FMA
-  bool (*spreads_keys)(const TileKernelRow*);  // whether that kernel reads a tile as several streams (tile-inl.h)
+  bool (*fast_dots)(DType);  // whether dot products of K/V of that type are faster than f32 FMA
+  Reading (*reading)(const TileKernelRow*, int64_t head_size);  // how that kernel reads K or V, if it is narrow
 };
 
 // Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range).

@@ -2,11 +2,9 @@
 // memory as floats, whatever a cell holds:
 //
 // Fma<T>    a cell is one element, converted to f32; products are added in f32.
-// Dots<T>   a cell is two elements of 16 bits, adjacent channels of K or adjacent keys of V, and one instruction
-//           multiplies and adds both. bf16 stays as it is, sums in f32; int8 and int4 become int16, sums in i32. The
-//           other side, queries and weights, is rounded to the same 16 bits: bf16 exactly as callers' bf16 queries are;
-//           int16 on a scale of its own for every query row and for every row's weights of one tile, so that it costs
-//           at most 2^-16 of the largest of them.
+// Dots<T>   bf16 only. A cell is two elements, adjacent channels of K or adjacent keys of V, and one instruction
+//           multiplies and adds both, in f32. The other side, queries and weights, is rounded to bf16: queries exactly
+//           as callers' bf16 queries are.
 #if defined(KVSHARE_ATTENTION_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVSHARE_ATTENTION_PRODUCTS_INL_H_
 #undef KVSHARE_ATTENTION_PRODUCTS_INL_H_
@@ -18,6 +16,7 @@
 
 #include "attention/load-inl.h"
 #include "attention/softmax-inl.h"
+#include "attention/tuning-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
@@ -101,7 +100,7 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
     Sum odd = hn::Zero(F32());  // stays zero where there is an instruction
     sum = hn::ReorderWidenMulAccumulate(F32(), a, b, sum, odd);
-    return HWY_NATIVE_DOT_BF16 ? sum : hn::Add(sum, odd);
+    return kNativeDotBF16 ? sum : hn::Add(sum, odd);
   }
   static HWY_INLINE Vec ToF32(Sum sum) { return sum; }
 
@@ -126,118 +125,6 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
       }
   }
 };
-
-// Codes of int8 and int4.
-template <typename T>
-struct CodeDots : DotsBase<T, int16_t> {
-  using typename DotsBase<T, int16_t>::Pointer;
-  using typename DotsBase<T, int16_t>::Factor;
-  using DotsBase<T, int16_t>::Cells;
-  using Sum = hn::Vec<I32>;
-  static constexpr bool kIntegers = true;
-  // A lane's sum of 512 products with codes fits 31 bits: 4096 channels in 8 lanes, beyond which the plan takes no dot
-  // products, or the keys of a tile.
-  static constexpr float kLimit = 32767.0F;
-
-  static HWY_INLINE Sum Zero() { return hn::Zero(I32()); }
-  static HWY_INLINE Factor LoadKey(Pointer p) { return Load16(p); }
-  static HWY_INLINE Factor LoadKeyN(Pointer p, size_t n) { return Load16N(p, n); }
-  // Pairs are made within blocks of 128 bits, the cheapest way: OrderColumns undoes it.
-  template <int kColumns, bool kPartial>
-  static HWY_INLINE void LoadValues(Pointer p, Pointer q, size_t n, Factor (&to)[kColumns]) {
-    HWY_UNROLL(16)
-    for (int c = 0; c < kColumns; c += 2) {
-      const auto load = [&](Pointer at)
-                            HWY_ATTR { return kPartial ? LoadKeyN(at + c * kLanes, n) : LoadKey(at + c * kLanes); };
-      const Factor a = load(p);
-      const Factor b = load(q);
-      to[c] = hn::InterleaveLower(I16(), a, b);
-      to[c + 1] = hn::InterleaveUpper(I16(), a, b);
-    }
-  }
-  static HWY_INLINE Sum MulAdd(Factor a, Factor b, Sum sum) {
-    // In assembly, since g++ 12 copies integer sums to other registers and back, as many copies as products.
-#if HWY_TARGET <= HWY_AVX3_DL
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
-    return sum;
-#elif HWY_TARGET <= HWY_AVX2
-    const auto products = hn::WidenMulPairwiseAdd(I32(), a, b);
-    __asm__("vpaddd %1, %0, %0" : "+v"(sum.raw) : "v"(products.raw));
-    return sum;
-#else
-    Sum odd = hn::Zero(I32());  // stays zero on x86
-    return hn::ReorderWidenMulAccumulate(I32(), a, b, sum, odd);
-#endif
-  }
-  static HWY_INLINE Vec ToF32(Sum sum) { return hn::ConvertTo(F32(), sum); }
-  // The sums of two vectors that LoadValues made, `a` with the even half blocks of the columns and `b` with the odd
-  // ones, become those of the columns as they lie.
-  static HWY_INLINE void OrderColumns(Vec& a, Vec& b) {
-    if constexpr (kLanes == 4) return;
-    const F32 df;
-    const Vec lower = hn::ConcatLowerLower(df, b, a);
-    const Vec upper = hn::ConcatUpperUpper(df, b, a);
-    if constexpr (kLanes == 8) {
-      a = lower;
-      b = upper;
-    } else {
-      alignas(64) static constexpr int32_t kOrder[16] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
-      const auto order = hn::SetTableIndices(df, kOrder);
-      a = hn::TableLookupLanes(lower, order);
-      b = hn::TableLookupLanes(upper, order);
-    }
-  }
-
-  static float PackQuery(float* row, int64_t count) {
-    const F32 df;
-    Vec most = hn::Zero(df);
-    Vec poison = hn::Zero(df);  // NaN if any of them is not finite, which no code can say
-    for (int64_t d = 0; d < count; d += kLanes) {
-      const Vec q = hn::Load(df, row + d);
-      most = hn::Max(most, hn::Abs(q));
-      poison = hn::MulAdd(q, hn::Zero(df), poison);
-    }
-    const float largest = hn::ReduceMax(df, most);
-    const Vec to_code = hn::Set(df, largest > 0 ? kLimit / largest : 0.0F);
-    const auto code = [&](int64_t d) HWY_ATTR { return hn::NearestInt(hn::Mul(hn::Load(df, row + d), to_code)); };
-    for (int64_t d = 0; d < count; d += 2 * kLanes) {
-      const auto next = d + static_cast<int64_t>(kLanes) < count ? code(d + kLanes) : hn::Zero(I32());
-      hn::Store(Cells(hn::OrderedDemote2To(I16(), code(d), next)), df, row + d / 2);
-    }
-    return largest / kLimit + hn::ReduceSum(df, poison);
-  }
-  template <int R>
-  static HWY_INLINE void PackWeights(float* weights, int64_t count, float* factors) {
-    const F32 df;
-    const I32 di;
-    constexpr int64_t kVectors = kRowVectors<R>;
-    if (count % 2 != 0) std::fill_n(weights + count * R, R, 0.0F);
-    for (int64_t v = 0; v < kVectors; ++v) {
-      Vec most = hn::Zero(df);
-      Vec poison = hn::Zero(df);
-      for (int64_t i = v * kLanes; i < count * R; i += kVectors * kLanes) {
-        const Vec weight = hn::Load(df, weights + i);
-        most = hn::Max(most, weight);
-        poison = hn::MulAdd(weight, hn::Zero(df), poison);
-      }
-      most = AcrossKeys<R>(most, MaxOp());
-      poison = AcrossKeys<R>(poison, AddOp());
-      const Vec limit = hn::Set(df, kLimit);
-      const Vec to_code = hn::IfThenZeroElse(hn::Eq(most, hn::Zero(df)), hn::Div(limit, most));
-      for (int64_t i = v * kLanes; i < count * R; i += std::max<int64_t>(2 * R, kLanes)) {
-        const auto first = hn::NearestInt(hn::Mul(hn::Load(df, weights + i), to_code));
-        const auto second = hn::NearestInt(hn::Mul(hn::LoadU(df, weights + i + R), to_code));
-        const auto both = hn::Or(hn::And(first, hn::Set(di, 0xFFFF)), hn::ShiftLeft<16>(second));
-        hn::Store(hn::BitCast(df, both), df, weights + i);
-      }
-      hn::Store(hn::Add(hn::Div(most, limit), poison), df, factors + v * kLanes);
-    }
-  }
-};
-template <>
-struct Dots<int8_t> : CodeDots<int8_t> {};
-template <>
-struct Dots<I4> : CodeDots<I4> {};
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

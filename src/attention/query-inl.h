@@ -16,15 +16,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-// One query row, rotated, scaled and in cells of the score kernel, at `to` [RowStride]; zeros for an idle one. Returns
-// what its sums must be multiplied by.
-inline float LoadQuery(const Job& job, const Place& place, int64_t row, float* to) {
+// Cells of dot products hold a bf16 query as it is, which scaled might be rounded; there the sums are scaled.
+inline bool ScalesSums(const Job& job) { return job.plan.key_kernel->products == Products::kDots; }
+
+// A row in f32 becomes what its kernel reads, in place; returns what its sums must be multiplied by.
+inline float PackQuery(const Job& job, float* row) {
+  return CodeOf(job.plan.key_kernel).pack_query(row, RowStride(job)) *
+         (ScalesSums(job) ? static_cast<float>(job.call->spec.scale) : 1.0F);
+}
+
+// One query row, rotated and scaled, at `to` [RowStride]; zeros for an idle one.
+inline void LoadQuery(const Job& job, const Place& place, int64_t row, Scoring scoring, float* to) {
   const AttentionCall& call = *job.call;
   const F32 df;
   const int64_t stride = RowStride(job);
   if (row >= place.rows) {
     std::fill_n(to, stride, 0.0F);
-    return 1;
+    return;
   }
   const int64_t s = place.PositionOf(job, row);
   const int64_t position =
@@ -32,21 +40,23 @@ inline float LoadQuery(const Job& job, const Place& place, int64_t row, float* t
           ? call.rotary_positions[place.b * call.query.tokens + s]
           : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
   LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
-  // Cells of dot products hold a bf16 query as it is, which scaled might be rounded; there the sums are scaled.
-  const auto spec_scale = static_cast<float>(call.spec.scale);
-  const bool scale_sums = job.plan.key_kernel->products == Products::kDots;
   // The scales of quantized keys are folded into the query, so that the kernels see codes only.
   const Quant& quant = call.key.quant;
   const int64_t D = call.key.head_size;
   const bool one_scale = quant.scale != nullptr && !quant.per_channel;
-  const Vec scale = hn::Set(df, (scale_sums ? 1.0F : spec_scale) * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * D : nullptr;
+  if (scoring == Scoring::kF64) {  // rounded once
+    for (int64_t d = 0; d < D; ++d)
+      to[d] = static_cast<float>(to[d] * call.spec.scale * (quant.per_channel ? channel_scale[d] : quant.scale[0]));
+    return;
+  }
+  const Vec scale =
+      hn::Set(df, (ScalesSums(job) ? 1.0F : static_cast<float>(call.spec.scale)) * (one_scale ? quant.scale[0] : 1.0F));
   for (int64_t d = 0; d < stride; d += kLanes) {
     Vec q = hn::Mul(hn::Load(df, to + d), scale);
     if (channel_scale != nullptr) q = hn::Mul(q, LoadN(channel_scale + d, std::min<int64_t>(kLanes, D - d)));
     hn::Store(q, df, to + d);
   }
-  return CodeOf(job.plan.key_kernel).pack_query(to, stride) * (scale_sums ? spec_scale : 1.0F);
 }
 
 // A row's factor, in each of its lanes.
@@ -56,15 +66,45 @@ inline void SetFactor(const Job& job, const Scratch& scratch, int64_t row, float
   for (int64_t lane = row % R; lane < state_lanes; lane += R) scratch.factors[row / R * state_lanes + lane] = factor;
 }
 
-// Block `block` of the unit's queries as ScoreTile reads them.
-inline void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
+// Block `block` of the unit's queries as what scores them reads them. Returns whether that is right enough for all.
+inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch, int64_t block, Scoring scoring) {
   const F32 df;
+  const TileCode& code = CodeOf(job.plan.key_kernel);
   const int64_t R = job.plan.block_rows;
-  const int64_t stride = KeyStride(job);
+  const int64_t D = job.call->key.head_size;
+  const bool digits = code.may_score != nullptr && scoring == Scoring::kKernel;
+  const bool in_f32 = code.may_score_f32 != nullptr && !digits && scoring != Scoring::kF64;
+  const int64_t stride = digits ? DigitStride(D) : ScalesSums(job) ? KeyStride(job) : RowStride(job);
   for (int64_t r = 0; r < R; ++r) {
-    SetFactor(job, scratch, block * R + r, LoadQuery(job, place, block * R + r, scratch.rows));
-    float* packed = scratch.query + block * R * stride + r * kLanes;
+    LoadQuery(job, place, block * R + r, scoring, scratch.rows);
+    if (in_f32 && !code.may_score_f32(scratch.rows, stride)) return false;
+    const float factor = scoring == Scoring::kKernel ? PackQuery(job, scratch.rows) : 1.0F;
+    if (digits && !code.may_score(factor, D)) return false;
+    SetFactor(job, scratch, block * R + r, factor);
+    float* packed = scratch.query + block * R * KeyStride(job) + r * kLanes;
     for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Load(df, scratch.rows + d), df, packed + d * R);
+  }
+  return true;
+}
+
+// The same, scored as fast as is right enough.
+inline void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
+  for (const Scoring scoring : {Scoring::kKernel, Scoring::kF32, Scoring::kF64}) {
+    // Digits of longer rows than their kernels serve, where the row is forced.
+    const bool digits = job.plan.key_kernel->products == Products::kDigits && scoring == Scoring::kKernel;
+    if (digits && job.call->key.head_size > kMostDigitChannels) continue;
+    scratch.scoring[block] = scoring;
+    if (PackRows(job, place, scratch, block, scoring)) return;
+  }
+}
+
+// What scores a block that PackQueries packed.
+inline auto ScoreCode(const Job& job, const Scratch& scratch, int64_t block) {
+  const TileCode& code = CodeOf(job.plan.key_kernel);
+  switch (scratch.scoring[block]) {
+    case Scoring::kF32: return code.score_f32;
+    case Scoring::kF64: return code.score_f64;
+    default: return code.Narrow(job.plan.key_reading).score;
   }
 }
 
@@ -77,7 +117,8 @@ inline void PackQueriesWide(const Job& job, const Place& place, const Scratch& s
   for (int64_t r = 0; r < R; r += kQueryRows) {
     for (int64_t i = 0; i < kQueryRows; ++i) {
       const int64_t row = block * R + r + i;
-      SetFactor(job, scratch, row, LoadQuery(job, place, row, scratch.rows + i * row_stride));
+      LoadQuery(job, place, row, Scoring::kKernel, scratch.rows + i * row_stride);
+      SetFactor(job, scratch, row, PackQuery(job, scratch.rows + i * row_stride));
     }
     float* packed = scratch.query + block * R * stride + r / kPassRows * kPassRows * stride + r % kPassRows;
     const float* rows = scratch.rows;

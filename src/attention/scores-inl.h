@@ -94,7 +94,6 @@ void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionCall& call = *job.call;
   const MutableScoresView& out = call.scores;
   const bool weights = out.stage == ScoreStage::kWeights;
-  const auto score_tile = CodeOf(job.plan.key_kernel).score;
   HWY_ALIGN float rescale[kStateLanes<R>];
   KeyRange range{0, static_cast<int32_t>(out.keys)};
   if (!out.OfEveryKey()) {
@@ -112,8 +111,9 @@ void WriteScores(const Job& job, const Place& place, const Scratch& scratch) {
         const int64_t count = std::min<int64_t>(tile + job.plan.key_tile, end) - begin;
         if (count <= 0) continue;
         const int64_t lanes = RoundUp(count * R, kLanes);
-        score_tile(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin), call.key.token_stride,
-                   count, call.key.head_size, Fetch{}, nullptr, scratch.scores);
+        ScoreCode(job, scratch, block)(scratch.query + block * R * KeyStride(job), RowsOf(call.key, place, begin),
+                                       call.key.token_stride, count, call.key.head_size, Fetch{}, nullptr,
+                                       scratch.scores);
         if (!out.OfEveryKey())
           MaskTile<R>(job, place, scratch, block, seen, begin, count);
         else if (out.stage == ScoreStage::kSoftcapped && call.spec.softcap > 0)

@@ -17,10 +17,19 @@ namespace kvshare::HWY_NAMESPACE {
 
 inline constexpr float kHidden = -std::numeric_limits<float>::infinity();
 
+// The larger of the two, and NaN where `x` is: of a NaN and a number, Arm's Max takes the number, x86's its second one.
+HWY_INLINE Vec AtLeast(Vec least, Vec x) {
+#if HWY_ARCH_X86
+  return hn::Max(least, x);
+#else
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Max(least, x));
+#endif
+}
+
 // e^x for x <= 0 (NaN stays NaN): 2^n * p(r), relative error <= 2e-7 * (1 + |x|/8); 0 below 2^-126.
 HWY_INLINE Vec Exp(Vec x) {
   const F32 df;
-  const Vec t = hn::Max(hn::Set(df, -127.0F), hn::Mul(x, hn::Set(df, 1.44269504F)));
+  const Vec t = AtLeast(hn::Set(df, -127.0F), hn::Mul(x, hn::Set(df, 1.44269504F)));
   // Adding 1.5 * 2^23 rounds to an integer n and leaves n + 127, the exponent's bits, lowest.
   const Vec magic = hn::Set(df, 12582912.0F + 127.0F);
   const Vec shifted = hn::Add(t, magic);

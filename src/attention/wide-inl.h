@@ -17,21 +17,16 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "attention/fetch-inl.h"
 #include "attention/kernel_table.h"
 #include "attention/load-inl.h"
-#include "attention/tile-inl.h"
+#include "attention/products-inl.h"
+#include "attention/tuning-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-// A pass over D: kPassVectors vectors of query rows against kPassKeys keys, whose sums fill 24 of 32 registers or 12 of
-// 16. The fewer loads a multiplication the better: 12 keys and two vectors reach 82 % of the peak, 8 and three 97 %.
-inline constexpr int kPassVectors = 3;
-inline constexpr int kPassKeys = kLanes == 16 ? 8 : 4;
 inline constexpr int kPassRows = kPassVectors * kLanes;
-// A pass over the keys: kStripRows rows, kStripVectors vectors of V. Likewise.
-inline constexpr int kStripRows = 6;
-inline constexpr int kStripVectors = kLanes == 16 ? 4 : 2;
 inline constexpr int64_t kStrip = kStripVectors * kLanes;
 
 // Lines of memory that are wanted in L2 soon, handed out one by one.
@@ -56,7 +51,6 @@ class Lines {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   struct Region {
     const char* rows;
     int64_t row_lines, inner, inner_stride, outer, outer_stride;

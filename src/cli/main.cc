@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   kvshare::cli::AddRewrite(app, exit_code);
   kvshare::cli::AddVerify(app, exit_code);
   kvshare::cli::AddDoctor(app, exit_code);
+  kvshare::cli::AddGenai(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -6,9 +6,10 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <utility>
 
-#include "cli/flag_names.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
 namespace {
@@ -19,16 +20,6 @@ std::string ExecutableFolder() {
   return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
 }
 
-std::pair<std::string, std::string> Split(const std::string& pair) {
-  const size_t at = pair.find('=');
-  return {pair.substr(0, at), pair.substr(at + 1)};
-}
-
-std::string CheckPair(const std::string& pair) {
-  const size_t at = pair.find('=');
-  return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + pair + "'" : std::string();
-}
-
 int64_t NumberOf(const std::string& text) {
   int64_t number = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -37,7 +28,7 @@ int64_t NumberOf(const std::string& text) {
 
 std::string CheckExtent(const std::string& pair) {
   constexpr int64_t kLargest = int64_t{1} << 40;
-  const int64_t number = CheckPair(pair).empty() ? NumberOf(Split(pair).second) : -1;
+  const int64_t number = CheckPair(pair).empty() ? NumberOf(SplitPair(pair).second) : -1;
   return number < 0 || number > kLargest ? "needs NAME=N, a count, got '" + pair + "'" : std::string();
 }
 
@@ -50,12 +41,23 @@ Via ViaOf(const RunFlags& flags) {
 
 }  // namespace
 
+std::pair<std::string, std::string> SplitPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return {pair.substr(0, at), pair.substr(at + 1)};
+}
+
+std::string CheckPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + pair + "'" : std::string();
+}
+
 RunOptions RunFlags::Options() const {
   RunOptions options;
   options.via = ViaOf(*this);
   options.library = library.empty() ? ExecutableFolder() + "/../lib/libkvshare_ort.so" : library;
-  for (const std::string& entry : entries) options.entries.push_back(Split(entry));
-  for (const std::string& extent : extents) options.extents[Split(extent).first] = NumberOf(Split(extent).second);
+  for (const std::string& entry : entries) options.entries.push_back(SplitPair(entry));
+  for (const std::string& extent : extents)
+    options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);
   return options;
 }
 
@@ -84,8 +86,19 @@ Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
   return OpenOnnxRuntime(flags.ort, ExecutableFolder());
 }
 
+std::string Spelled(const std::string& text) {
+  static const std::map<std::string, std::string> others = {
+      {"library", "--lib"},     {"tolerance", "--tol"},        {"target", "--to"},
+      {"min_ort", "--min-ort"}, {"weights_name", "--weights"}, {"link_weights", "--link-weights"}};
+  return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
+    const auto found = others.find(name);
+    const std::string flag = found == others.end() ? "--" + name : found->second;
+    return value.empty() ? flag : flag + " " + value;
+  });
+}
+
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", WithFlags(failure.message()));
+  fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/verbs.h"
@@ -23,10 +24,17 @@ struct RunFlags {
   RunOptions Options() const;
 };
 
+// A KEY=VALUE flag: what is wrong with it, or nothing; and its two parts.
+std::string CheckPair(const std::string& pair);
+std::pair<std::string, std::string> SplitPair(const std::string& pair);
+
 void AddRunFlags(CLI::App& verb, RunFlags& flags);
 
 // The ONNX Runtime that the flags name.
 Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags);
+
+// `text` with the options that it names as flags.
+std::string Spelled(const std::string& text);
 
 // Prints the failure on stderr and returns its exit code: 2 bad input, 3 refused, 5 any other failure.
 ExitCode Report(const Status& failure);

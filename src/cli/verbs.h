@@ -15,5 +15,6 @@ void AddInspect(CLI::App& app, int& exit_code);
 void AddRewrite(CLI::App& app, int& exit_code);
 void AddVerify(CLI::App& app, int& exit_code);
 void AddDoctor(CLI::App& app, int& exit_code);
+void AddGenai(CLI::App& app, int& exit_code);
 
 }  // namespace kvshare::cli

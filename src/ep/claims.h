@@ -1,6 +1,8 @@
 // What of a model this provider takes, and what it makes of it. Knows src/graph only, not ONNX Runtime.
 #pragma once
 
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,15 +18,36 @@ enum class Alignment {
   kLowerRight,  // the last query sees all keys
 };
 
+// What a mask group writes in place of one mask.
+struct MaskOutput {
+  std::string source;  // the group's input [B, T] of int64, int32 or bool: not 0 keeps a key
+  int rank = 4;        // of the mask: [B, S, T] or [B, 1, S, T]
+  int64_t rows = 1;    // its extent S where the model fixes it, which ONNX Runtime then expects
+
+  friend bool operator==(const MaskOutput&, const MaskOutput&) = default;
+};
+
 struct Claims {
   Plans plans;
+  // Nodes that exist only for masks, in the graph's order, each by its first output: together one node.
+  std::vector<std::string> group;
+  std::map<std::string, MaskOutput> masks;  // the group's outputs
+  // Transposes and Reshapes whose output is their input's memory, by their output.
+  std::set<std::string> aliases;
+
   // Layers that kAuto reads otherwise than ONNX says, as messages open.
   std::vector<std::string> repaired;
   // One line each: which node misses what, and why.
   std::vector<std::string> reasons;
 };
 
-// `graph` is a main graph; its bodies are looked through.
-Claims FindClaims(const graph::Graph& graph, Alignment alignment);
+struct ClaimOptions {
+  Alignment alignment = Alignment::kAuto;
+  bool masks = true;    // may be taken for key masks
+  bool aliases = true;  // of borrowed keys and values
+};
+
+// `graph` is a main graph; its bodies are looked through. Masks and aliases are of the main graph's own layers.
+Claims FindClaims(const graph::Graph& graph, const ClaimOptions& options);
 
 }  // namespace kvshare::ep

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <set>
 #include <string_view>
 #include <utility>
 
+#include "ep/alias.h"
 #include "ep/graph_view.h"
-#include "ep/kernels.h"
+#include "ep/mask_group.h"
 #include "ep/ort_model.h"
 #include "graph/graph.h"
 
@@ -16,22 +18,29 @@ namespace {
 
 using ort::FromOrt;
 
+// What may become of an input's memory.
+enum class Reuse {
+  kNone,
+  kAppends,  // a past's becomes its present's
+  kAliases,  // the first input's is the output's as well
+};
+
 struct ServedOp {
   const char* domain;
   const char* op;
   int first_version, last_version;
-  bool appends_in_place;  // a past's memory may become its present's
+  Reuse reuse;
 };
 
 constexpr ServedOp kServed[] = {
-    {"com.microsoft", "GroupQueryAttention", 1, 1, true},
-    {"", "Attention", 1, 25, false},  // ONNX's is 23 or later; below it is a library's that overrides it
+    {"com.microsoft", "GroupQueryAttention", 1, 1, Reuse::kAppends},
+    {"", "Attention", 1, 25, Reuse::kNone},  // ONNX's is 23 or later; below it is a library's that overrides it
+    {"", "Transpose", 13, 25, Reuse::kAliases},
+    {"", "Reshape", 14, 25, Reuse::kAliases},
 };
 
-bool IsServed(const GraphNode& node) {
-  for (const ServedOp& served : kServed)
-    if (node.domain() == served.domain && node.op() == served.op) return true;
-  return false;
+bool IsAttention(const GraphNode& node) {
+  return node.domain() != graph::kKvshare && ort::FindOp(node.domain(), node.op()) != nullptr;
 }
 
 // past_key and past_value, present_key and present_value.
@@ -46,8 +55,14 @@ Status Describe(const Host& host, const ServedOp& served, OrtKernelDefBuilder* b
   KVSHARE_RETURN_IF_ERROR(
       check(api.KernelDefBuilder_SetSinceVersion(builder, served.first_version, served.last_version)));
   KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetExecutionProvider(builder, kName)));
-  if (!served.appends_in_place) return {};
-  return check(api.KernelDefBuilder_AddInputOutputMutableAliases(builder, kPasts, kPresents, 2));
+  constexpr int kFirst[] = {0};
+  switch (served.reuse) {
+    case Reuse::kNone: break;
+    case Reuse::kAppends:
+      return check(api.KernelDefBuilder_AddInputOutputMutableAliases(builder, kPasts, kPresents, 2));
+    case Reuse::kAliases: return check(api.KernelDefBuilder_AddInputOutputAliases(builder, kFirst, kFirst, 1));
+  }
+  return {};
 }
 
 }  // namespace
@@ -63,9 +78,13 @@ ExecutionProvider::ExecutionProvider(const Host& host, const Options& options, c
     : OrtEp{}, host_(host), options_(options), logger_(logger) {
   ort_version_supported = kApiVersion;
   GetName = [](const OrtEp*) noexcept { return kName; };
-  OrtEp::GetCapability = [](OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* support) noexcept {
+  GetCapability = [](OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* support) noexcept {
     auto& provider = *static_cast<ExecutionProvider*>(self);
     return ort::Guarded(provider.host_.api, [&] { return provider.Claim(graph, support); });
+  };
+  Compile = CompileAll;
+  ReleaseNodeComputeInfos = [](OrtEp*, OrtNodeComputeInfo** compiled, size_t count) noexcept {
+    for (size_t i = 0; i < count; ++i) delete static_cast<MaskGroup*>(compiled[i]);
   };
   GetKernelRegistry = [](OrtEp* self, const OrtKernelRegistry** registry) noexcept -> OrtStatus* {
     *registry = static_cast<ExecutionProvider*>(self)->registry_;
@@ -80,7 +99,8 @@ ExecutionProvider::~ExecutionProvider() {
 Status ExecutionProvider::FillRegistry() {
   KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelRegistry(&registry_)));
   for (const ServedOp& served : kServed) {
-    sources_.push_back(std::make_unique<KernelSource>(KernelSource{this, served.domain, served.op}));
+    sources_.push_back(
+        std::make_unique<KernelSource>(KernelSource{this, served.domain, served.op, served.reuse == Reuse::kAliases}));
     OrtKernelDefBuilder* builder = nullptr;
     OrtKernelDef* definition = nullptr;
     KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.CreateKernelDefBuilder(&builder)));
@@ -97,7 +117,7 @@ Status ExecutionProvider::FillRegistry() {
 }
 
 Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support) {
-  if (options_.off) return {};
+  if (options_.mode == Mode::kOff) return {};
   KVSHARE_ASSIGN_OR_RETURN(const auto nodes, NodesOf(host_.api, graph));
   KVSHARE_ASSIGN_OR_RETURN(const std::string device, DeviceProvider(nodes));
   if (!device.empty()) {
@@ -108,12 +128,13 @@ Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* su
   }
   const OrtNode* parent = nullptr;
   KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Graph_GetParentNode(graph, &parent)));
-  if (parent == nullptr) KVSHARE_RETURN_IF_ERROR(PlanModel(graph));
+  if (parent == nullptr) KVSHARE_RETURN_IF_ERROR(PlanModel(graph, nodes, support));
   for (const OrtNode* node : nodes) KVSHARE_RETURN_IF_ERROR(ClaimNode(node, support));
   return {};
 }
 
-Status ExecutionProvider::PlanModel(const OrtGraph* graph) {
+Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes,
+                                    OrtEpGraphSupportInfo* support) {
   claims_ = {};
   KVSHARE_ASSIGN_OR_RETURN(onnx::ModelProto model, ModelOf(host_.api, graph));
   const auto made = graph::Graph::Make(std::move(model), "");
@@ -123,31 +144,67 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph) {
                                                kName, made.status().message()));
     return {};
   }
-  claims_ = FindClaims(*made, options_.alignment);
+  const bool fuses = options_.mode == Mode::kFuse;
+  claims_ = FindClaims(*made, {options_.alignment, fuses && !options_.makes_context, fuses});
+  KVSHARE_ASSIGN_OR_RETURN(const bool claimed, ClaimHelpers(nodes, support));
+  if (!claimed) claims_ = FindClaims(*made, {options_.alignment, false, false});
+  ReportClaims();
+  return {};
+}
+
+Result<bool> ExecutionProvider::Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const {
+  const OrtKernelDef* definition = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.EpGraphSupportInfo_LookUpKernel(support, node, &definition)));
+  return definition != nullptr;
+}
+
+Result<bool> ExecutionProvider::ClaimHelpers(const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support) {
+  const std::set<std::string> grouped(claims_.group.begin(), claims_.group.end());
+  std::vector<const OrtNode*> group, aliases;
+  for (const OrtNode* node : nodes) {
+    KVSHARE_ASSIGN_OR_RETURN(const auto outputs, OutputsOf(host_.api, node));
+    if (outputs.empty()) continue;
+    KVSHARE_ASSIGN_OR_RETURN(const std::string first, NameOf(host_.api, outputs[0]));
+    if (grouped.contains(first)) group.push_back(node);
+    if (!claims_.aliases.contains(first)) continue;
+    KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
+    if (!registered) return false;
+    aliases.push_back(node);
+  }
+  if (group.size() != grouped.size() || aliases.size() != claims_.aliases.size()) return false;
+  for (const OrtNode* node : aliases)
+    KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node)));
+  if (group.empty()) return true;
+  OrtNodeFusionOptions options{};
+  options.ort_version_supported = kApiVersion;
+  KVSHARE_RETURN_IF_ERROR(
+      FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddNodesToFuse(support, group.data(), group.size(), &options)));
+  return true;
+}
+
+void ExecutionProvider::ReportClaims() {
   for (const std::string& reason : claims_.reasons) Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: {}", kName, reason));
-  if (claims_.repaired.empty() || std::exchange(warned_, true)) return {};
+  if (claims_.repaired.empty() || std::exchange(warned_, true)) return;
   Log(ORT_LOGGING_LEVEL_WARNING,
       fmt::format("{}: repaired: {} borrows keys with is_causal = 1 and no past{}; its last query sees all keys, as "
                   "exporters mean it, not the first key alone, as ONNX says; causal_alignment = spec follows ONNX",
                   kName, claims_.repaired.front(),
                   claims_.repaired.size() > 1 ? fmt::format(" (and {} more)", claims_.repaired.size() - 1) : ""));
-  return {};
 }
 
 Status ExecutionProvider::ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support) {
   KVSHARE_ASSIGN_OR_RETURN(const std::string op, OpOf(host_.api, node));
   if (!op.ends_with("Attention")) return {};  // the rest of a node is read of few
   KVSHARE_ASSIGN_OR_RETURN(const GraphNode info, GraphNode::Make(host_.api, node));
-  if (!IsServed(info)) return {};
+  if (!IsAttention(info)) return {};
   const auto kernel =
       CreateKernel(info.domain(), info.op(), info, PlanOf(info.HasOutput(0) ? info.outputs()[0] : ""), host_.version);
   if (!kernel.ok()) {
     Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kName, kernel.status().message()));
     return {};
   }
-  const OrtKernelDef* definition = nullptr;
-  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.ep.EpGraphSupportInfo_LookUpKernel(support, node, &definition)));
-  if (definition == nullptr) {
+  KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
+  if (!registered) {
     Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {} '{}': no kernel for the version of this op",
                                             kName, info.op(), info.Name()));
     return {};
@@ -176,15 +233,47 @@ void ExecutionProvider::Log(OrtLoggingLevel level, const std::string& line) cons
       host_.api, host_.api.Logger_LogMessage(logger_, level, line.c_str(), ORT_TSTR("kvshare"), 0, "GetCapability")));
 }
 
+Status ExecutionProvider::CompileMasks(const OrtNode* fused, OrtNodeComputeInfo** compiled) {
+  std::vector<std::string> inputs, outputs;
+  KVSHARE_ASSIGN_OR_RETURN(const auto read, InputsOf(host_.api, fused));
+  for (const OrtValueInfo* value : read) {
+    KVSHARE_ASSIGN_OR_RETURN(inputs.emplace_back(), NameOf(host_.api, value));
+  }
+  KVSHARE_ASSIGN_OR_RETURN(const auto written, OutputsOf(host_.api, fused));
+  for (const OrtValueInfo* value : written) {
+    KVSHARE_ASSIGN_OR_RETURN(outputs.emplace_back(), NameOf(host_.api, value));
+  }
+  KVSHARE_ASSIGN_OR_RETURN(auto group, MaskGroup::Make(host_.api, claims_.masks, inputs, outputs));
+  made_->insert(outputs.begin(), outputs.end());
+  *compiled = group.release();
+  return {};
+}
+
+OrtStatus* ExecutionProvider::CompileAll(OrtEp* self, const OrtGraph**, const OrtNode** fused, size_t count,
+                                         OrtNodeComputeInfo** compiled, OrtNode**) noexcept {
+  auto& provider = *static_cast<ExecutionProvider*>(self);
+  return ort::Guarded(provider.host_.api, [&]() -> Status {
+    for (size_t i = 0; i < count; ++i) KVSHARE_RETURN_IF_ERROR(provider.CompileMasks(fused[i], &compiled[i]));
+    return {};
+  });
+}
+
 OrtStatus* ExecutionProvider::CreateKernelImpl(void* source, const OrtKernelInfo* info,
                                                OrtKernelImpl** kernel) noexcept {
   *kernel = nullptr;
   const auto& from = *static_cast<const KernelSource*>(source);
-  return ort::Guarded(from.provider->host_.api, [&]() -> Status {
-    const ort::KernelInfo node(from.provider->host_.api, info);
-    const Plan plan = from.provider->PlanOf(node.OutputName(0));
-    KVSHARE_ASSIGN_OR_RETURN(auto made, CreateKernel(from.domain, from.op, node, plan, from.provider->host_.version));
-    *kernel = WrapKernel(from.provider->host_.api, std::move(made), plan);
+  ExecutionProvider& provider = *from.provider;
+  return ort::Guarded(provider.host_.api, [&]() -> Status {
+    const ort::KernelInfo node(provider.host_.api, info);
+    const std::string output = node.OutputName(0);
+    if (from.is_alias) {
+      provider.made_->insert(output);
+      *kernel = MakeAlias(provider.host_.api, from.op);
+      return {};
+    }
+    const Plan plan = provider.PlanOf(output);
+    KVSHARE_ASSIGN_OR_RETURN(auto made, CreateKernel(from.domain, from.op, node, plan, provider.host_.version));
+    *kernel = WrapKernel(provider.host_.api, std::move(made), plan, provider.made_);
     return {};
   });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ep/claims.h"
+#include "ep/kernels.h"
 #include "ep/options.h"
 #include "kvshare/status.h"
 #include "ort/session_config.h"
@@ -33,8 +34,9 @@ class ExecutionProvider final : public OrtEp {
  private:
   // An op that the registry has a kernel for: where ORT finds its creator's state.
   struct KernelSource {
-    const ExecutionProvider* provider;
+    ExecutionProvider* provider;
     std::string domain, op;
+    bool is_alias;
   };
 
   ExecutionProvider(const Host& host, const Options& options, const OrtLogger* logger);
@@ -42,13 +44,20 @@ class ExecutionProvider final : public OrtEp {
   // `graph` may be a body: ONNX Runtime asks for each on its own.
   Status Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support);
   // Plans of the whole model; of a main graph only.
-  Status PlanModel(const OrtGraph* graph);
+  Status PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support);
+  // The nodes that masks and borrowed caches are planned with. False: ONNX Runtime has another idea of one of them.
+  Result<bool> ClaimHelpers(const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support);
+  Result<bool> Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const;
+  void ReportClaims();
   Status ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support);
   // The provider of a device that has nodes of `nodes`; "" where there is none.
   Result<std::string> DeviceProvider(const std::vector<const OrtNode*>& nodes) const;
   Plan PlanOf(const std::string& output) const;
   void Log(OrtLoggingLevel level, const std::string& line) const;
+  Status CompileMasks(const OrtNode* fused, OrtNodeComputeInfo** compiled);
 
+  static OrtStatus* ORT_API_CALL CompileAll(OrtEp* self, const OrtGraph** graphs, const OrtNode** fused, size_t count,
+                                            OrtNodeComputeInfo** compiled, OrtNode** contexts) noexcept;
   static OrtStatus* ORT_API_CALL CreateKernelImpl(void* source, const OrtKernelInfo* info,
                                                   OrtKernelImpl** kernel) noexcept;
 
@@ -58,6 +67,7 @@ class ExecutionProvider final : public OrtEp {
   OrtKernelRegistry* registry_ = nullptr;
   std::vector<std::unique_ptr<KernelSource>> sources_;
   Claims claims_;
+  std::shared_ptr<MadeValues> made_ = std::make_shared<MadeValues>();
   bool warned_ = false;  // of layers that are read otherwise than ONNX says
 };
 

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <utility>
+#include <vector>
 
 #include "ep/graph_view.h"
 #include "ort/op_types.h"
@@ -11,39 +13,128 @@
 namespace kvshare::ep {
 namespace {
 
+using ort::Tensor;
+
+// Of kvshare's and ONNX's Attention.
+constexpr size_t kKey = 1;
+constexpr size_t kValue = 2;
+constexpr size_t kMask = 3;
+constexpr size_t kKeyMask = 7;
+constexpr size_t kInputsWithKeyMask = 8;
+
+// A node whose mask is a key mask: what kvshare's Attention would have in its place.
+class PlannedNode final : public ort::NodeInfo {
+ public:
+  PlannedNode(const ort::NodeInfo& node, const Plan& plan) : node_(node), plan_(plan) {}
+
+  std::string Name() const override { return node_.Name(); }
+  std::optional<int64_t> Int(const char* attribute) const override {
+    const std::string_view name = attribute;
+    if (HasKeyMask() && name == "is_causal") return 1;
+    if (HasKeyMask() && name == "local_window_size") return plan_.window;
+    return node_.Int(attribute);
+  }
+  std::optional<float> Float(const char* attribute) const override { return node_.Float(attribute); }
+  std::optional<std::string> String(const char* attribute) const override { return node_.String(attribute); }
+  size_t InputCount() const override { return HasKeyMask() ? kInputsWithKeyMask : node_.InputCount(); }
+  size_t OutputCount() const override { return node_.OutputCount(); }
+  bool HasInput(size_t index) const override {
+    if (!HasKeyMask()) return node_.HasInput(index);
+    return index == kKeyMask || (index != kMask && node_.HasInput(index));
+  }
+  bool HasOutput(size_t index) const override { return node_.HasOutput(index); }
+  ONNXTensorElementDataType InputType(size_t index) const override {
+    if (HasKeyMask() && index == kKeyMask) return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    return HasInput(index) ? node_.InputType(index) : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  }
+
+ private:
+  bool HasKeyMask() const { return !plan_.key_mask.empty(); }
+
+  const ort::NodeInfo& node_;
+  const Plan& plan_;
+};
+
 // A call of a node that has a plan.
 class PlannedCall final : public ort::CallContext {
  public:
   PlannedCall(const OrtApi& api, OrtKernelContext* context, const Plan& plan)
       : ort::CallContext(api, context), plan_(plan) {}
 
+  Result<Tensor> Input(size_t index) const override {
+    if (!plan_.key_mask.empty() && index == kMask) return Tensor{};
+    if (!plan_.key_mask.empty() && index == kKeyMask) return KeyMask();
+    if (!plan_.unfolded[0].empty() && (index == kKey || index == kValue)) return Unfolded(index);
+    return ort::CallContext::Input(index);
+  }
+
   // A present that nobody reads is absent: neither allocated nor written.
-  Result<ort::Tensor> Output(size_t index, std::span<const int64_t> dims) const override {
-    if (plan_.hides_presents && (index == 1 || index == 2)) return ort::Tensor{};
+  Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const override {
+    if (plan_.hides_presents && (index == 1 || index == 2)) return Tensor{};
     return ort::CallContext::Output(index, dims);
   }
 
  private:
+  // [B, T] bytes at the start of a mask's buffer, whose first and last extents are B and T.
+  Result<Tensor> KeyMask() const {
+    KVSHARE_ASSIGN_OR_RETURN(Tensor mask, ort::CallContext::Input(kMask));
+    mask.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    mask.dims = {mask.dims[0], mask.dims[mask.rank - 1]};
+    mask.rank = 2;
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor query, ort::CallContext::Input(0));
+    if (mask.dims[0] == 1 && query.dims[0] > 1) Repeat(mask, query.dims[0]);
+    return mask;
+  }
+
+  // One row for all sequences, as the mask that it stands for broadcasts.
+  void Repeat(Tensor& mask, int64_t batch) const {
+    const auto* const row = static_cast<const uint8_t*>(mask.data);
+    for (int64_t b = 0; b < batch; ++b) repeated_.insert(repeated_.end(), row, row + mask.dims[1]);
+    mask.dims[0] = batch;
+    mask.data = repeated_.data();
+  }
+
+  // [B, T, H * D] by its shape, [B, H, T, D] in memory.
+  Result<Tensor> Unfolded(size_t index) const {
+    KVSHARE_ASSIGN_OR_RETURN(Tensor cache, ort::CallContext::Input(index));
+    cache.dims = {cache.dims[0], plan_.kv_heads, cache.dims[1], cache.dims[2] / plan_.kv_heads};
+    cache.rank = 4;
+    return cache;
+  }
+
   const Plan& plan_;
+  mutable std::vector<uint8_t> repeated_;
 };
 
 struct PlannedKernel final : OrtKernelImpl {
-  PlannedKernel(const OrtApi& host, std::unique_ptr<ort::Kernel> made, const Plan& of)
-      : OrtKernelImpl{}, api(host), kernel(std::move(made)), plan(of) {
+  PlannedKernel(const OrtApi& of, std::unique_ptr<ort::Kernel> made_kernel, const Plan& its_plan,
+                std::shared_ptr<const MadeValues> made_values)
+      : OrtKernelImpl{}, api(of), kernel(std::move(made_kernel)), plan(its_plan), made(std::move(made_values)) {
     ort_version_supported = kApiVersion;
     Compute = [](OrtKernelImpl* self, OrtKernelContext* context) noexcept -> OrtStatus* {
-      const auto& planned = *static_cast<PlannedKernel*>(self);
-      return ort::Guarded(planned.api, [&]() -> Status {
-        PlannedCall call(planned.api, context, planned.plan);
-        return planned.kernel->Run(call);
-      });
+      auto& planned = *static_cast<PlannedKernel*>(self);
+      return ort::Guarded(planned.api, [&] { return planned.Run(context); });
     };
     Release = [](OrtKernelImpl* self) noexcept { delete static_cast<PlannedKernel*>(self); };
   }
 
-  const OrtApi& api;  // of the ONNX Runtime that made the kernel
+  Status Run(OrtKernelContext* context) {
+    if (!checked.load(std::memory_order_relaxed)) {
+      for (const std::string& value : {plan.key_mask, plan.unfolded[0], plan.unfolded[1]})
+        if (!value.empty() && !made->contains(value))
+          return Status::Internal(
+              fmt::format("'{}' was planned to be made by the execution provider, and is not", value));
+      checked.store(true, std::memory_order_relaxed);
+    }
+    PlannedCall call(api, context, plan);
+    return kernel->Run(call);
+  }
+
+  const OrtApi& api;
   std::unique_ptr<ort::Kernel> kernel;
   Plan plan;
+  std::shared_ptr<const MadeValues> made;
+  std::atomic<bool> checked = false;  // every value that the plan reads otherwise is made here
 };
 
 }  // namespace
@@ -55,12 +146,14 @@ Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::
   ort::SessionConfig config;
   config.host = host;
   config.lower_right = plan.lower_right;
-  KVSHARE_ASSIGN_OR_RETURN(const ort::OpBinding binding, ort::BindTypes(*row, node, config));
-  return row->create(binding, node);
+  const PlannedNode planned(node, plan);
+  KVSHARE_ASSIGN_OR_RETURN(const ort::OpBinding binding, ort::BindTypes(*row, planned, config));
+  return row->create(binding, planned);
 }
 
-OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan) {
-  return new PlannedKernel(api, std::move(kernel), plan);
+OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan,
+                          std::shared_ptr<const MadeValues> made) {
+  return new PlannedKernel(api, std::move(kernel), plan, std::move(made));
 }
 
 }  // namespace kvshare::ep

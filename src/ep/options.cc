@@ -19,8 +19,8 @@ Status BadValue(std::string_view name, std::string_view value, const char* accep
 
 Status Read(std::string_view name, std::string_view value, Options* options) {
   if (name == "mode") {
-    if (value != "nodes" && value != "off") return BadValue(name, value, "nodes or off");
-    options->off = value == "off";
+    if (value != "fuse" && value != "nodes" && value != "off") return BadValue(name, value, "fuse, nodes or off");
+    options->mode = value == "fuse" ? Mode::kFuse : value == "nodes" ? Mode::kNodes : Mode::kOff;
     return {};
   }
   if (name == "causal_alignment") {
@@ -47,6 +47,7 @@ Result<Options> ReadOptions(const OrtApi& api, const OrtSessionOptions* options)
   Status status;
   for (size_t i = 0; i < count && status.ok(); ++i) {
     const std::string_view key = keys[i];
+    if (key == "ep.context_enable") read.makes_context = std::string_view(values[i]) == "1";
     if (key.starts_with(kPrefix)) status = Read(key.substr(kPrefix.size()), values[i], &read);
   }
   api.ReleaseKeyValuePairs(entries);

@@ -10,9 +10,16 @@ namespace kvshare::ep {
 
 inline constexpr const char* kName = "KvshareExecutionProvider";
 
+enum class Mode {
+  kFuse,   // attention nodes, and what they read in a shape of their own: key masks for masks, caches as they lie
+  kNodes,  // attention nodes
+  kOff,    // nothing
+};
+
 struct Options {
-  bool off = false;  // claim nothing
+  Mode mode = Mode::kFuse;
   Alignment alignment = Alignment::kAuto;
+  bool makes_context = false;  // the session writes an EPContext model, which has no place for a compiled node
 };
 
 // kInvalidInput for an option that is not known, or a value that is none of the accepted ones.

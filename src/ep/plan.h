@@ -1,6 +1,7 @@
 // What one attention node's kernel knows beyond its node: what the values between this provider's own nodes mean.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -10,6 +11,15 @@ namespace kvshare::ep {
 struct Plan {
   bool lower_right = false;     // Attention without a past: is_causal counts from the last key, not the first
   bool hides_presents = false;  // nobody reads outputs 1 and 2
+
+  // Attention: input 3 is this value, written by a mask group: a key mask [B, T], one byte a key. "": an ordinary mask.
+  std::string key_mask = {};
+  int64_t window = -1;  // of the key mask: keys with the query's own
+
+  // Attention: inputs 1 and 2 are these values, written by aliases: [B, T, H * D] by their shape, and [B, H, T, D] in
+  // memory. Empty: as their shape says.
+  std::array<std::string, 2> unfolded = {};
+  int64_t kv_heads = 0;  // of unfolded: H
 
   friend bool operator==(const Plan&, const Plan&) = default;
 };

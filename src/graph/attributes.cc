@@ -71,11 +71,6 @@ const std::string& Output(const Node& node, int index) {
   return index < node.output_size() ? node.output(index) : Empty();
 }
 
-void SetInput(Node& node, int index, const std::string& value) {
-  while (node.input_size() <= index) node.add_input("");
-  node.set_input(index, value);
-}
-
 std::string NameOf(const Node& node) { return !node.name().empty() ? node.name() : "-> " + Output(node, 0); }
 
 std::string Describe(const Node& node) { return fmt::format("{} '{}'", node.op_type(), NameOf(node)); }

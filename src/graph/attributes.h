@@ -38,9 +38,6 @@ void RemoveAttribute(Node& node, std::string_view name);
 const std::string& Input(const Node& node, int index);
 const std::string& Output(const Node& node, int index);
 
-// Sets input `index`, with empty inputs before it where needed.
-void SetInput(Node& node, int index, const std::string& value);
-
 // "GroupQueryAttention 'layers.15/attn'", as messages open; nodes without a name go by their first output.
 std::string Describe(const Node& node);
 std::string NameOf(const Node& node);

@@ -21,7 +21,8 @@ struct Extent {
 };
 
 // Nothing where `value` is not made of constants, Shape, Gather, Concat, Squeeze, Unsqueeze, Reshape, casts, and
-// arithmetic; a sum of extents is an element that is not known. Values are named as Graph::Origin names them; casts are looked through, as they keep extents.
+// arithmetic; a sum of extents is an element that is not known. Values are named as Graph::Origin names them; casts are
+// looked through, as they keep extents.
 std::optional<std::vector<Extent>> ExtentsOf(const Graph& graph, const std::string& value);
 
 // The only element of `value`.

@@ -6,42 +6,15 @@
 #include <queue>
 
 #include "graph/constants.h"
+#include "graph/dependents.h"
 
 namespace kvshare::graph {
-namespace {
-
-void CollectReads(const Node& node, std::unordered_set<std::string>& seen, std::vector<std::string>& names);
-
-// What a subgraph reads of its surroundings: all it reads less what it makes itself.
-void CollectCaptured(const onnx::GraphProto& graph, std::unordered_set<std::string>& seen,
-                     std::vector<std::string>& names) {
-  std::unordered_set<std::string> own;
-  for (const auto& input : graph.input()) own.insert(input.name());
-  for (const auto& initializer : graph.initializer()) own.insert(initializer.name());
-  for (const auto& node : graph.node()) own.insert(node.output().begin(), node.output().end());
-  std::unordered_set<std::string> read;
-  std::vector<std::string> all;
-  for (const auto& node : graph.node()) CollectReads(node, read, all);
-  for (const auto& output : graph.output()) all.push_back(output.name());
-  for (const auto& name : all)
-    if (!name.empty() && !own.contains(name) && seen.insert(name).second) names.push_back(name);
-}
-
-void CollectReads(const Node& node, std::unordered_set<std::string>& seen, std::vector<std::string>& names) {
-  for (const auto& input : node.input())
-    if (!input.empty() && seen.insert(input).second) names.push_back(input);
-  for (const auto& attribute : node.attribute()) {
-    if (attribute.has_g()) CollectCaptured(attribute.g(), seen, names);
-    for (const auto& graph : attribute.graphs()) CollectCaptured(graph, seen, names);
-  }
-}
-
-}  // namespace
-
 std::vector<std::string> ReadNames(const Node& node) {
   std::unordered_set<std::string> seen;
   std::vector<std::string> names;
-  CollectReads(node, seen, names);
+  ForEachReading(node, [&](const std::string& name) {
+    if (seen.insert(name).second) names.push_back(name);
+  });
   return names;
 }
 
@@ -52,6 +25,10 @@ bool IsAttentionOp(const Node& node) {
 }
 
 namespace {
+
+std::string FunctionKey(const std::string& domain, const std::string& name) {
+  return CanonicalDomain(domain) + ":" + name;
+}
 
 // `graph` is a GraphProto or a FunctionProto.
 template <typename Proto>
@@ -74,11 +51,18 @@ Result<Graph> Graph::Make(onnx::ModelProto model, std::filesystem::path folder) 
   graph.owned_ = std::make_unique<onnx::ModelProto>(std::move(model));
   graph.model_ = graph.owned_.get();
   graph.proto_ = graph.model_->mutable_graph();
+  auto functions = std::make_shared<std::unordered_set<std::string>>();
+  for (const auto& function : graph.model_->functions())
+    functions->insert(FunctionKey(function.domain(), function.name()));
+  graph.model_functions_ = std::move(functions);
   KVSHARE_RETURN_IF_ERROR(graph.Sort());
   KVSHARE_RETURN_IF_ERROR(graph.MakeBodies());
   for (const auto& function : graph.model_->functions()) KVSHARE_RETURN_IF_ERROR(graph.MakeFunction(function));
   return graph;
 }
+
+Graph::Graph() = default;
+Graph::~Graph() = default;
 
 Graph::Graph(Graph&& other) noexcept
     : owned_(std::move(other.owned_)),
@@ -92,15 +76,19 @@ Graph::Graph(Graph&& other) noexcept
       is_function_(other.is_function_),
       bodies_(std::move(other.bodies_)),
       functions_(std::move(other.functions_)),
-      index_(std::move(other.index_)) {
-  for (Body& body : bodies_) body.graph->outer_ = this;
+      model_functions_(std::move(other.model_functions_)),
+      index_(std::move(other.index_)),
+      removed_(std::move(other.removed_)),
+      all_names_(std::move(other.all_names_)) {
+  for (auto& [holder, held] : bodies_)
+    for (auto& body : held) body->outer_ = this;
 }
 
 Status Graph::MakeBodies() {
-  for (Node* node : nodes())
-    for (auto& attribute : *node->mutable_attribute()) {
-      if (attribute.has_g()) KVSHARE_RETURN_IF_ERROR(MakeBody(*node, attribute.name(), *attribute.mutable_g()));
-      for (auto& graph : *attribute.mutable_graphs()) KVSHARE_RETURN_IF_ERROR(MakeBody(*node, attribute.name(), graph));
+  for (Node& node : *proto_->mutable_node())
+    for (auto& attribute : *node.mutable_attribute()) {
+      if (attribute.has_g()) KVSHARE_RETURN_IF_ERROR(MakeBody(node, attribute.name(), *attribute.mutable_g()));
+      for (auto& graph : *attribute.mutable_graphs()) KVSHARE_RETURN_IF_ERROR(MakeBody(node, attribute.name(), graph));
     }
   return {};
 }
@@ -114,6 +102,7 @@ Status Graph::MakeBody(const Node& holder, const std::string& attribute, onnx::G
   body->folder_ = folder_;
   body->place_ = fmt::format("{} of {}{}{}", attribute, Describe(holder), place_.empty() ? "" : " in ", place_);
   body->is_function_ = is_function_;
+  body->model_functions_ = model_functions_;
   KVSHARE_RETURN_IF_ERROR(body->Sort());
   const auto shadows = [&](const std::string& name) {
     if (!name.empty() && OwnerOf(name) != nullptr) body->shadowed_ = name;
@@ -124,7 +113,7 @@ Status Graph::MakeBody(const Node& holder, const std::string& attribute, onnx::G
     for (const auto& output : node.output()) shadows(output);
   if (body->shadowed_.empty()) body->shadowed_ = shadowed_;
   Graph& made = *body;
-  bodies_.push_back({&holder, std::move(body)});
+  bodies_[&holder].push_back(std::move(body));
   return made.MakeBodies();
 }
 
@@ -146,6 +135,7 @@ Status Graph::MakeFunction(const onnx::FunctionProto& function) {
   made->folder_ = folder_;
   made->place_ = fmt::format("function '{}'", function.name());
   made->is_function_ = true;
+  made->model_functions_ = model_functions_;
   KVSHARE_RETURN_IF_ERROR(made->Sort());
   KVSHARE_RETURN_IF_ERROR(made->MakeBodies());
   functions_.push_back(std::move(made));
@@ -153,31 +143,54 @@ Status Graph::MakeFunction(const onnx::FunctionProto& function) {
 }
 
 onnx::ModelProto Graph::Release() && {
+  CompactAll();
   bodies_.clear();
   return std::move(*owned_);
 }
 
-std::vector<Node*> Graph::nodes() const {
-  auto& nodes = *proto_->mutable_node();
+std::vector<const Node*> Graph::nodes() const {
+  Compact();
+  const auto& nodes = proto_->node();
   return {nodes.pointer_begin(), nodes.pointer_end()};
 }
 
-std::vector<Graph*> Graph::BodiesOf(const Node& node) const {
-  std::vector<Graph*> found;
-  for (const Body& body : bodies_)
-    if (body.holder == &node) found.push_back(body.graph.get());
+const onnx::GraphProto& Graph::proto() const {
+  CompactAll();
+  return *proto_;
+}
+
+const onnx::ModelProto& Graph::model() const {
+  Main().CompactAll();
+  return *model_;
+}
+
+std::vector<const Graph*> Graph::BodiesOf(const Node& node) const {
+  std::vector<const Graph*> found;
+  if (const auto it = bodies_.find(&node); it != bodies_.end())
+    for (const auto& body : it->second) found.push_back(body.get());
   return found;
 }
 
-std::vector<Graph*> Graph::bodies() const {
+std::vector<const Graph*> Graph::bodies() const {
+  std::vector<const Graph*> found;
+  if (bodies_.empty()) return found;
+  for (const Node* node : nodes())
+    for (const Graph* body : BodiesOf(*node)) found.push_back(body);
+  return found;
+}
+
+std::vector<Graph*> Graph::bodies() {
   std::vector<Graph*> found;
-  found.reserve(bodies_.size());
-  for (const Body& body : bodies_) found.push_back(body.graph.get());
+  if (bodies_.empty()) return found;
+  for (const Node* node : nodes())
+    if (const auto it = bodies_.find(node); it != bodies_.end())
+      for (const auto& body : it->second) found.push_back(body.get());
   return found;
 }
 
 Status Graph::Sort() {
-  const std::vector<Node*> nodes = this->nodes();
+  auto& field = *proto_->mutable_node();
+  const std::vector<Node*> nodes(field.pointer_begin(), field.pointer_end());
   const std::string of = outer_ == nullptr && !is_function_ ? "model" : place_;
   std::unordered_map<std::string, size_t> maker;
   const auto& graph = *proto_;
@@ -240,57 +253,11 @@ Status Graph::Sort() {
   return {};
 }
 
-bool Graph::Index::Defines(const std::string& value) const {
-  return producer.contains(value) || inputs.contains(value) || initializers.contains(value) || sparse.contains(value);
-}
-
-namespace {
-
-// Every name of a value in `graph` and its bodies.
-void CollectNames(const onnx::GraphProto& graph, std::unordered_set<std::string>& names) {
-  for (const auto& input : graph.input()) names.insert(input.name());
-  for (const auto& initializer : graph.initializer()) names.insert(initializer.name());
-  for (const auto& sparse : graph.sparse_initializer()) names.insert(sparse.values().name());
-  for (const auto& node : graph.node()) {
-    names.insert(node.input().begin(), node.input().end());
-    names.insert(node.output().begin(), node.output().end());
-    for (const auto& attribute : node.attribute()) {
-      if (attribute.has_g()) CollectNames(attribute.g(), names);
-      for (const auto& body : attribute.graphs()) CollectNames(body, names);
-    }
-  }
-}
-
-}  // namespace
-
-const Graph::Index& Graph::index() const {
+const GraphIndex& Graph::index() const {
   if (index_ != nullptr) return *index_;
-  auto index = std::make_shared<Index>();
-  for (Node* node : nodes()) {
-    for (const auto& output : node->output())
-      if (!output.empty()) index->producer[output] = node;
-    for (const auto& name : ReadNames(*node)) index->consumers[name].push_back(node);
-  }
-  const auto& graph = *proto_;
-  for (const auto& info : graph.value_info()) index->types[info.name()] = &info.type();
-  for (const auto& info : graph.input()) {
-    index->inputs.insert(info.name());
-    index->types[info.name()] = &info.type();
-  }
-  for (const auto& info : graph.output()) {
-    index->outputs.insert(info.name());
-    index->types[info.name()] = &info.type();
-  }
-  for (const auto& initializer : graph.initializer()) index->initializers[initializer.name()] = &initializer;
-  for (const auto& sparse : graph.sparse_initializer()) index->sparse.insert(sparse.values().name());
-  if (outer_ == nullptr) CollectNames(graph, index->names);
-  index_ = std::move(index);
+  Compact();
+  index_ = std::make_unique<GraphIndex>(*proto_);
   return *index_;
-}
-
-void Graph::Touch() {
-  index_.reset();
-  if (outer_ != nullptr) outer_->Touch();
 }
 
 const Graph* Graph::OwnerOf(const std::string& value) const {
@@ -303,11 +270,9 @@ Graph* Graph::OwnerOf(const std::string& value) {
   return outer_ == nullptr ? nullptr : outer_->OwnerOf(value);
 }
 
-Node* Graph::Producer(const std::string& value) const {
+const Node* Graph::Producer(const std::string& value) const {
   const Graph* owner = OwnerOf(value);
-  if (owner == nullptr) return nullptr;
-  const auto it = owner->index().producer.find(value);
-  return it == owner->index().producer.end() ? nullptr : it->second;
+  return owner == nullptr ? nullptr : owner->index().ProducerOf(value);
 }
 
 const std::string& Graph::Origin(const std::string& value) const {
@@ -317,12 +282,10 @@ const std::string& Graph::Origin(const std::string& value) const {
   return *origin;
 }
 
-const std::vector<Node*>& Graph::Consumers(const std::string& value) const {
-  static const std::vector<Node*> none;
+const std::vector<const Node*>& Graph::Consumers(const std::string& value) const {
+  static const std::vector<const Node*> none;
   const Graph* owner = OwnerOf(value);
-  if (owner == nullptr) return none;
-  const auto it = owner->index().consumers.find(value);
-  return it == owner->index().consumers.end() ? none : it->second;
+  return owner == nullptr ? none : owner->index().ReadersOf(value);
 }
 
 bool Graph::IsInput(const std::string& value) const {
@@ -333,26 +296,6 @@ bool Graph::IsInput(const std::string& value) const {
 bool Graph::IsOutput(const std::string& value) const {
   const Graph* owner = OwnerOf(value);
   return owner != nullptr && owner->index().outputs.contains(value);
-}
-
-bool Graph::DependsOn(const std::string& value, const std::string& ancestor) const {
-  std::unordered_set<std::string> seen;
-  std::vector<std::string> open = {value};
-  while (!open.empty()) {
-    const std::string name = std::move(open.back());
-    open.pop_back();
-    if (name == ancestor) return true;
-    const Graph* owner = OwnerOf(name);
-    if (owner == nullptr || !seen.insert(name).second) continue;
-    if (const Node* node = owner->Producer(name)) {
-      for (auto& read : ReadNames(*node)) open.push_back(std::move(read));
-    } else if (owner->holder_ != nullptr) {  // Loop and Scan give their inputs to the body's in the same order
-      const auto& inputs = owner->proto_->input();
-      for (int i = 0; i < inputs.size(); ++i)
-        if (inputs[i].name() == name) open.push_back(Input(*owner->holder_, i));
-    }
-  }
-  return false;
 }
 
 const onnx::TensorProto* Graph::ConstantTensor(const std::string& value) const {
@@ -410,90 +353,11 @@ std::optional<std::vector<int64_t>> Graph::Shape(const std::string& value) const
 }
 
 bool Graph::IsModelFunction(const Node& node) const {
-  return std::any_of(model_->functions().begin(), model_->functions().end(), [&](const auto& function) {
-    return function.name() == node.op_type() && CanonicalDomain(function.domain()) == DomainOf(node);
-  });
+  return !model_functions_->empty() && model_functions_->contains(FunctionKey(node.domain(), node.op_type()));
 }
 
 bool Graph::IsOnnx(const Node* node, std::string_view op) const {
   return node != nullptr && node->op_type() == op && DomainOf(*node).empty() && !IsModelFunction(*node);
-}
-
-Node& Graph::InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
-                          const std::vector<std::string>& outputs) {
-  auto& nodes = *proto_->mutable_node();
-  Node& node = *nodes.Add();
-  node.set_op_type(op_type);
-  node.set_name(outputs.front());
-  for (const auto& input : inputs) node.add_input(input);
-  for (const auto& output : outputs) node.add_output(output);
-  const int last = nodes.size() - 1;
-  for (int i = last; i > 0 && (i == last || &nodes.Get(i + 1) != &where); --i) nodes.SwapElements(i, i - 1);
-  Touch();
-  return node;
-}
-
-std::string Graph::FreshName(const std::string& base) const {
-  const auto& taken = Main().index().names;
-  std::string name = base;
-  for (int i = 1; taken.contains(name); ++i) name = fmt::format("{}_{}", base, i);
-  return name;
-}
-
-void Graph::AddInts(const std::string& name, const std::vector<int64_t>& values) {
-  auto& tensor = *proto_->add_initializer();
-  tensor.set_name(name);
-  tensor.set_data_type(onnx::TensorProto::INT64);
-  tensor.add_dims(static_cast<int64_t>(values.size()));
-  for (const int64_t value : values) tensor.add_int64_data(value);
-  Touch();
-}
-
-void Graph::Remove(Node* node) {
-  auto& nodes = *proto_->mutable_node();
-  const auto at = std::find(nodes.pointer_begin(), nodes.pointer_end(), node);
-  std::erase_if(bodies_, [&](const Body& body) { return body.holder == node; });
-  nodes.erase(nodes.begin() + (at - nodes.pointer_begin()));
-  Touch();
-}
-
-namespace {
-template <typename Field>
-void RemoveNamed(Field& field, const std::string& name) {
-  for (int i = field.size() - 1; i >= 0; --i)
-    if (field.Get(i).name() == name) field.DeleteSubrange(i, 1);
-}
-}  // namespace
-
-void Graph::RemoveInitializer(const std::string& name) {
-  RemoveNamed(*proto_->mutable_initializer(), name);
-  Touch();
-}
-
-void Graph::RemoveInput(const std::string& name) {
-  RemoveNamed(*proto_->mutable_input(), name);
-  Touch();
-}
-
-void Graph::TrimValueInfo() {
-  auto& infos = *proto_->mutable_value_info();
-  const Index& names = index();
-  std::vector<int> gone;
-  for (int i = infos.size() - 1; i >= 0; --i) {
-    const std::string& name = infos.Get(i).name();
-    if (!names.Defines(name)) gone.push_back(i);
-  }
-  for (const int i : gone) infos.DeleteSubrange(i, 1);
-  Touch();
-  for (Graph* body : bodies()) body->TrimValueInfo();
-}
-
-void Graph::RequireImport(const std::string& domain, int64_t version) {
-  for (const auto& import : model_->opset_import())
-    if (CanonicalDomain(import.domain()) == CanonicalDomain(domain)) return;
-  auto& import = *model_->add_opset_import();
-  import.set_domain(domain);
-  import.set_version(version);
 }
 
 }  // namespace kvshare::graph

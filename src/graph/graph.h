@@ -1,7 +1,8 @@
 // A model's graphs as something to walk and edit: nodes in execution order, values by name. The main graph owns one
 // Graph for each body of If, Loop and Scan, whatever their depth: a body sees the values of the graphs around it.
 //
-// Node pointers stay valid until the node is removed. Indices over names are rebuilt when next asked for after an edit.
+// A const Graph is only read. Edits are methods; each keeps the index of names true, so that a question after it costs
+// what it cost before. Node pointers stay valid until the node is removed.
 #pragma once
 
 #include <filesystem>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "graph/attributes.h"
+#include "graph/graph_index.h"
 #include "kvshare/status.h"
 #include "onnx/onnx-ml.pb.h"
 
@@ -26,21 +28,22 @@ class Graph {
   static Result<Graph> Make(onnx::ModelProto model, std::filesystem::path folder);
   Graph(Graph&& other) noexcept;
   Graph& operator=(Graph&&) = delete;
-  ~Graph() = default;
+  ~Graph();
 
   // The model as it is now; of the main graph only.
   onnx::ModelProto Release() &&;
   // A copy of it, for comparison and tests.
-  onnx::ModelProto Copy() const { return *model_; }
+  onnx::ModelProto Copy() const { return model(); }
 
   // Of this graph alone, not of its bodies.
-  std::vector<Node*> nodes() const;
-  const onnx::GraphProto& proto() const { return *proto_; }
-  const onnx::ModelProto& model() const { return *model_; }
+  std::vector<const Node*> nodes() const;
+  const onnx::GraphProto& proto() const;
+  const onnx::ModelProto& model() const;
 
   // The bodies that `node` holds, and all of this graph.
-  std::vector<Graph*> BodiesOf(const Node& node) const;
-  std::vector<Graph*> bodies() const;
+  std::vector<const Graph*> BodiesOf(const Node& node) const;
+  std::vector<const Graph*> bodies() const;
+  std::vector<Graph*> bodies();
   // The model's functions that hold an attention node, to look at: their nodes are copies.
   const std::vector<std::unique_ptr<Graph>>& functions() const { return functions_; }
   // Where this graph is: "" for the main one, "then_branch of If 'x'", "function 'f'".
@@ -54,11 +57,11 @@ class Graph {
   Graph* OwnerOf(const std::string& value);
 
   // Null: a graph input, an initializer, or absent.
-  Node* Producer(const std::string& value) const;
+  const Node* Producer(const std::string& value) const;
   // `value`, or what Identity nodes make it of.
   const std::string& Origin(const std::string& value) const;
   // Each node of the value's graph that reads `value`, once, those whose bodies capture it included.
-  const std::vector<Node*>& Consumers(const std::string& value) const;
+  const std::vector<const Node*>& Consumers(const std::string& value) const;
   // Of this graph or one around it; a body's inputs are inputs as well.
   bool IsInput(const std::string& value) const;
   bool IsOutput(const std::string& value) const;
@@ -81,41 +84,49 @@ class Graph {
   // `node` is ai.onnx's operator `op`: not null, and nothing of that name in another domain or in the model itself.
   bool IsOnnx(const Node* node, std::string_view op) const;
 
-  // New nodes go right before `where`, a node of this graph; their outputs should be FreshName()s.
-  Node& InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
-                     const std::vector<std::string>& outputs);
-  // A name that no graph of the model has.
+  // Edits, of nodes of this graph. New nodes go right before `where`; their outputs should be FreshName()s.
+  const Node& InsertBefore(const Node& where, const std::string& op_type, const std::vector<std::string>& inputs,
+                           const std::vector<std::string>& outputs);
+  void Remove(const Node& node);
+  void SetOp(const Node& node, const std::string& domain, const std::string& op_type);
+  // With empty inputs before it where needed.
+  void SetInput(const Node& node, int index, const std::string& value);
+  void SetInputs(const Node& node, const std::vector<std::string>& inputs);
+  // An output that goes must have no readers, one that comes must be a FreshName().
+  void SetOutputs(const Node& node, const std::vector<std::string>& outputs);
+  void SetAttribute(const Node& node, const onnx::AttributeProto& attribute);
+  void SetInt(const Node& node, std::string_view attribute, int64_t value);
+  void ClearAttributes(const Node& node);
+
+  // A name that no graph of the model has or had.
   std::string FreshName(const std::string& base) const;
   void AddInts(const std::string& name, const std::vector<int64_t>& values);
-  // Node, initializer or input of this graph.
-  void Remove(Node* node);
   void RemoveInitializer(const std::string& name);
   void RemoveInput(const std::string& name);
   // Drops value_info of values that no longer exist, in bodies too.
   void TrimValueInfo();
   void RequireImport(const std::string& domain, int64_t version);
-  // To be called after editing a node's inputs or outputs in place.
-  void Touch();
 
  private:
-  struct Index {
-    std::unordered_map<std::string, Node*> producer;
-    std::unordered_map<std::string, std::vector<Node*>> consumers;
-    std::unordered_set<std::string> inputs;
-    std::unordered_set<std::string> outputs;
-    std::unordered_map<std::string, const onnx::TensorProto*> initializers;
-    std::unordered_map<std::string, const onnx::TypeProto*> types;
-    std::unordered_set<std::string> sparse;  // sparse initializers
-    std::unordered_set<std::string> names;   // of the main graph: all of the model
+  struct Dependents;
+  struct Removed;
+  using Bodies = std::unordered_map<const Node*, std::vector<std::unique_ptr<Graph>>>;  // by the node that holds them
 
-    bool Defines(const std::string& value) const;
-  };
-  struct Body {
-    const Node* holder;
-    std::unique_ptr<Graph> graph;
-  };
-  Graph() = default;
-  const Index& index() const;
+  Graph();
+  const GraphIndex& index() const;
+  // This graph's `node`, to edit.
+  Node& Mutable(const Node& node) { return const_cast<Node&>(node); }  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  void MakeIndices();                                                  // of this graph and those around it
+  void AddRead(const std::string& value, const Node& reader, bool is_new = false);
+  void RemoveRead(const std::string& value, const Node& reader);
+  // What nodes and initializers were removed leaves the protobuf when somebody looks: one by one it would take a
+  // quadratic time.
+  void Compact() const;
+  void CompactAll() const;
+  const Dependents& DependentsOf(const Graph& owner, const std::string& ancestor) const;
+  void MarkDependents(Dependents& dependents) const;
+  bool ReadsAny(const Node& node, const Dependents& dependents) const;
+  void Rejudge(const Node& node);
   Status Sort();
   Status MakeBodies();
   Status MakeBody(const Node& holder, const std::string& attribute, onnx::GraphProto& proto);
@@ -132,9 +143,13 @@ class Graph {
   std::string place_;
   std::string shadowed_;
   bool is_function_ = false;
-  std::vector<Body> bodies_;
+  Bodies bodies_;
   std::vector<std::unique_ptr<Graph>> functions_;
-  mutable std::shared_ptr<const Index> index_;
+  std::shared_ptr<const std::unordered_set<std::string>> model_functions_;  // "domain:name"
+  mutable std::unique_ptr<GraphIndex> index_;                               // null: not asked for yet
+  mutable std::unique_ptr<Removed> removed_;
+  mutable std::vector<std::unique_ptr<Dependents>> dependents_;         // of the main graph: for all its bodies
+  mutable std::unique_ptr<std::unordered_set<std::string>> all_names_;  // of the main graph: of the whole model
 };
 
 // Every name that `node` reads: its inputs, and what its subgraphs capture.

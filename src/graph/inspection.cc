@@ -7,6 +7,7 @@
 #include "graph/layers.h"
 #include "graph/masks.h"
 #include "graph/schema.h"
+#include "graph/unfused.h"
 
 namespace kvshare::graph {
 namespace {
@@ -25,6 +26,7 @@ AttentionLayer Public(const Layer& layer) {
   out.window_known = layer.mask_trouble.ok();
   out.query_heads = layer.query_heads;
   out.kv_heads = layer.kv_heads;
+  out.expansion = layer.expansion;
   out.head_size = layer.head_size;
   if (layer.IsGqa() && !layer.IsShared()) {
     out.past_key = Input(*layer.node, 3);
@@ -63,12 +65,14 @@ std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
   Group flat_mask;
   Group fixed_batch;
   Group crash;
+  Group repeated;
   for (const Layer& layer : layers) {
     const Node& node = *layer.node;
     if (IsCausalTrap(layer)) trap.Add(node);
     if (!layer.IsGqa() && !layer.IsKvshare() && !Input(node, 3).empty())
       if (const auto mask = ReadMask(*layer.graph, Input(node, 3)); mask.ok() && mask->rank == 3) flat_mask.Add(node);
     if (layer.constant_empty) fixed_batch.Add(node);
+    if (layer.expansion > 1) repeated.Add(node);
     if (layer.IsShared() && layer.IsGqa() && !layer.IsKvshare() && Output(node, 1).empty()) crash.Add(node);
     for (const auto& unknown : UnknownAttributes(node))
       warnings.push_back(fmt::format("{}: attribute '{}' is not one of its operator's and has no effect{}",
@@ -96,6 +100,11 @@ std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
   if (crash)
     warnings.push_back(
         fmt::format("{}: presents are not named, which ONNX Runtime 1.27 to 1.30 crash on; needs 1.31", crash.Text()));
+  if (repeated)
+    warnings.push_back(
+        fmt::format("{}: the graph copies each key-value head once for every query head of its group (repeat_kv), at "
+                    "every step; needs an export whose Attention takes the heads as they are",
+                    repeated.Text()));
   return warnings;
 }
 
@@ -112,13 +121,14 @@ Inspection Describe(const Graph& graph) {
   const std::vector<Layer> layers = FindLayers(graph);
   std::unordered_set<const Node*> masks;
   std::unordered_set<const Node*> copies;
+  std::unordered_set<const Node*> repeats;
   for (const Layer& layer : layers) {
     inspection.layers.push_back(Public(layer));
     const bool is_attention = !layer.IsGqa();
     const std::string& mask = Input(*layer.node, is_attention ? 3 : 10);
     if (!mask.empty())
       for (const Node* node : MaskNodes(*layer.graph, mask)) masks.insert(node);
-    copies.insert(layer.copies.begin(), layer.copies.end());
+    (layer.expansion > 1 ? repeats : copies).insert(layer.copies.begin(), layer.copies.end());
     if (!layer.IsShared() || !layer.IsGqa()) continue;
     for (const int output : {1, 2})
       if (const auto& present = Output(*layer.node, output); !present.empty() && !layer.graph->IsRead(present))
@@ -127,8 +137,15 @@ Inspection Describe(const Graph& graph) {
   inspection.nodes = CountNodes(graph);
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
+  inspection.repeat_nodes = static_cast<int64_t>(repeats.size());
   for (const auto& import : graph.model().opset_import()) inspection.imports.push_back(import.domain());
   inspection.warnings = Warnings(layers);
+  inspection.unfused_layers = CountUnfusedAttention(graph);
+  if (inspection.unfused_layers > 0)
+    inspection.warnings.push_back(fmt::format(
+        "{} layers compute attention by MatMul and Softmax, which kvshare does not serve; export with opset "
+        "23 or later, which has Attention",
+        inspection.unfused_layers));
   return inspection;
 }
 

@@ -18,7 +18,7 @@ Decline OddPlace(const Graph& graph) {
   return {};
 }
 
-void Add(LayersBefore& found, const Graph& graph, Node* node) {
+void Add(LayersBefore& found, const Graph& graph, const Node* node) {
   Layer layer;
   layer.index = found.size();
   layer.node = node;
@@ -31,7 +31,7 @@ void Add(LayersBefore& found, const Graph& graph, Node* node) {
 
 // The layers of `graph`, with those of a node's bodies where the node stands.
 void Walk(LayersBefore& found, const Graph& graph) {
-  for (Node* node : graph.nodes()) {
+  for (const Node* node : graph.nodes()) {
     if (IsAttentionOp(*node) && !graph.IsModelFunction(*node)) Add(found, graph, node);
     for (const Graph* body : graph.BodiesOf(*node)) Walk(found, *body);
   }

@@ -18,7 +18,7 @@ inline constexpr int64_t kFullWindow = -1;
 
 struct Layer {
   int index = 0;
-  Node* node = nullptr;
+  const Node* node = nullptr;
   const Graph* graph = nullptr;  // the one that holds the node: the main graph, a body, or a function's copy
   LayerForm form = LayerForm::kGroupQueryAttention;
   LayerKind kind = LayerKind::kOwn;

@@ -45,14 +45,15 @@ Status CheckOptions(const RewriteOptions& options) {
       return Status::InvalidInput(fmt::format("no rule '{}'; have {}", skipped, fmt::join(names, ", ")));
   }
   if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
-    return Status::Refused("{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
+    return Status::Refused(
+        "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
-    return Status::Refused(
-        fmt::format("{{target}} ort {{min_ort}} {}: releases before 1.27 refuse key and value of length 0, "
-                    "which is how upstream shares; needs at least 1.27, or {{target}} kvshare",
-                    options.min_ort));
+    return Status::Refused(fmt::format(
+        "option 'target' = 'ort' option 'min_ort' = '{}': releases before 1.27 refuse key and value of length 0, "
+        "which is how upstream shares; needs at least 1.27, or option 'target' = 'kvshare'",
+        options.min_ort));
   return {};
 }
 
@@ -87,12 +88,11 @@ Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& as
   options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
   report.before = Describe(graph);
-  Rewriting rewriting{graph, options};
-  rewriting.names_presents = options.target == Target::kOrt && *ParseVersion(options.min_ort) < OrtVersion{1, 31};
+  Rewriting rewriting{graph, options, FeaturesOf(options, *ParseVersion(options.min_ort) < OrtVersion{1, 31})};
   for (const Rule& rule : AllRules()) {
     const bool skipped = std::find(options.skip.begin(), options.skip.end(), rule.name) != options.skip.end();
-    if (skipped || !rule.serves(options)) continue;
-    rewriting.layers = FindLayers(graph);
+    if (skipped || !rewriting.wanted.HasAnyOf(rule.serves)) continue;
+    rewriting.LookAgain();
     rule.run(rewriting);
     if (const Status status = Validate(graph); !status.ok())
       return Status::Internal(fmt::format("rule {} broke the model: {}", rule.name, status.message()));

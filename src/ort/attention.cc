@@ -101,7 +101,6 @@ struct Problem {
   int64_t B = 0, S = 0, T = 0, past = 0;
   HeadsView query, key, value, past_key, past_value;
   MaskView mask;
-  bool past_given = false;
 };
 
 class Attention final : public Kernel {

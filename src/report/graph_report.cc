@@ -40,6 +40,7 @@ Json LayerJson(const AttentionLayer& l) {
           {"window", l.window_known ? Json(l.window) : Json()},
           {"query_heads", l.query_heads},
           {"kv_heads", l.kv_heads},
+          {"expansion", l.expansion},
           {"head_size", l.head_size},
           {"note", l.note}};
 }
@@ -51,13 +52,17 @@ Json InspectionJson(const Inspection& i) {
           {"nodes", i.nodes},
           {"mask_nodes", i.mask_nodes},
           {"borrowed_copies", i.borrowed_copies},
+          {"repeat_nodes", i.repeat_nodes},
+          {"unfused_layers", i.unfused_layers},
           {"named_unused_presents", i.named_unused_presents},
           {"warnings", i.warnings}};
 }
 
 std::string Counts(const Inspection& i) {
-  return fmt::format("{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} named unused presents\n",
-                     i.nodes, i.mask_nodes, i.borrowed_copies, i.named_unused_presents);
+  return fmt::format(
+      "{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} nodes that repeat K/V heads; {} named unused "
+      "presents\n",
+      i.nodes, i.mask_nodes, i.borrowed_copies, i.repeat_nodes, i.named_unused_presents);
 }
 
 // One line for many nodes of one fate: "16 x <reason>: first, second, ...".
@@ -110,7 +115,8 @@ std::string ToText(const RewriteReport& report) {
 std::string ToJson(const RewriteReport& report) {
   Json outcomes = Json::array();
   for (const RuleOutcome& o : report.outcomes)
-    outcomes.push_back({{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}});
+    outcomes.push_back(
+        {{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}, {"code", o.code}});
   return Dump({{"changed", report.changed},
                {"outcomes", std::move(outcomes)},
                {"notes", report.notes},

@@ -1,4 +1,6 @@
 // Append against the oracle.
+#include <algorithm>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -111,6 +113,43 @@ TEST_P(EveryTarget, AppendNormalizesQuantizesAndDropsOldRowsLikeTheOracle) {
         }
 }
 
+TEST_P(EveryTarget, CodesBetweenTwoGoToTheEvenOne) {
+  const int64_t D = 16;
+  const float scale[] = {1};
+  Array fresh(DType::kF32, D);
+  for (int64_t d = 0; d < D; ++d) fresh.Set(d, static_cast<double>(d) - 7.5);
+  for (const DType type : {DType::kI8, DType::kI4}) {
+    Array got(type, D);
+    AppendCall call;
+    call.fresh = HeadsView::Bsnh(fresh.data(), DType::kF32, 1, 1, 1, D);
+    call.present = MutableHeadsView::Bnsh(got.data(), type, 1, 1, 1, D);
+    call.present.quant = {scale, false};
+    Appended(call);
+    for (int64_t d = 0; d < D; ++d)
+      EXPECT_EQ(got.Get(d), std::min(std::nearbyint(fresh.Get(d)), type == DType::kI4 ? 7.0 : 127.0)) << d;
+  }
+}
+
+TEST_P(EveryTarget, AppendRotatesManyPairs) {
+  std::mt19937 random(5);
+  const int64_t D = 256, half = 128;
+  Array fresh(DType::kF32, D), cos(DType::kF32, half), sin(DType::kF32, half);
+  for (Array* a : {&fresh, &cos, &sin}) a->Fill(random, 1);
+  for (const bool interleaved : {false, true}) {
+    Array want(DType::kF32, D), got(DType::kF32, D);
+    const auto call = [&](Array& present) {
+      AppendCall c;
+      c.fresh = HeadsView::Bsnh(fresh.data(), DType::kF32, 1, 1, 1, D);
+      c.present = MutableHeadsView::Bnsh(present.data(), DType::kF32, 1, 1, 1, D);
+      c.rotary = {cos.data(), sin.data(), DType::kF32, 1, half, interleaved};
+      return c;
+    };
+    AppendOracle(call(want));
+    Appended(call(got));
+    testing::ExpectClose(want, got, D, 1e-6);
+  }
+}
+
 TEST_P(EveryTarget, AppendServesHeadsOfAnySize) {
   std::mt19937 random(9);
   const int64_t S = 2, D = 5000, half = 2500;
@@ -128,7 +167,7 @@ TEST_P(EveryTarget, AppendServesHeadsOfAnySize) {
   };
   AppendOracle(call(want));
   Appended(call(got));
-  testing::ExpectClose(want, got, 1e-3);
+  testing::ExpectClose(want, got, D, 1e-3);
 }
 
 TEST(Append, LeavesF64ToTheOracle) {

@@ -100,5 +100,38 @@ TEST(Threads, ThatShareAnAppendGiveTheBitsOfOne) {
   EXPECT_EQ(append(ParallelFor::Serial()), append(Threaded()));
 }
 
+// Tasks in the opposite order: what threads may do, without the luck.
+ParallelFor Backwards() {
+  return {nullptr, [](void*, int64_t n, void (*body)(void*, int64_t), void* arg) {
+            for (int64_t i = n; i-- > 0;) body(arg, i);
+          }};
+}
+
+TEST(Threads, ThatMoveRowsInPlaceGiveTheBitsOfOne) {
+  std::mt19937 random(5);
+  const int64_t H = 2, D = 16, rows = 4096;
+  Array past(DType::kF32, H * rows * D), fresh(DType::kF32, H * D);
+  past.Fill(random, 1);
+  fresh.Fill(random, 1);
+  const int64_t past_length[] = {rows}, skip[] = {700}, length[] = {rows + 1 - 700};
+  const auto append = [&](const ParallelFor& parallel) {
+    Array present = past;
+    AppendCall call;
+    call.past = HeadsView::Bnsh(present.data(), past.type, 1, H, rows, D);
+    call.fresh = HeadsView::Bsnh(fresh.data(), past.type, 1, 1, H, D);
+    call.present = MutableHeadsView::Bnsh(present.data(), past.type, 1, H, rows, D);
+    call.past_length = past_length;
+    call.skip = skip;
+    call.length = length;
+    EXPECT_TRUE(CheckAppend(call, "test").ok()) << CheckAppend(call, "test").message();
+    WorkspacePool pool;
+    EXPECT_TRUE(Append(call, parallel, pool).ok());
+    return present.bytes;
+  };
+  const auto want = append(ParallelFor::Serial());
+  EXPECT_EQ(want, append(Backwards()));
+  EXPECT_EQ(want, append(Threaded()));
+}
+
 }  // namespace
 }  // namespace kvshare

@@ -13,7 +13,7 @@ using testing::Attended;
 using testing::ExpectMatchesOracle;
 using testing::Problem;
 
-constexpr double kF32 = 2e-6;  // relative to the largest output
+constexpr double kF32 = 2e-6;  // relative to the largest output of the row
 
 // NaN in the rows [begin, end) of K and V: whatever reads them shows it.
 void Poison(Problem& p, int64_t begin, int64_t end) {

@@ -29,6 +29,15 @@ def test_bf16_rounds_to_nearest_even():
     assert common.as_float(common.stored(values, "bf16")).tolist() == [1.0, 1.0, 1 + 2**-6, -0.30078125]
 
 
+def test_peak_memory_is_what_was_taken_in_between():
+    before = np.ones(20_000_000, np.uint8)  # another peak, before
+    del before
+    memory = common.PeakMemory()
+    taken = np.ones(9_000_000, np.uint8)
+    del taken
+    assert 8_000_000 <= memory.bytes() <= 12_000_000
+
+
 def test_a_rotation_visits_every_stretch():
     for count in range(1, 200):
         assert len({i * common.stride(count) % count for i in range(count)}) == count
@@ -49,13 +58,14 @@ def test_the_plot_has_a_line_a_side_and_one_for_the_floor():
 
 def test_the_results_table_reads_what_the_driver_writes(tmp_path):
     def side(ms, disturbed=False):
-        return {"ms": ms, "disturbed": disturbed, "spread": 1, "error": 1e-8, "calls": 9, "dropped": 0}
+        return {"ms": ms, "disturbed": disturbed, "spread": 1, "error": 1e-8, "peak_bytes": 2_500_000, "calls": 9, "dropped": 0}
 
     result = {"name": "decode llama fp32 S1 T512 1t", "roof": {"gbs": 10, "read_gbs": 9, "gflops": 100},
               "floor": {"ms": 0.5, "by": "bytes"},
               "sides": {"kvshare": side(1), "kvshare, Attention + mask": side(2), "ort shared": side(3),
                         "ort Attention + mask": side(5, disturbed=True), "ggml": side(4), "torch": {"skipped": "not installed"}}}
     (tmp_path / "results.txt").write_text("machine: x\n\n" + report.table(result) + "\n")
+    assert "      2.5 MB  error 1e-08" in report.table(result)
     (name, (bound, sides)), = results_table.read(tmp_path / "results.txt").items()
     assert results_table.line(name, bound, sides) == (
         "decode llama fp32 S1 T512 1t", "1.000", "2.00 (bytes)", "3.0 (shared)", "4.0 (ggml)", "2.000", "2.5*")
@@ -68,7 +78,7 @@ def test_the_results_table_reads_what_the_driver_writes(tmp_path):
     ("decode llama int8 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared, presents", "ort own cache"}),
     ("decode mha fp32 S1 T4096 1t B4 ragged", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents", "ort own cache"}),
     ("cost, decode e2b_sliding fp32 S1 T4096 1t", {"kvshare", "odd T", "softcap", "bias", "sinks", "all"}),
-    ("step e2b_35_layers fp32 S1 T512 1t", {"kvshare", "ort shared"})])
+    ("step e2b_35_layers fp32 S1 T512 1t", {"kvshare", "kvshare EP, unchanged", "ort shared"})])
 def test_the_driver_runs_every_side_of_this_process_and_names_absent_peers(tmp_path, row, ran):
     run = subprocess.run([sys.executable, "-m", "bench.run", "--only", f"^{row}$", "--rounds", "1", "--slot", "0.001",
                           "--roof", os.environ["KVSHARE_ROOF"], "--python", str(tmp_path / "none"), "--out", str(tmp_path)],
@@ -76,5 +86,6 @@ def test_the_driver_runs_every_side_of_this_process_and_names_absent_peers(tmp_p
     assert run.returncode == 0, run.stderr
     (result,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert {name for name, side in result["sides"].items() if "error" in side} == ran, result["sides"]
+    assert all(side["peak_bytes"] >= 0 for side in result["sides"].values() if "error" in side)
     if "ort Attention + mask" in ran:
         assert result["sides"]["torch"]["skipped"].startswith("not installed")

@@ -1,4 +1,4 @@
-"""The program on graphs as exporters write them: onnxruntime-genai's model builder, PyTorch, optimum."""
+"""The program on graphs as exporters write them: onnxruntime-genai's model builder and PyTorch."""
 import json
 
 import numpy as np

@@ -11,14 +11,14 @@ from conftest import BAD_INPUT, EQUAL, REFUSED
 def test_a_refusal_names_flags(kvshare, case, flags, message):
     done = kvshare("rewrite", case.model("mixed_bias_asis"), "--dry-run", *flags)
     assert done.returncode == REFUSED and message in done.stderr, done.stderr
-    assert "{" not in done.stderr
+    assert "option '" not in done.stderr
 
 
 def test_a_report_names_flags_also_as_json(kvshare, case):
     for json in ([], ["--json"]):
         done = kvshare("rewrite", case.model("head_shared_gqa"), "--dry-run", "--to", "ort", "--min-ort", "1.27", *json)
         assert done.returncode == EQUAL and "stay named (and copied) for --min-ort 1.27" in done.stdout, done.stdout
-        assert "{min_ort}" not in done.stdout
+        assert "option 'min_ort'" not in done.stdout
 
 
 def test_braces_in_a_models_path_stay(kvshare):

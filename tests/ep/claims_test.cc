@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ostream>
+
 #include "tests/graph/two_layers.h"
 
 namespace kvshare::ep {
@@ -15,7 +17,7 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 
 Claims Of(std::string_view text, Alignment alignment = Alignment::kAuto) {
-  return FindClaims(GraphOf(text), alignment);
+  return FindClaims(GraphOf(text), {.alignment = alignment, .masks = false, .aliases = false});
 }
 
 TEST(Alignment, AutoReadsABorrowersTriangleFromTheLastKey) {
@@ -66,6 +68,185 @@ TEST(Presents, AreMadeWhereOneOfThemIsRead) {
                     "empty, present_k, "
                     "present_v, seqlens, total) {num_heads=4, kv_num_heads=1}\nread = Shape(pv1)\noutput read i64[4]");
   EXPECT_FALSE(Of(text).plans.at("out1").hides_presents);
+}
+
+Claims Fused(const std::string& text, Alignment alignment = Alignment::kAuto) {
+  return FindClaims(GraphOf(text), {.alignment = alignment});
+}
+
+TEST(Masks, AMaskIsMadeByOneGroupAndReadAsAKeyMask) {
+  const Claims claims = Fused(std::string(kTwoLayers));
+  EXPECT_THAT(claims.reasons, IsEmpty());
+  EXPECT_EQ(claims.masks, (std::map<std::string, MaskOutput>{{"bias", {"attention_mask", 4, 1}}}));
+  // ReduceSum and Gather of the mask, which make lengths for layer 0, are none of it.
+  EXPECT_THAT(claims.group, ElementsAre("count", "kv", "S", "T", "begin", "new", "q", "causal", "distance", "near",
+                                        "visible", "wide", "kept", "both", "bias3", "bias"));
+  const Plan& plan = claims.plans.at("out1");
+  EXPECT_EQ(plan.key_mask, "bias");
+  EXPECT_EQ(plan.window, 4);
+  EXPECT_TRUE(plan.lower_right);
+  EXPECT_EQ(claims.plans.at("out0"), Plan{});
+}
+
+TEST(Masks, ANodeThatOthersReadTooStaysOutOfTheGroup) {
+  const Claims claims = Fused(std::string(kTwoLayers) + "again = Identity(visible)\noutput again bool[B,S,T]\n");
+  EXPECT_EQ(claims.plans.at("out1").key_mask, "bias");
+  EXPECT_THAT(claims.group, ElementsAre("wide", "kept", "both", "bias3", "bias"));
+}
+
+// A third layer, which sees all keys, with a mask that shares nodes with layer 1's.
+const char* const kFullLayer =
+    "both2 = And(kept, causal)\nbias32 = Where(both2, zero, hidden)\nbias2 = Unsqueeze(bias32, one)\n"
+    "out2 = Attention(out1, k1, v1, bias2) {q_num_heads=4, kv_num_heads=1, scale=1.0}\noutput out2 f32[B,S,32]\n";
+// Layer 0 without a window, so that a layer without one may borrow from it.
+std::string ThreeLayers() {
+  return TwoLayersWith("out0",
+                       "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, past_k, past_v, "
+                       "seqlens, total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, scale=1.0, do_rotary=1}",
+                       TwoLayersWith("both", "both = And(kept, causal)")) +
+         kFullLayer;
+}
+
+TEST(Masks, TwoMasksThatShareNodesAreOfOneGroup) {
+  const Claims claims = Fused(ThreeLayers());
+  EXPECT_EQ(claims.plans.at("out1").key_mask, "bias");
+  EXPECT_EQ(claims.plans.at("out2").key_mask, "bias2");
+  EXPECT_THAT(claims.masks, testing::SizeIs(2));
+  EXPECT_THAT(claims.reasons, IsEmpty());
+}
+
+TEST(Masks, AMaskThatSharesItsPaddingWithOneThatStaysStaysToo) {
+  const Claims claims = Fused(ThreeLayers() + "again = Identity(bias2)\noutput again f32[B,1,S,T]\n");
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.reasons, testing::UnorderedElementsAre(
+                                  "Attention 'out1': keeps its mask: 'attention_mask' reaches it through nodes "
+                                  "with other readers, or is not int64, int32 or bool",
+                                  "Attention 'out2': keeps its mask: is still read by Identity 'again'"));
+}
+
+TEST(Masks, AMaskWithAPaddingOfItsOwnGoesWhereAnotherStays) {
+  const std::string own = TwoLayersWith("both2",
+                                        "wide2 = Unsqueeze(attention_mask, one)\nkept2 = Cast(wide2) {to=9}\n"
+                                        "both2 = And(kept2, causal)",
+                                        ThreeLayers());
+  const Claims claims = Fused(own + "again = Identity(bias2)\noutput again f32[B,1,S,T]\n");
+  EXPECT_EQ(claims.plans.at("out1").key_mask, "bias");
+  EXPECT_EQ(claims.plans.at("out2").key_mask, "");
+  EXPECT_THAT(claims.masks, testing::SizeIs(1));
+}
+
+struct Kept {
+  const char* name;
+  std::string text;
+  const char* reason;
+  Alignment alignment = Alignment::kAuto;
+};
+
+void PrintTo(const Kept& kept, std::ostream* out) { *out << kept.name; }
+
+class KeptMask : public testing::TestWithParam<Kept> {};
+
+TEST_P(KeptMask, HasItsReason) {
+  const Claims claims = Fused(GetParam().text, GetParam().alignment);
+  EXPECT_EQ(claims.plans.at("out1").key_mask, "");
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.group, IsEmpty());
+  EXPECT_THAT(claims.reasons, testing::Contains(std::string("Attention 'out1': keeps its mask: ") + GetParam().reason));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Guards, KeptMask,
+    testing::Values(
+        Kept{"ReadElsewhere", std::string(kTwoLayers) + "again = Identity(bias)\noutput again f32[B,1,S,T]\n",
+             "is still read by Identity 'again'"},
+        Kept{"AnOutput", std::string(kTwoLayers) + "output bias f32[B,1,S,T]\n",
+             "is still read by graph output 'bias'"},
+        Kept{"NotUnderstood", TwoLayersWith("near", "near = LessOrEqual(distance, window)"),
+             "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+             "them"},
+        Kept{"MadeFromAttention", TwoLayersWith("S", "S = Shape(out0) {start=1, end=2}"),
+             "its mask depends on an attention layer's output"},
+        Kept{"TopLeftBySpec", std::string(kTwoLayers), "is_causal without a past counts from the first key",
+             Alignment::kSpec},
+        Kept{"BatchAgainstHeadsBySpec",
+             TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias3) {q_num_heads=4, kv_num_heads=1}"),
+             "its mask is [B, S, T], whose B ONNX lines up with the heads", Alignment::kSpec}),
+    [](const auto& test) { return test.param.name; });
+
+TEST(Aliases, TheCopiesOfABorrowedCacheAreItsMemory) {
+  const Claims claims = Fused(std::string(kTwoLayers));
+  EXPECT_THAT(claims.aliases, testing::UnorderedElementsAre("kt", "k1", "vt", "v1"));
+  const Plan& plan = claims.plans.at("out1");
+  EXPECT_THAT(plan.unfolded, ElementsAre("k1", "v1"));
+  EXPECT_EQ(plan.kv_heads, 1);
+}
+
+TEST(Aliases, CopiesThatBorrowersShareAreAliasesForAll) {
+  const Claims claims = Fused(ThreeLayers());
+  EXPECT_THAT(claims.plans.at("out1").unfolded, ElementsAre("k1", "v1"));
+  EXPECT_THAT(claims.plans.at("out2").unfolded, ElementsAre("k1", "v1"));
+}
+
+class KeptCopies : public testing::TestWithParam<Kept> {};
+
+TEST_P(KeptCopies, HaveTheirReason) {
+  const Claims claims = Fused(GetParam().text);
+  EXPECT_THAT(claims.plans.at("out1").unfolded, ElementsAre("", ""));
+  EXPECT_THAT(claims.aliases, IsEmpty());
+  EXPECT_THAT(claims.reasons,
+              testing::Contains(std::string("Attention 'out1': its keys and values are copied: ") + GetParam().reason));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Guards, KeptCopies,
+    testing::Values(Kept{"ForeignReaderOfTheTranspose",
+                         std::string(kTwoLayers) + "again = Identity(kt)\noutput again f32[B,T,1,8]\n",
+                         "Transpose 'kt' is still read by Identity 'again'"},
+                    Kept{"ForeignReaderOfTheReshape",
+                         std::string(kTwoLayers) + "again = Identity(v1)\noutput again f32[B,T,8]\n",
+                         "Reshape 'v1' is still read by Identity 'again'"},
+                    Kept{"AnOutput", std::string(kTwoLayers) + "output k1 f32[B,T,8]\n",
+                         "Reshape 'k1' is still read by graph output 'k1'"},
+                    Kept{"ReadAsAQuery",
+                         std::string(kTwoLayers) +
+                             "out2 = Attention(k1, k1, v1) {q_num_heads=1, kv_num_heads=1}\noutput out2 f32[B,T,8]\n",
+                         "Reshape 'k1' is still read by Attention 'out2'"}),
+    [](const auto& test) { return test.param.name; });
+
+// kTwoLayers and an If whose branches read `value`.
+graph::Graph WithReaderInABody(const std::string& value) {
+  onnx::ModelProto model = *graph::ParseTextGraph(kTwoLayers);
+  auto& always = *model.mutable_graph()->add_initializer();
+  always.set_name("always");
+  always.set_data_type(onnx::TensorProto::BOOL);
+  always.add_int32_data(1);
+  auto& holder = *model.mutable_graph()->add_node();
+  holder.set_op_type("If");
+  holder.add_input("always");
+  holder.add_output("chosen");
+  for (const char* branch : {"then_branch", "else_branch"}) {
+    auto& attribute = *holder.add_attribute();
+    attribute.set_name(branch);
+    attribute.set_type(onnx::AttributeProto::GRAPH);
+    auto& node = *attribute.mutable_g()->add_node();
+    node.set_op_type("Identity");
+    node.add_input(value);
+    node.add_output(std::string(branch) + "_out");
+    attribute.mutable_g()->add_output()->set_name(node.output(0));
+  }
+  return *graph::Graph::Make(std::move(model), ".");
+}
+
+TEST(Bodies, AMaskThatABodyCapturesStays) {
+  const Claims claims = FindClaims(WithReaderInABody("bias"), {});
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.reasons, ElementsAre(testing::HasSubstr("keeps its mask: is still read by a body of If")));
+}
+
+TEST(Bodies, ACopyThatABodyCapturesStays) {
+  const Claims claims = FindClaims(WithReaderInABody("k1"), {});
+  EXPECT_THAT(claims.aliases, IsEmpty());
+  EXPECT_THAT(claims.reasons, ElementsAre(testing::HasSubstr("Reshape 'k1' is still read by a body of If")));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ import ep_harness
 import golden_cases
 import harness
 
-MODES = ["nodes"]
+MODES = ["fuse", "nodes"]
 
 
 def path(name):

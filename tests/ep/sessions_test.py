@@ -6,13 +6,16 @@ import sys
 import threading
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import ep_harness
 import golden_cases
 import golden_in_ep
 import harness
+from gqa_test import Problem
 from harness import assert_close
 
 THREADS = 8
@@ -123,6 +126,36 @@ assert ep_harness.assigned(sess)
     assert "already" in out
 
 
+FAKE = "FakeDeviceExecutionProvider"
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_it_stands_aside_where_another_provider_has_nodes(takes, capfd):
+    """The other provider, first in the list, takes every Neg."""
+    ort.register_execution_provider_library("fake", os.environ["KVSHARE_FAKE_DEVICE"])
+    try:
+        p = Problem(9, S=1, lens=[9], past=8)
+        model = onnx.load_from_string(harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS,
+                                                    p.inputs, ("output", "present_key", "present_value"), p.attributes))
+        if takes:
+            model.graph.node.append(helper.make_node("Neg", ["output"], ["negative"]))
+            model.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, None))
+        options = ort.SessionOptions()
+        options.log_severity_level = 1
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        for name in (FAKE, ep_harness.NAME):
+            options.add_provider_for_devices([d for d in (*ort.get_ep_devices(), *ep_harness.devices()) if d.ep_name == name][:1], {})
+        sess = ort.InferenceSession(model.SerializeToString(), options)
+        assert len(ep_harness.assigned(sess)) == (0 if takes else 1)
+        assert (f"stands aside; {FAKE} has nodes" in capfd.readouterr().err) == takes
+        outputs = sess.run(None, p.inputs)
+        if takes:
+            np.testing.assert_array_equal(outputs[-1], -outputs[0])
+        del sess, options
+    finally:
+        ort.unregister_execution_provider_library("fake")
+
+
 def test_a_plain_session_never_takes_it():
     ep_harness.register()
     options = ort.SessionOptions()
@@ -151,14 +184,15 @@ def test_an_older_host_gets_a_line_that_names_the_version_it_needs():
     """A host whose tables end at version 23: GetApi gives none for 24, and version 1's first entry is CreateStatus."""
     said = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p)
     def create_status(code, message):
         said.append(message.decode())
         return 1
 
     table = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
-    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(lambda version: ctypes.addressof(table) if version <= 23 else None)
-    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.23.2")
+    get_api = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_uint32)(lambda wanted: ctypes.addressof(table) if wanted <= 23 else 0)
+    version = ctypes.create_string_buffer(b"1.23.2")
+    get_version = ctypes.CFUNCTYPE(ctypes.c_size_t)(lambda: ctypes.addressof(version))
     base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
     create = ctypes.CDLL(harness.ORT_LIB).CreateEpFactories
     create.restype = ctypes.c_void_p

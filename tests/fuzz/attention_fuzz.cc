@@ -140,10 +140,10 @@ RotaryView Rotary(Bytes& in, Buffer& cos, Buffer& sin, int64_t rows, int64_t hal
 const TileKernelRow* ForcedKernel(Bytes& in, DType type) {
   const TileKernelRow& row = TileKernels()[in.Byte() % TileKernels().size()];
   if (row.type != type || in.Below(2) == 0) {
-    unsetenv("KVSHARE_FORCE_KERNEL");
+    ForceTileKernelForTest("");
     return nullptr;
   }
-  setenv("KVSHARE_FORCE_KERNEL", row.name, 1);
+  ForceTileKernelForTest(row.name);
   return &row;
 }
 

@@ -1,6 +1,6 @@
 // A small graph as text -> inspect and every rewrite target: mutated text stays a graph where mutated protobuf rarely
 // does.
-#include "graph/text_graph.h"
+#include "tests/support/text_graph.h"
 #include "tests/fuzz/rewrite_all.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -274,5 +274,21 @@ TEST(Functions, OfTheModelAreReportedAndDeclined) {
   EXPECT_EQ(graph.Copy().functions(0).SerializeAsString(), model.functions(0).SerializeAsString());
 }
 
+TEST(Bodies, AMaskThatABodyReadsStaysAndSaysByWhom) {
+  onnx::ModelProto model = *ParseTextGraph(std::string(kTwoLayers) + "input condition bool[]\n");
+  onnx::GraphProto body;
+  AddIdentity("both", "inside", body);
+  body.add_output()->set_name("inside");
+  *model.mutable_graph()->add_node() = Holder("If", body);
+  auto graph = Graph::Make(std::move(model), ".");
+  ASSERT_TRUE(graph.ok()) << graph.status().message();
+  const auto report = RewriteGraph(*graph, To(Target::kKvshare));
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  std::vector<std::string> reasons;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "dead-nodes" && !outcome.applied) reasons.push_back(outcome.reason);
+  EXPECT_THAT(reasons, testing::ElementsAre("And is still read by a body of If 'holder'"));
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -84,17 +84,64 @@ TEST(Graph, ReleaseGivesBackEverythingButTheOrder) {
   EXPECT_EQ((*std::move(graph)).Release().SerializeAsString(), model.SerializeAsString());
 }
 
+// What a graph says after edits is what one that is made from the edited model says.
+TEST(Graph, AnEditKeepsTheIndex) {
+  Graph graph = GraphOf("input x f32[4]\na = Neg(x)\nb = Add(a, a)\nc = Abs(b)\noutput c f32[4]\n");
+  EXPECT_TRUE(graph.DependsOn("c", "a"));
+  const Node& b = *graph.Producer("b");
+  const Node& fresh = graph.InsertBefore(b, "Identity", {"a"}, {graph.FreshName("a")});
+  graph.SetInput(b, 1, fresh.output(0));
+  EXPECT_EQ(graph.FreshName("a"), "a_2");
+  graph.SetInputs(*graph.Producer("c"), {"x"});
+  graph.SetOutputs(b, {"d", "e"});
+  EXPECT_FALSE(graph.DependsOn("c", "a"));
+  EXPECT_TRUE(graph.DependsOn("e", "a"));
+  const auto again = Graph::Make(graph.Copy(), ".");
+  ASSERT_TRUE(again.ok()) << again.status().message();
+  for (const char* value : {"x", "a", "a_1", "b", "c", "d", "e"}) {
+    EXPECT_EQ(graph.IsRead(value), again->IsRead(value)) << value;
+    EXPECT_EQ(graph.Consumers(value).size(), again->Consumers(value).size()) << value;
+    EXPECT_EQ(graph.Producer(value) == nullptr, again->Producer(value) == nullptr) << value;
+  }
+  graph.Remove(b);
+  EXPECT_EQ(graph.Producer("d"), nullptr);
+  EXPECT_EQ(graph.Consumers("a").size(), 1U);
+  EXPECT_EQ(ToText(graph.Copy()), "a = Neg(x)\na_1 = Identity(a)\nc = Abs(x)\n");
+}
+
+TEST(Graph, AnEditInABodyIsToldToTheGraphAround) {
+  onnx::ModelProto model = *ParseTextGraph("input x f32[4]\ninput c bool[]\noutput y f32[4]\nh = Neg(x)\ny = If(c)\n");
+  auto& branch = *model.mutable_graph()->mutable_node(1)->add_attribute();
+  branch.set_name("then_branch");
+  auto& inner = *branch.mutable_g()->add_node();
+  inner.set_op_type("Add");
+  inner.add_input("h");
+  inner.add_input("h");
+  inner.add_output("inner");
+  branch.mutable_g()->add_output()->set_name("inner");
+  auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  Graph& body = *graph->bodies().front();
+  const Node& add = *body.nodes().front();
+  body.SetInput(add, 0, "x");
+  EXPECT_EQ(graph->Consumers("h").size(), 1U);
+  EXPECT_EQ(graph->Consumers("x").size(), 2U);
+  EXPECT_TRUE(graph->DependsOn("y", "h"));
+  body.SetInput(add, 1, "x");
+  EXPECT_FALSE(graph->IsRead("h"));
+  EXPECT_FALSE(graph->DependsOn("y", "h"));
+  EXPECT_TRUE(graph->DependsOn("y", "x"));
+}
+
 TEST(Validate, NamesWhatAnEditBroke) {
   Graph late = GraphOf("input x f32[4]\na = Neg(x)\nb = Abs(a)\noutput b f32[4]\n");
-  late.nodes()[0]->set_input(0, "b");
-  late.Touch();
+  late.SetInput(*late.nodes()[0], 0, "b");
   EXPECT_EQ(Validate(late).message(), "Neg 'a': input 'b' is not produced before");
   Graph twice = GraphOf("input x f32[4]\na = Neg(x)\nb = Abs(a)\noutput a f32[4]\n");
-  twice.nodes()[1]->set_output(0, "a");
-  twice.Touch();
+  twice.SetOutputs(*twice.nodes()[1], {"a"});
   EXPECT_EQ(Validate(twice).message(), "Abs 'b': output 'a' is produced twice");
   Graph lost = GraphOf("input x f32[4]\na = Neg(x)\noutput a f32[4]\n");
-  lost.Remove(lost.nodes()[0]);
+  lost.Remove(*lost.nodes()[0]);
   EXPECT_EQ(Validate(lost).message(), "model: graph output 'a' is produced by no node");
 }
 

@@ -50,6 +50,41 @@ TEST(FindLayers, AKeyOfAGraphInputIsBorrowedFromOutside) {
   EXPECT_EQ(layers.at(1).trouble.message(), "borrows from an input of the graph, not from a layer of this model");
 }
 
+std::string TroubleOf(const std::string& text, size_t layer = 1) {
+  const Graph graph = GraphOf(text);
+  return FindLayers(graph).at(layer).trouble.message();
+}
+
+TEST(FindLayers, ABorrowedKeyThatIsReshapedAloneIsOdd) {
+  EXPECT_EQ(TroubleOf(TwoLayersWith("k1", "k1 = Reshape(present_k, fold)")),
+            "1 nodes lie between 'present_k' and it; needs Transpose then Reshape");
+}
+
+TEST(FindLayers, ABorrowedKeyWhoseHeadsAreRepeatedIsOdd) {
+  const std::string repeated =
+      "const wide_shape i64[5] = 1 1 4 1 8\nconst flat i64[4] = 1 4 -1 8\nfive = Unsqueeze(present_k, two)\n"
+      "wide5 = Expand(five, wide_shape)\nk1 = Reshape(wide5, flat)";
+  EXPECT_EQ(TroubleOf(TwoLayersWith("k1", repeated)),
+            "the graph repeats each head of 'present_k' 4 times; needs it as it is");
+}
+
+// Upstream's shared form, whose present is one more name of what it borrows.
+TEST(FindLayers, ASharedLayersPresentIsNoSource) {
+  const std::string shared =
+      "const empty f32[1,0,8] = 0\nout1, again_k, again_v = com.microsoft.GroupQueryAttention(out0, empty, empty, "
+      "present_k, present_v, seqlens, total) {num_heads=4, kv_num_heads=1}\n"
+      "out2 = com.microsoft.GroupQueryAttention(out1, empty, empty, again_k, again_v, seqlens, total) {num_heads=4, "
+      "kv_num_heads=1}";
+  EXPECT_EQ(TroubleOf(TwoLayersWith("out1", shared), 2), "source layer 1 is itself shared");
+}
+
+TEST(FindLayers, AnEmptyKeyBesideAValueOfTokensIsOdd) {
+  const std::string half =
+      "const empty f32[1,0,8] = 0\nout1 = com.microsoft.GroupQueryAttention(out0, empty, k0, present_k, present_v, "
+      "seqlens, total) {num_heads=4, kv_num_heads=1}";
+  EXPECT_EQ(TroubleOf(TwoLayersWith("out1", half)), "key has length 0 and value has not");
+}
+
 // As PyTorch's exporter writes layers that share: query and key of rank 4, past and new keys joined outside of them.
 TEST(FindLayers, LayersThatTakeTheSameKeyAndValueShareThem) {
   const Graph graph = GraphOf(R"(

@@ -176,6 +176,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "S2 = Shape(position_ids) {start=1, end=2}\nbegin2 = Sub(T, S2)\nnew2 = Slice(count, begin2, T, one)\n"
                 "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
                 "mask: And 'visible' joins query lengths of 'input_ids' and of 'position_ids'"},
+        OddMask{"TwoNumbersOfQueries", "visible",
+                "const last1 i64[1] = -1\nconst last2 i64[1] = -2\nnew1 = Slice(count, last1, T, one)\n"
+                "q1 = Unsqueeze(new1, two)\ncausal1 = GreaterOrEqual(q1, kv)\nnew2 = Slice(count, last2, T, one)\n"
+                "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear2 = Less(distance2, window)\n"
+                "visible = And(causal1, near2)",
+                "mask: And 'visible' joins query lengths of 1 and of 2"},
         OddMask{"TwoWindows", "visible", "visible = And(near, near)", "mask: And 'visible' joins two windows"},
         OddMask{"FloatPadding", "wide",
                 "input soft f32[B,T]\nsoft64 = Cast(soft) {to=7}\nwide = Unsqueeze(soft64, one)",

@@ -309,12 +309,48 @@ TEST(DeadNodes, AMaskThatIsReadElsewhereStaysAndSaysByWhom) {
   EXPECT_THAT(after, testing::Not(testing::HasSubstr("Where")));
 }
 
+TEST(DeadNodes, AMaskThatIsAnOutputOfTheModelStays) {
+  const std::string text = TwoLayersWith("wide", "output both bool[B,S,T]\nwide = Unsqueeze(attention_mask, one)");
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("dead-nodes"),
+            "And is still read by graph output 'both'");
+}
+
 TEST(DeadNodes, ATransposedKeyThatIsReadElsewhereStays) {
   const std::string text =
       TwoLayersWith("logits", "output spied f32[B,T,8]\nspied = Identity(k1)\nlogits = Identity(out1)");
   const Rewritten result = RewriteText(text, To(Target::kKvshare));
   EXPECT_EQ(result.DeclineOf("dead-nodes"), "Reshape is still read by Identity 'spied'");
   EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("kt = Transpose(present_k)"));
+}
+
+TEST(DeadNodes, ANodeWithBodiesStays) {
+  onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
+  auto& nodes = *model.mutable_graph()->mutable_node();
+  // A second input of the Transpose, which goes, comes out of an If.
+  Node& holder = *nodes.Add();
+  holder.set_op_type("If");
+  holder.add_input("condition");
+  holder.add_output("spare");
+  for (const char* name : {"then_branch", "else_branch"}) {
+    auto& branch = *holder.add_attribute();
+    branch.set_name(name);
+    Node& inner = *branch.mutable_g()->add_node();
+    inner.set_op_type("Abs");
+    inner.add_input("attention_mask");
+    inner.add_output("inner");
+    branch.mutable_g()->add_output()->set_name("inner");
+  }
+  auto& condition = *model.mutable_graph()->add_input();
+  condition.set_name("condition");
+  for (Node& node : nodes)
+    if (node.output(0) == "vt") node.add_input("spare");
+  auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok()) << graph.status().message();
+  const auto report = RewriteGraph(*graph, To(Target::kKvshare));
+  ASSERT_TRUE(report.ok());
+  EXPECT_TRUE(report->changed);
+  EXPECT_THAT(ToText(graph->Copy()), testing::HasSubstr("spare = If(condition)"));
+  EXPECT_THAT(ToText(graph->Copy()), testing::Not(testing::HasSubstr("Transpose")));
 }
 
 TEST(DeadNodes, NodesThatNobodyReadBeforeStay) {
@@ -346,7 +382,7 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
   RewriteOptions old = To(Target::kOrt);
   old.min_ort = "1.27";
   EXPECT_EQ(RewriteText(UpstreamsForm(), old).DeclineOf("unname-presents"),
-            "presents stay named (and copied) for {min_ort} 1.27: ONNX Runtime 1.27 to 1.30 crash without");
+            "presents stay named (and copied) for option 'min_ort' = '1.27': ONNX Runtime 1.27 to 1.30 crash without");
   const std::string read = UpstreamsForm("spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)");
   EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
   std::string scored = UpstreamsForm();
@@ -451,6 +487,21 @@ TEST(SharedAttention, DeclinesWithACode) {
   EXPECT_EQ(result.report.outcomes.front().code, "source-window");
 }
 
+// An earlier node counts its seqlens_k from one mask and its total from another: not the lengths of either.
+TEST(OwnAttention, TakesLengthsOnlyWhereBothCountItsMask) {
+  const std::string earlier =
+      "input other_mask i64[B,T]\nother_ones = ReduceSum(other_mask, one) {keepdims=0}\nother_last = Sub(other_ones, "
+      "one)\n"
+      "other_seqlens = Cast(other_last) {to=6}\nearly, early_k, early_v = com.microsoft.GroupQueryAttention(q0, k0, "
+      "k0, "
+      "past_k, past_v, seqlens, other_total) {num_heads=4, kv_num_heads=1}\nother_extents = Shape(other_mask)\n"
+      "other_total64 = Gather(other_extents, one)\nother_total = Cast(other_total64) {to=6}\noutput early "
+      "f32[B,S,32]\n";
+  const std::string after = TextAfter(AllAttention() + earlier, To(Target::kKvshare));
+  EXPECT_THAT(after, testing::HasSubstr("GroupQueryAttention(q0, k0, k0, past_k, past_v, attention_mask_seqlens_k, "
+                                        "attention_mask_total)"));
+}
+
 TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
   const std::string after = TextAfter(AllAttention(), To(Target::kKvshareAttention));
   EXPECT_THAT(after, testing::HasSubstr("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v)"));
@@ -462,7 +513,7 @@ TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
   EXPECT_EQ(
       kept.DeclineOf("shared-attention"),
       "source layer 0 stayed Attention, whose cache may have gaps where GroupQueryAttention counts lengths; needs "
-      "GroupQueryAttention there, or {target} kvshare-attention");
+      "GroupQueryAttention there, or option 'target' = 'kvshare-attention'");
   EXPECT_EQ(kept.before, kept.after);
 }
 
@@ -537,11 +588,11 @@ TEST(SharedAttention, ALayerOfAnotherTargetIsNotTurnedOn) {
   Graph ours = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(ours, To(Target::kKvshare)).ok());
   EXPECT_EQ(RewriteGraph(ours, To(Target::kOrt))->outcomes.front().reason,
-            "is kvshare's already; {target} ort does not turn it back");
+            "is kvshare's already; option 'target' = 'ort' does not turn it back");
   Graph attention = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(attention, To(Target::kKvshareAttention)).ok());
   EXPECT_EQ(RewriteGraph(attention, To(Target::kKvshare))->outcomes.front().reason,
-            "is kvshare::Attention already; {target} kvshare does not turn it further");
+            "is kvshare::Attention already; option 'target' = 'kvshare' does not turn it further");
 }
 
 TEST(Rewrite, OptionsThatContradictAreNamed) {
@@ -549,7 +600,7 @@ TEST(Rewrite, OptionsThatContradictAreNamed) {
   RewriteOptions options = To(Target::kKvshareAttention);
   options.rope = Rope::kFold;
   EXPECT_EQ(RewriteGraph(graph, options).status().message(),
-            "{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
+            "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   options = To(Target::kOrt);
   options.min_ort = "new";
   EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");
@@ -570,6 +621,14 @@ TEST(UnnamePresents, ReleasesThatCrashWithoutPresentsGetNames) {
   named.min_ort = "1.27";
   const std::string first = TextAfter(kTwoLayers, named);
   EXPECT_THAT(first, testing::HasSubstr("out1, out1_present_key, out1_present_value = com.microsoft"));
+}
+
+TEST(UnnamePresents, OnlyReleasesFrom131OnLoadThemUnnamed) {
+  RewriteOptions options = To(Target::kOrt);
+  for (const auto& [release, named] : {std::pair{"1.30", true}, {"1.30.1", true}, {"1.31", false}, {"1.32", false}}) {
+    options.min_ort = release;
+    EXPECT_EQ(TextAfter(kTwoLayers, options).find("out1_present_key") != std::string::npos, named) << release;
+  }
 }
 
 TEST(Rewrite, ASkippedRuleDoesNotRun) {

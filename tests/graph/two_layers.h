@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "graph/graph.h"
-#include "graph/text_graph.h"
+#include "tests/support/text_graph.h"
 
 namespace kvshare::graph {
 

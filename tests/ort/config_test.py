@@ -132,6 +132,34 @@ def test_the_import_condition():
         harness.session(matmul_of_two(False), drop_in="gqa")
 
 
+def gelu_of_microsoft():
+    """A model that imports com.microsoft alone, whose op of fp16 ORT writes out as ops of ai.onnx."""
+    f = lambda name, *dims: helper.make_tensor_value_info(name, TensorProto.FLOAT16, dims)
+    node = helper.make_node("FastGelu", ["x", "b"], ["y"], domain="com.microsoft")
+    made = helper.make_model(helper.make_graph([node], "g", [f("x", "N", 8), f("b", 8)], [f("y", "N", 8)]),
+                             opset_imports=[helper.make_opsetid("com.microsoft", 1)])
+    made.ir_version = 10
+    return made.SerializeToString()
+
+
+def test_the_import_condition_of_ai_onnx():
+    harness.session(gelu_of_microsoft(), None)
+    harness.session(gelu_of_microsoft())
+    harness.session(gelu_of_microsoft(), drop_in="gqa")
+    for entry in ("attention", "1"):
+        with pytest.raises(Exception, match="No Op registered for Add with domain_version of 1000"):
+            harness.session(gelu_of_microsoft(), drop_in=entry)
+
+
+def test_a_node_may_be_of_a_domain_that_the_model_does_not_import():
+    p = Problem(67, S=1, lens=[9], past=8)
+    m = onnx.load_from_string(harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS,
+                                            p.inputs, ("output", "present_key", "present_value"), p.attributes))
+    del m.opset_import[1:]
+    for entries in ({}, {"drop_in": "gqa"}, {"drop_in": "attention"}, {"drop_in": "1"}):
+        np.testing.assert_allclose(harness.session(m.SerializeToString(), **entries).run(None, p.inputs)[0], p.truth()[0], atol=1e-5)
+
+
 def test_sessions_with_and_without_the_library_live_side_by_side():
     p = Problem(64, S=1, lens=[9], past=8)
     m = harness.model("GroupQueryAttention", "com.microsoft", harness.GQA_INPUTS, harness.GQA_OUTPUTS, p.inputs,

@@ -1,5 +1,7 @@
 // Two releases of ONNX Runtime in one process, both with the op library: each kernel calls the one that made it.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <onnxruntime_c_api.h>
 
 #include <string>
 
@@ -62,6 +64,39 @@ TEST(TwoHosts, EachRunTheirOwnKernels) {
   NamedTensors wrong = feeds;
   wrong.at("attention_mask") = Tensor::Zeros(wrong.at("attention_mask").type, {1, 1});
   for (const Session* session : {&*a, &*b}) EXPECT_FALSE(session->Run(wrong).ok());
+}
+
+const OrtApi* real_api = nullptr;
+int calls_of_the_copy = 0;
+
+// A host that only looks like another one: a copy of the table, which counts the inputs that are asked of it.
+const OrtApi& CountingCopy() {
+  static OrtApi copy = *real_api;
+  copy.KernelContext_GetInput = [](const OrtKernelContext* context, size_t index, const OrtValue** out) noexcept {
+    ++calls_of_the_copy;
+    return real_api->KernelContext_GetInput(context, index, out);
+  };
+  return copy;
+}
+
+TEST(TwoHosts, AKernelCallsTheOneThatMadeIt) {
+  const auto ort = Open("");
+  real_api = &ort->api();
+  const auto session = DropInSession(ort);
+  ASSERT_TRUE(session.ok()) << session.status().message();
+
+  void* library = dlopen(KVSHARE_ORT_LIBRARY, RTLD_NOW | RTLD_NOLOAD);
+  ASSERT_NE(library, nullptr);
+  const auto registers =
+      reinterpret_cast<OrtStatus* (*)(OrtSessionOptions*, const OrtApiBase*)>(dlsym(library, "RegisterCustomOps"));
+  const OrtApiBase later = {[](uint32_t) noexcept { return &CountingCopy(); }, []() noexcept { return "1.32.0"; }};
+  OrtSessionOptions* options = nullptr;
+  ASSERT_EQ(real_api->CreateSessionOptions(&options), nullptr);
+  ASSERT_EQ(registers(options, &later), nullptr);
+
+  ASSERT_TRUE(session->Run(Feeds(*session)).ok());
+  EXPECT_EQ(calls_of_the_copy, 0);
+  real_api->ReleaseSessionOptions(options);
 }
 
 }  // namespace

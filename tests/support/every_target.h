@@ -8,17 +8,9 @@
 #include <string>
 #include <vector>
 
-namespace kvshare::testing {
+#include "attention/simd_target.h"
 
-class EveryTarget : public ::testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override {
-    if ((hwy::SupportedTargets() & GetParam()) == 0)
-      GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
-    hwy::SetSupportedTargetsForTest(GetParam());
-  }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
+namespace kvshare::testing {
 
 inline std::vector<int64_t> TargetsIn(int64_t bits) {
   std::vector<int64_t> targets;
@@ -26,7 +18,24 @@ inline std::vector<int64_t> TargetsIn(int64_t bits) {
   return targets;
 }
 
-inline std::vector<int64_t> TargetsHere() { return TargetsIn(hwy::SupportedTargets() & HWY_TARGETS); }
+// Of this CPU; asked before a target is forced.
+inline int64_t TargetBitsHere() {
+  static const int64_t bits = [] {
+    EXPECT_TRUE(LimitSimdTarget().ok());
+    return hwy::SupportedTargets() & HWY_TARGETS;
+  }();
+  return bits;
+}
+inline std::vector<int64_t> TargetsHere() { return TargetsIn(TargetBitsHere()); }
+
+class EveryTarget : public ::testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override {
+    if ((TargetBitsHere() & GetParam()) == 0) GTEST_SKIP() << "this CPU does not have " << hwy::TargetName(GetParam());
+    hwy::SetSupportedTargetsForTest(GetParam());
+  }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(TargetBitsHere()); }
+};
 
 inline std::string NameOfTarget(const ::testing::TestParamInfo<int64_t>& target) {
   return hwy::TargetName(target.param);

@@ -3,9 +3,7 @@
 #include "graph/extents.h"
 
 namespace kvshare::graph {
-namespace {
 
-// The mask whose ones seqlens_k counts; "" where it is made in another way.
 std::string MaskOfSeqlens(const Graph& graph, const std::string& seqlens) {
   const Node* minus = graph.Producer(BeforeCast(graph, seqlens));
   if (!graph.IsOnnx(minus, "Sub") || KnownInts(graph, Input(*minus, 1)) != std::vector<int64_t>{1}) return "";
@@ -15,6 +13,8 @@ std::string MaskOfSeqlens(const Graph& graph, const std::string& seqlens) {
   if (axes != std::vector<int64_t>{1} && axes != std::vector<int64_t>{-1}) return "";
   return BeforeCast(graph, Input(*sum, 0));
 }
+
+namespace {
 
 Decline Unknown(const char* input, const Layer& source) {
   return Because(DeclineCode::kLengthsUnknown, "the {} of source layer {} is not known to count a mask", input,
@@ -27,10 +27,6 @@ Decline Differ(const Layer& source, const std::string& mask, const std::string& 
 }
 
 }  // namespace
-
-bool SeqlensCount(const Graph& graph, const std::string& seqlens, const std::string& mask) {
-  return MaskOfSeqlens(graph, seqlens) == mask;
-}
 
 bool TotalCounts(const Graph& graph, const std::string& total, const std::string& mask) {
   const auto extent = ExtentOf(graph, total);

@@ -8,8 +8,8 @@
 
 namespace kvshare::graph {
 
-// Is seqlens_k = Cast(Sub(ReduceSum(mask, [1]), 1))?
-bool SeqlensCount(const Graph& graph, const std::string& seqlens, const std::string& mask);
+// The mask of seqlens_k = Cast(Sub(ReduceSum(mask, [1]), 1)), whose ones it counts; "" where it is made in another way.
+std::string MaskOfSeqlens(const Graph& graph, const std::string& seqlens);
 
 // Is total_sequence_length extent 1 of `mask`?
 bool TotalCounts(const Graph& graph, const std::string& total, const std::string& mask);

@@ -7,17 +7,14 @@ namespace kvshare::graph {
 
 const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> rules = {
-      {kOwnAttentionRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention && !o.keep_own; },
-       RunOwnAttention},
-      {kSharedAttentionRule, [](const RewriteOptions&) { return true; }, RunSharedAttention},
-      {kSharedGqaRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention; }, RunSharedGqa},
-      {kFoldRotaryRule, [](const RewriteOptions& o) { return o.rope == Rope::kFold; }, RunFoldRotary},
-      {kOwnLayersRule, [](const RewriteOptions& o) { return o.target == Target::kKvshare && !o.keep_own; },
-       RunOwnLayers},
-      {kUnnamePresentsRule, [](const RewriteOptions& o) { return o.target != Target::kKvshareAttention; },
-       RunUnnamePresents},
-      {kDeadNodesRule, [](const RewriteOptions&) { return true; }, RunDeadNodes},
-      {kPruneInputsRule, [](const RewriteOptions& o) { return o.prune_inputs; }, RunPruneInputs},
+      {kOwnAttentionRule, {Feature::kOwnGqa}, RunOwnAttention},
+      {kSharedAttentionRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunSharedAttention},
+      {kSharedGqaRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunSharedGqa},
+      {kFoldRotaryRule, {Feature::kFoldRotary}, RunFoldRotary},
+      {kOwnLayersRule, {Feature::kOwnInKvshare}, RunOwnLayers},
+      {kUnnamePresentsRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunUnnamePresents},
+      {kDeadNodesRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunDeadNodes},
+      {kPruneInputsRule, {Feature::kPruneInputs}, RunPruneInputs},
   };
   return rules;
 }
@@ -33,17 +30,20 @@ void Rewriting::Note(const std::string& note) {
   if (std::find(notes.begin(), notes.end(), note) == notes.end()) notes.push_back(note);
 }
 
-Graph& Rewriting::GraphOf(const Layer& layer) {
+void Rewriting::LookAgain() {
+  layers = FindLayers(graph);
+  graphs.clear();
   std::vector<Graph*> open = {&graph};
-  while (open.back() != layer.graph) {
+  while (!open.empty()) {
     Graph* next = open.back();
     open.pop_back();
+    graphs[next] = next;
     for (Graph* body : next->bodies()) open.push_back(body);
   }
-  return *open.back();
 }
 
-void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&)) {
+void ForEachLayer(Rewriting& rewriting, const char* rule,
+                  const std::function<Outcome(Rewriting&, const Layer&)>& apply) {
   for (const Layer& layer : rewriting.layers)
     if (!layer.graph->IsFunction()) rewriting.Record(rule, *layer.node, apply(rewriting, layer));
 }

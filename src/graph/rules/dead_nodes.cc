@@ -38,7 +38,7 @@ void RunDeadNodes(Rewriting& rewriting) {
     open.pop_back();
     Graph* graph = seen_from->OwnerOf(value);
     if (graph == nullptr) continue;
-    Node* node = graph->Producer(value);
+    const Node* node = graph->Producer(value);
     if (node == nullptr) {
       if (graph->ConstantTensor(value) != nullptr && !graph->IsRead(value)) graph->RemoveInitializer(value);
       continue;
@@ -50,7 +50,7 @@ void RunDeadNodes(Rewriting& rewriting) {
     const bool tells = tell && node->op_type() != "RotaryEmbedding";
     for (auto& name : ReadNames(*node)) open.push_back({graph, std::move(name), tells});
     rewriting.Record(kDeadNodesRule, *node, Outcome::Applied());
-    graph->Remove(node);
+    graph->Remove(*node);
   }
   std::vector<const Node*> told;
   for (const auto& [graph, value, tell] : stayed) {

@@ -27,21 +27,21 @@ std::string EmptyKey(Rewriting& rewriting, const Layer& layer) {
   const std::string empty = graph.FreshName(base);
   // Of the query before its rotary embedding, which fold-rotary may take away.
   const Node* rotary = graph.Producer(Input(*layer.node, 0));
-  const std::string& query =
+  const std::string query =
       Input(rotary != nullptr && rotary->op_type() == "RotaryEmbedding" ? *rotary : *layer.node, 0);
-  Node& batch_node = graph.InsertBefore(*layer.node, "Shape", {query}, {batch});
-  SetInt(batch_node, "start", 0);
-  SetInt(batch_node, "end", 1);
+  const Node& batch_node = graph.InsertBefore(*layer.node, "Shape", {query}, {batch});
+  graph.SetInt(batch_node, "start", 0);
+  graph.SetInt(batch_node, "end", 1);
   graph.AddInts(rest, {0, layer.kv_heads * layer.head_size});
-  SetInt(graph.InsertBefore(*layer.node, "Concat", {batch, rest}, {shape}), "axis", 0);
-  Node& empty_node = graph.InsertBefore(*layer.node, "ConstantOfShape", {shape}, {empty});
-  onnx::AttributeProto& attribute = *empty_node.add_attribute();
-  attribute.set_name("value");
-  attribute.set_type(onnx::AttributeProto::TENSOR);
+  graph.SetInt(graph.InsertBefore(*layer.node, "Concat", {batch, rest}, {shape}), "axis", 0);
+  onnx::AttributeProto zero;
+  zero.set_name("value");
+  zero.set_type(onnx::AttributeProto::TENSOR);
   const int type = graph.ElementType(layer.key);
-  attribute.mutable_t()->set_data_type(type);
-  attribute.mutable_t()->add_dims(1);
-  attribute.mutable_t()->set_raw_data(std::string(type == onnx::TensorProto::FLOAT ? 4 : 2, '\0'));
+  zero.mutable_t()->set_data_type(type);
+  zero.mutable_t()->add_dims(1);
+  zero.mutable_t()->set_raw_data(std::string(type == onnx::TensorProto::FLOAT ? 4 : 2, '\0'));
+  graph.SetAttribute(graph.InsertBefore(*layer.node, "ConstantOfShape", {shape}, {empty}), zero);
   return empty;
 }
 

@@ -12,7 +12,7 @@ namespace kvshare::graph {
 namespace {
 
 struct Match {
-  Node* rotary = nullptr;
+  const Node* rotary = nullptr;
   std::string cos;
   std::string sin;
   std::string ids;
@@ -28,7 +28,7 @@ Decline ReadGather(const Graph& graph, const std::string& value, std::string& ta
   return {};
 }
 
-Matched<Match> ReadRotary(const Graph& graph, Node* node) {
+Matched<Match> ReadRotary(const Graph& graph, const Node* node) {
   Match match;
   match.rotary = node;
   if (!graph.IsOnnx(node, "RotaryEmbedding"))
@@ -91,7 +91,7 @@ Decline CheckChannels(const Graph& graph, const Layer& layer, const Match& match
   return {};
 }
 
-Matched<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node* node) {
+Matched<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, const Node* node) {
   const Graph& graph = *layer.graph;
   KVSHARE_ASSIGN_OR_RETURN(Match match, ReadRotary(graph, node));
   if (!layer.trouble.ok()) return layer.trouble;
@@ -103,19 +103,18 @@ Matched<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, Node*
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
   Graph& graph = rewriting.GraphOf(layer);
-  Node& node = *layer.node;
-  Node* rotary = graph.Producer(graph.Origin(Input(node, 0)));
+  const Node& node = *layer.node;
+  const Node* rotary = graph.Producer(graph.Origin(Input(node, 0)));
   if (rotary == nullptr || rotary->op_type() != "RotaryEmbedding" || Differs(node, "do_rotary"))
     return Outcome::NoMatch();
   const auto match = MatchRotary(rewriting, layer, rotary);
   if (!match.ok()) return Outcome::Declined(match.status());
   rewriting.released.push_back({&graph, Input(node, 0)});
-  SetInput(node, 0, Input(*match->rotary, 0));
-  SetInput(node, 7, match->cos);
-  SetInput(node, 8, match->sin);
-  SetInt(node, "do_rotary", 1);
-  SetInt(node, "rotary_interleaved", IntAttribute(*match->rotary, "interleaved"));
-  graph.Touch();
+  graph.SetInput(node, 0, Input(*match->rotary, 0));
+  graph.SetInput(node, 7, match->cos);
+  graph.SetInput(node, 8, match->sin);
+  graph.SetInt(node, "do_rotary", 1);
+  graph.SetInt(node, "rotary_interleaved", IntAttribute(*match->rotary, "interleaved"));
   return Outcome::Applied(fmt::format(
       "changed contract: shared layers take positions as their source layers count them (from seqlens_k), no "
       "longer from '{}'; the same wherever '{}' counts the kept tokens, as for right-padded batches",

@@ -13,7 +13,7 @@ constexpr int kLastInput = 16;  // of ONNX Runtime 1.32's schema
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsShared() || !layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
-  Node& node = *layer.node;
+  const Node& node = *layer.node;
   const auto borrows = [](const Layer& l) { return l.IsShared(); };
   const auto converted = [](const Layer& l) { return l.IsShared() && l.IsKvshare(); };
   const auto& layers = rewriting.layers;
@@ -25,7 +25,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (node.input_size() > kLastInput + 1)
     return Outcome::Declined(
         Because(DeclineCode::kInputsUnknown, "has {} inputs; kvshare knows {}", node.input_size(), kLastInput + 1));
-  node.set_domain(kKvshare);
+  rewriting.GraphOf(layer).SetOp(node, kKvshare, node.op_type());
   rewriting.graph.RequireImport(kKvshare, 1);
   return Outcome::Applied();
 }

@@ -1,12 +1,15 @@
 // A rule: match, guard that says why it declined, rewrite. Facts travel in the match, never in a member.
 #pragma once
 
+#include <functional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "graph/graph.h"
 #include "graph/layers.h"
 #include "graph/match/decline.h"
+#include "graph/rules/features.h"
 #include "kvshare/rewrite.h"
 
 namespace kvshare::graph {
@@ -29,31 +32,35 @@ struct Released {
   std::string value;
 };
 
-// One run over one model. `layers` is found anew before each rule.
+// One run over one model.
 struct Rewriting {
   Graph& graph;  // the main one
   const RewriteOptions& options;
-  bool names_presents = false;  // kOrt, for releases that crash without
+  Features wanted;
   std::vector<Layer> layers = {};
+  std::unordered_map<const Graph*, Graph*> graphs = {};  // each that holds layers, to edit
   std::vector<Released> released = {};
   std::vector<RuleOutcome> outcomes = {};
   std::vector<std::string> notes = {};
 
   void Record(const char* rule, const Node& node, const Outcome& outcome);
   void Note(const std::string& note);
+  // Before each rule: `layers` and `graphs` as they are now.
+  void LookAgain();
   // The graph that holds the layer, to edit.
-  Graph& GraphOf(const Layer& layer);
+  Graph& GraphOf(const Layer& layer) const { return *graphs.at(layer.graph); }
   const Layer& SourceOf(const Layer& layer) const { return layers[static_cast<size_t>(layer.source)]; }
 };
 
 struct Rule {
   const char* name;
-  bool (*serves)(const RewriteOptions& options);
+  Features serves;  // runs where one of these is wanted
   void (*run)(Rewriting& rewriting);
 };
 
 // Records what `apply` says of each layer outside the model's functions.
-void ForEachLayer(Rewriting& rewriting, const char* rule, Outcome (*apply)(Rewriting&, const Layer&));
+void ForEachLayer(Rewriting& rewriting, const char* rule,
+                  const std::function<Outcome(Rewriting&, const Layer&)>& apply);
 
 // In the order they run.
 const std::vector<Rule>& AllRules();

@@ -11,86 +11,83 @@
 namespace kvshare::graph {
 namespace {
 
-void KeepOutputs(const Graph& graph, Node& node, bool names_presents) {
-  node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
-  if (!names_presents) return;
-  node.add_output(graph.FreshName(node.output(0) + "_present_key"));
-  node.add_output(graph.FreshName(node.output(0) + "_present_value"));
+void KeepOutputs(Graph& graph, const Node& node, bool named_presents) {
+  std::vector<std::string> outputs = {node.output(0)};
+  if (named_presents)
+    for (const char* present : {"_present_key", "_present_value"})
+      outputs.push_back(graph.FreshName(node.output(0) + present));
+  graph.SetOutputs(node, outputs);
 }
 
-void TurnIntoKvshareGqa(const Layer& layer, const Layer& source) {
-  Node& node = *layer.node;
-  const std::string query = Input(node, 0);
-  node.clear_input();
-  SetInput(node, 0, query);
-  SetInput(node, 5, Input(*source.node, 5));
-  SetInput(node, 6, Input(*source.node, 6));
-  SetInput(node, kExternalKey, layer.key);
-  SetInput(node, kExternalValue, layer.value);
-  TurnIntoGqa(layer);
-  node.set_domain(kKvshare);
+void TurnIntoKvshareGqa(Rewriting& rewriting, const Layer& layer, const Layer& source) {
+  std::vector<std::string> inputs(kExternalValue + 1);
+  inputs[0] = Input(*layer.node, 0);
+  inputs[5] = Input(*source.node, 5);
+  inputs[6] = Input(*source.node, 6);
+  inputs[kExternalKey] = layer.key;
+  inputs[kExternalValue] = layer.value;
+  rewriting.GraphOf(layer).SetInputs(*layer.node, inputs);
+  TurnIntoGqa(rewriting, layer, kKvshare);
 }
 
 void TurnIntoOrtGqa(Rewriting& rewriting, const Layer& layer, const Layer& source) {
-  Node& node = *layer.node;
   const std::string empty = EmptyKey(rewriting, layer);
-  const std::string query = Input(node, 0);
-  node.clear_input();
-  for (const auto& input :
-       {query, empty, empty, layer.key, layer.value, Input(*source.node, 5), Input(*source.node, 6)})
-    node.add_input(input);
-  TurnIntoGqa(layer);
-  node.set_domain(kMicrosoft);
+  rewriting.GraphOf(layer).SetInputs(*layer.node, {Input(*layer.node, 0), empty, empty, layer.key, layer.value,
+                                                   Input(*source.node, 5), Input(*source.node, 6)});
+  TurnIntoGqa(rewriting, layer, kMicrosoft);
 }
 
-void TurnIntoKvshareAttention(const Layer& layer, const MaskMeaning& mask) {
-  Node& node = *layer.node;
-  SetInput(node, 1, layer.key);
-  SetInput(node, 2, layer.value);
-  SetInput(node, 3, "");
-  SetInput(node, kKeyMask, mask.key_mask);
-  SetInt(node, "is_causal", 1);
-  if (layer.window != kFullWindow) SetInt(node, "local_window_size", layer.window);
-  node.set_domain(kKvshare);
+void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
+  std::vector<std::string> inputs(kKeyMask + 1);
+  inputs[0] = Input(node, 0);
+  inputs[1] = layer.key;
+  inputs[2] = layer.value;
+  inputs[kKeyMask] = mask.key_mask;
+  graph.SetInputs(node, inputs);
+  graph.SetInt(node, "is_causal", 1);
+  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
+  graph.SetOp(node, kKvshare, "Attention");
+  graph.RequireImport(kKvshare, 1);
 }
 
 Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
-  const Target target = rewriting.options.target;
-  if (target == Target::kOrt && layer.IsKvshare())
+  const Features& wanted = rewriting.wanted;
+  if (wanted.Has(Feature::kToEmptyKey) && layer.IsKvshare())
     return Outcome::Declined(
-        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; {{target}} ort does not turn it back"));
-  if (target == Target::kKvshareAttention && layer.IsGqa())
+        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; option 'target' = 'ort' does not turn it back"));
+  if (wanted.Has(Feature::kToKeyMask) && layer.IsGqa())
     return Outcome::Declined(
         Because(DeclineCode::kAlreadyConverted,
-                "is GroupQueryAttention already; {{target}} kvshare-attention turns Attention only"));
-  if (target == Target::kKvshare && layer.IsKvshare() && !layer.IsGqa())
-    return Outcome::Declined(Because(DeclineCode::kAlreadyConverted,
-                                     "is kvshare::Attention already; {{target}} kvshare does not turn it further"));
+                "is GroupQueryAttention already; option 'target' = 'kvshare-attention' turns Attention only"));
+  if (wanted.Has(Feature::kToExternalKey) && layer.IsKvshare() && !layer.IsGqa())
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted,
+                "is kvshare::Attention already; option 'target' = 'kvshare' does not turn it further"));
   return Outcome::NoMatch();
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared()) return Outcome::NoMatch();
   if (layer.IsGqa() || layer.IsKvshare()) return AlreadyConverted(rewriting, layer);
-  const Target target = rewriting.options.target;
-  const auto match = MatchSharedAttention(rewriting.layers, layer, target != Target::kKvshareAttention);
+  const Features& wanted = rewriting.wanted;
+  const auto match = MatchSharedAttention(rewriting.layers, layer, !wanted.Has(Feature::kToKeyMask));
   if (!match.ok()) return Outcome::Declined(match.status());
-  if (target == Target::kOrt)
+  if (wanted.Has(Feature::kToEmptyKey))
     if (Decline odd = CheckEmptyKey(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
 
   Graph& graph = rewriting.GraphOf(layer);
   const Layer& source = rewriting.SourceOf(layer);
   for (const int input : {1, 2, 3}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
-  if (target == Target::kKvshareAttention) {
-    TurnIntoKvshareAttention(layer, match->mask);
-  } else if (target == Target::kKvshare) {
-    TurnIntoKvshareGqa(layer, source);
+  if (wanted.Has(Feature::kToKeyMask)) {
+    TurnIntoKvshareAttention(rewriting, layer, match->mask);
+  } else if (wanted.Has(Feature::kToExternalKey)) {
+    TurnIntoKvshareGqa(rewriting, layer, source);
   } else {
     TurnIntoOrtGqa(rewriting, layer, source);
   }
-  KeepOutputs(graph, *layer.node, rewriting.names_presents);
-  if (target != Target::kOrt) graph.RequireImport(kKvshare, 1);
-  graph.Touch();
+  KeepOutputs(graph, *layer.node, wanted.Has(Feature::kNamedPresents));
   NoteRank3(rewriting, match->mask);
   return Outcome::Applied(match->repairs_causality ? "repaired: is_causal=1 without a past is aligned to the first key "
                                                      "since ONNX Runtime 1.28, which made decoding "

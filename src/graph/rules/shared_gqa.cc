@@ -11,8 +11,9 @@ namespace kvshare::graph {
 namespace {
 
 void Replace(Rewriting& rewriting, const Layer& layer, int input, const std::string& value) {
-  rewriting.released.push_back({&rewriting.GraphOf(layer), Input(*layer.node, input)});
-  SetInput(*layer.node, input, value);
+  Graph& graph = rewriting.GraphOf(layer);
+  rewriting.released.push_back({&graph, Input(*layer.node, input)});
+  graph.SetInput(*layer.node, input, value);
 }
 
 void GiveEmptyKey(Rewriting& rewriting, const Layer& layer) {
@@ -23,14 +24,15 @@ void GiveEmptyKey(Rewriting& rewriting, const Layer& layer) {
 
 void TurnIntoKvshare(Rewriting& rewriting, const Layer& layer) {
   for (const int input : {1, 2, 3, 4}) Replace(rewriting, layer, input, "");
-  SetInput(*layer.node, kExternalKey, layer.key);
-  SetInput(*layer.node, kExternalValue, layer.value);
-  layer.node->set_domain(kKvshare);
-  rewriting.graph.RequireImport(kKvshare, 1);
+  Graph& graph = rewriting.GraphOf(layer);
+  graph.SetInput(*layer.node, kExternalKey, layer.key);
+  graph.SetInput(*layer.node, kExternalValue, layer.value);
+  graph.SetOp(*layer.node, kKvshare, layer.node->op_type());
+  graph.RequireImport(kKvshare, 1);
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
-  const bool to_ort = rewriting.options.target == Target::kOrt;
+  const bool to_ort = rewriting.wanted.Has(Feature::kToEmptyKey);
   if (!layer.IsShared() || !layer.IsGqa() || layer.IsKvshare() || (to_ort && !layer.constant_empty))
     return Outcome::NoMatch();
   Decline odd = CheckSharedGqa(rewriting.layers, layer);
@@ -42,7 +44,6 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   } else {
     TurnIntoKvshare(rewriting, layer);
   }
-  rewriting.GraphOf(layer).Touch();
   return Outcome::Applied(repairs ? "repaired: the empty key was a constant, which fixed the batch to 1; any batch fits"
                                   : "");
 }

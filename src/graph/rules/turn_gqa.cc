@@ -8,19 +8,21 @@ void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
         "sequence, so batches larger than 1 are repaired");
 }
 
-void TurnIntoGqa(const Layer& layer) {
-  Node& node = *layer.node;
+void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& domain) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
   const Node old = node;
-  node.clear_attribute();
-  SetInt(node, "num_heads", layer.query_heads);
-  SetInt(node, "kv_num_heads", layer.kv_heads);
-  SetInt(node, "do_rotary", 0);
-  if (layer.window != kFullWindow) SetInt(node, "local_window_size", layer.window);
+  graph.ClearAttributes(node);
+  graph.SetInt(node, "num_heads", layer.query_heads);
+  graph.SetInt(node, "kv_num_heads", layer.kv_heads);
+  graph.SetInt(node, "do_rotary", 0);
+  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
   for (const char* kept : {"scale", "softcap"}) {
     const auto* attribute = FindAttribute(old, kept);
-    if (attribute != nullptr && attribute->f() != 0.0F) *node.add_attribute() = *attribute;
+    if (attribute != nullptr && attribute->f() != 0.0F) graph.SetAttribute(node, *attribute);
   }
-  node.set_op_type("GroupQueryAttention");
+  graph.SetOp(node, domain, "GroupQueryAttention");
+  graph.RequireImport(domain, 1);
 }
 
 }  // namespace kvshare::graph

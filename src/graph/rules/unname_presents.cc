@@ -9,27 +9,26 @@ namespace {
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared() || !layer.IsGqa()) return Outcome::NoMatch();
   Graph& graph = rewriting.GraphOf(layer);
-  Node& node = *layer.node;
+  const Node& node = *layer.node;
   const std::string key = Output(node, 1);
   const std::string value = Output(node, 2);
   if (key.empty() && value.empty()) return Outcome::NoMatch();
-  if (rewriting.options.target == Target::kOrt && layer.IsKvshare()) return Outcome::NoMatch();
+  if (rewriting.wanted.Has(Feature::kToEmptyKey) && layer.IsKvshare()) return Outcome::NoMatch();
   if (!layer.trouble.ok()) return Outcome::Declined(layer.trouble);
-  if (rewriting.options.target == Target::kKvshare && !layer.IsKvshare())
+  if (rewriting.wanted.Has(Feature::kToExternalKey) && !layer.IsKvshare())
     return Outcome::Declined(
         Because(DeclineCode::kPresentsNeeded,
                 "is still com.microsoft's, which ONNX Runtime 1.27 to 1.30 crash on without presents"));
-  if (rewriting.names_presents)
+  if (rewriting.wanted.Has(Feature::kNamedPresents))
     return Outcome::Declined(
         Because(DeclineCode::kPresentsNeeded,
-                "presents stay named (and copied) for {{min_ort}} {}: ONNX Runtime 1.27 to 1.30 crash without",
+                "presents stay named (and copied) for option 'min_ort' = '{}': ONNX Runtime 1.27 to 1.30 crash without",
                 rewriting.options.min_ort));
   for (const auto& present : {key, value})
     if (!present.empty() && graph.IsRead(present))
       return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "present '{}' is read", present));
   if (!Output(node, 3).empty()) return Outcome::Declined(Because(DeclineCode::kOutputIsRead, "has output_qk"));
-  node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
-  graph.Touch();
+  graph.SetOutputs(node, {node.output(0)});
   return Outcome::Applied();
 }
 

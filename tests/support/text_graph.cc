@@ -1,4 +1,4 @@
-#include "graph/text_graph.h"
+#include "tests/support/text_graph.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

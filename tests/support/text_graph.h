@@ -1,4 +1,4 @@
-// Small graphs as text, for tests and reports.
+// Small graphs as text, for tests and fuzzing.
 //
 //   import com.microsoft 1
 //   input q f32[B,S,128]

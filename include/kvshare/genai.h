@@ -1,0 +1,32 @@
+// onnxruntime-genai's configuration: which execution provider a model folder runs on.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kvshare/status.h"
+
+namespace kvshare {
+
+// What kvshare's execution provider is called in provider lists.
+inline constexpr const char* kProviderName = "KvshareExecutionProvider";
+
+struct GenaiReport {
+  std::string config;                // the file that was written
+  std::string backup;                // what it was before; empty where nothing was overwritten
+  std::vector<std::string> changes;  // one line each; empty: nothing had to change
+};
+
+// Puts kvshare's provider, with `options`, first into the session options of `folder`/genai_config.json.
+// Without `out` the file is edited in place, and its first state is kept as genai_config.json.before-kvshare.
+// With `out`, a folder that is absent or empty, the whole folder is copied there and only the copy is edited.
+// Errors: kInvalidInput for a folder without a readable genai_config.json, or an `out` that holds files; kRefused where
+// another device's provider is configured, since kvshare's is for the CPU; kInternal where writing fails.
+Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
+                                     const std::map<std::string, std::string>& options);
+
+// Puts the backup of `folder`/genai_config.json back. kInvalidInput where there is none.
+Result<GenaiReport> UndoGenaiProvider(const std::string& folder);
+
+}  // namespace kvshare

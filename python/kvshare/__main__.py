@@ -1,0 +1,3 @@
+from kvshare._cli import main
+
+main()

@@ -1,0 +1,242 @@
+// The extension module: paths and options in, what the library answers as JSON out. No logic.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kvshare/doctor.h"
+#include "kvshare/rewrite.h"
+#include "kvshare/runner.h"
+#include "kvshare/verify.h"
+#include "kvshare/version.h"
+#include "report/report.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using Answer = std::pair<std::string, std::string>;  // "ok" and JSON, or the kind of failure and its message
+
+Answer Failure(const kvshare::Status& status) {
+  switch (status.code()) {
+    case kvshare::StatusCode::kInvalidInput: return {"invalid", status.message()};
+    case kvshare::StatusCode::kRefused: return {"refused", status.message()};
+    default: return {"internal", status.message()};
+  }
+}
+
+template <typename T>
+Answer AnswerOf(const kvshare::Result<T>& result) {
+  if (!result.ok()) return Failure(result.status());
+  return {"ok", kvshare::report::ToJson(*result)};
+}
+
+nb::tuple AsTuple(const Answer& answer) { return nb::make_tuple(answer.first, answer.second); }
+
+nb::tuple Inspect(const std::string& path) {
+  Answer answer;
+  {
+    const nb::gil_scoped_release released;
+    answer = AnswerOf(kvshare::Inspect(path));
+  }
+  return AsTuple(answer);
+}
+
+kvshare::Result<kvshare::Target> TargetOf(const std::string& name) {
+  if (name == "kvshare") return kvshare::Target::kKvshare;
+  if (name == "kvshare-attention") return kvshare::Target::kKvshareAttention;
+  if (name == "ort") return kvshare::Target::kOrt;
+  return kvshare::Status::InvalidInput("option 'to' is '" + name + "'; needs kvshare, kvshare-attention or ort");
+}
+
+kvshare::Status ReadRope(const std::string& name, std::optional<kvshare::Rope>& rope) {
+  if (name == "fold") rope = kvshare::Rope::kFold;
+  if (name == "keep") rope = kvshare::Rope::kKeep;
+  if (rope.has_value() || name.empty()) return {};
+  return kvshare::Status::InvalidInput("option 'rope' is '" + name + "'; needs fold or keep");
+}
+
+kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
+  keep_own = name == "keep";
+  if (keep_own || name == "convert") return {};
+  return kvshare::Status::InvalidInput("option 'own' is '" + name + "'; needs convert or keep");
+}
+
+nb::tuple Rewrite(const std::string& path, const std::string& output, const std::string& to, const std::string& own,
+                  const std::string& rope, const std::string& min_ort, const std::vector<std::string>& skip,
+                  bool prune_inputs, bool dry_run) {
+  kvshare::RewriteOptions options;
+  const auto target = TargetOf(to);
+  if (!target.ok()) return AsTuple(Failure(target.status()));
+  options.target = *target;
+  for (const kvshare::Status& status : {ReadOwn(own, options.keep_own), ReadRope(rope, options.rope)})
+    if (!status.ok()) return AsTuple(Failure(status));
+  options.min_ort = min_ort;
+  options.skip = skip;
+  options.prune_inputs = prune_inputs;
+  options.dry_run = dry_run;
+  Answer answer;
+  {
+    const nb::gil_scoped_release released;
+    answer = AnswerOf(kvshare::Rewrite(path, output, options));
+  }
+  return AsTuple(answer);
+}
+
+// ONNX's number of an element type, and the library's name for it.
+constexpr std::pair<int, kvshare::DType> kTypes[] = {
+    {1, kvshare::DType::kF32},   {2, kvshare::DType::kI4},  {3, kvshare::DType::kI8},   {6, kvshare::DType::kI32},
+    {7, kvshare::DType::kI64},   {9, kvshare::DType::kBool}, {10, kvshare::DType::kF16}, {11, kvshare::DType::kF64},
+    {16, kvshare::DType::kBF16}, {17, kvshare::DType::kF8E4M3}};
+
+std::optional<kvshare::DType> TypeOf(int code) {
+  for (const auto& [known, type] : kTypes)
+    if (known == code) return type;
+  return std::nullopt;
+}
+
+int CodeOf(kvshare::DType type) {
+  for (const auto& [code, known] : kTypes)
+    if (known == type) return code;
+  return 0;
+}
+
+// How values cross: as _runtime.py has them.
+using PyValueInfo = std::tuple<std::string, int, std::vector<int64_t>, std::vector<std::string>>;
+using PyTensor = std::tuple<int, std::vector<int64_t>, nb::bytes>;
+
+// What a Python call throws, as the library's failure.
+template <typename F>
+auto Caught(F call) -> decltype(call()) {
+  try {
+    return call();
+  } catch (const nb::python_error& error) {
+    return kvshare::Status::Refused(error.what());
+  } catch (const nb::cast_error&) {
+    return kvshare::Status::Internal("a value of onnxruntime has another type than kvshare expects");
+  }
+}
+
+kvshare::Result<std::vector<kvshare::ValueInfo>> ValuesOf(const std::vector<PyValueInfo>& values) {
+  std::vector<kvshare::ValueInfo> infos;
+  for (const auto& [name, code, shape, symbols] : values) {
+    const auto type = TypeOf(code);
+    if (!type)
+      return kvshare::Status::Refused("'" + name + "' has an element type that kvshare does not know; needs f32, f16, bf16, " +
+                                      "f64, int32, int64, int8, uint8, float8e4m3fn or bool");
+    infos.push_back({name, *type, shape, symbols});
+  }
+  return infos;
+}
+
+// A session of the caller's onnxruntime.
+class PyRunner final : public kvshare::Runner {
+ public:
+  static kvshare::Result<std::unique_ptr<kvshare::Runner>> Make(const nb::object& session) {
+    auto made = std::make_unique<PyRunner>();
+    made->session_ = session;
+    const auto described =
+        nb::cast<std::pair<std::vector<PyValueInfo>, std::vector<PyValueInfo>>>(session.attr("describe")());
+    KVSHARE_ASSIGN_OR_RETURN(made->signature_.inputs, ValuesOf(described.first));
+    KVSHARE_ASSIGN_OR_RETURN(made->signature_.outputs, ValuesOf(described.second));
+    return std::unique_ptr<kvshare::Runner>(std::move(made));
+  }
+
+  const kvshare::Signature& Describe() const override { return signature_; }
+
+  kvshare::Result<kvshare::NamedTensors> Run(const kvshare::NamedTensors& feeds) const override {
+    return Caught([&]() -> kvshare::Result<kvshare::NamedTensors> {
+      std::map<std::string, PyTensor> given;
+      for (const auto& [name, tensor] : feeds)
+        given.emplace(name, PyTensor{CodeOf(tensor.type), tensor.shape, nb::bytes(tensor.data.data(), tensor.data.size())});
+      kvshare::NamedTensors results;
+      for (const auto& [name, value] : nb::cast<std::map<std::string, PyTensor>>(session_.attr("run")(given))) {
+        const auto& [code, shape, bytes] = value;
+        const auto type = TypeOf(code);
+        if (!type) return kvshare::Status::Refused("output '" + name + "' has an element type that kvshare does not know");
+        kvshare::Tensor tensor{*type, shape, std::vector<std::byte>(bytes.size())};
+        std::memcpy(tensor.data.data(), bytes.c_str(), bytes.size());
+        results.emplace(name, std::move(tensor));
+      }
+      return results;
+    });
+  }
+
+ private:
+  nb::object session_;
+  kvshare::Signature signature_;
+};
+
+// The caller's onnxruntime: an object of _runtime.Runtime.
+class PyRuntime final : public kvshare::Runtime {
+ public:
+  explicit PyRuntime(nb::object runtime) : runtime_(std::move(runtime)) {}
+
+  kvshare::Result<std::unique_ptr<kvshare::Runner>> Load(const std::string& model_path,
+                                                         const kvshare::SessionSetup& setup) const override {
+    return Caught([&] { return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library)); });
+  }
+  std::string version() const override { return nb::cast<std::string>(runtime_.attr("version")()); }
+  std::string where() const override { return nb::cast<std::string>(runtime_.attr("where")()); }
+
+ private:
+  nb::object runtime_;
+};
+
+kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const std::string& library,
+                                                  const kvshare::SessionEntries& entries,
+                                                  const std::map<std::string, int64_t>& extents) {
+  kvshare::RunOptions options{.via = kvshare::Via::kAsNeeded, .library = library, .entries = entries, .extents = extents};
+  if (via == "ops") options.via = kvshare::Via::kOps;
+  if (via == "dropin") options.via = kvshare::Via::kDropIn;
+  if (!via.empty() && options.via == kvshare::Via::kAsNeeded)
+    return kvshare::Status::InvalidInput("option 'via' is '" + via + "'; needs ops or dropin");
+  return options;
+}
+
+nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden, const std::string& against,
+                 std::optional<double> tolerance, uint64_t seed, int64_t prompt, int64_t steps, const std::string& via,
+                 const std::string& library, const kvshare::SessionEntries& entries,
+                 const std::map<std::string, int64_t>& extents) {
+  const auto run = RunOptionsOf(via, library, entries, extents);
+  if (!run.ok()) return AsTuple(Failure(run.status()));
+  const kvshare::VerifyOptions options{.golden = golden,
+                                       .against = against,
+                                       .tolerance = tolerance,
+                                       .tokens = {.seed = seed, .prompt = prompt, .steps = steps},
+                                       .run = *run};
+  return AsTuple(AnswerOf(kvshare::Verify(path, options, PyRuntime(runtime))));
+}
+
+nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std::string& via, const std::string& library,
+                   const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents) {
+  const auto options = RunOptionsOf(via, library, entries, extents);
+  if (!options.ok()) return AsTuple(Failure(options.status()));
+  return AsTuple(AnswerOf(kvshare::Diagnose(path, *options, PyRuntime(runtime))));
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.def("version", [] { return kvshare::kVersion; });
+  module.def("inspect", &Inspect, nb::arg("path"));
+  module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
+             nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("prune_inputs"), nb::arg("dry_run"));
+  module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"), nb::arg("against"),
+             nb::arg("tolerance").none(), nb::arg("seed"), nb::arg("prompt"), nb::arg("steps"), nb::arg("via"),
+             nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
+  module.def("diagnose", &Diagnose, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("via"), nb::arg("library"),
+             nb::arg("entries"), nb::arg("extents"));
+}

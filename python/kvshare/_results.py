@@ -1,0 +1,145 @@
+"""What inspect, rewrite, verify and doctor return. Fields are those of the command line's --json."""
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def make(kind: type[T], fields: dict[str, Any]) -> T:
+    """A dataclass from the fields of JSON that it knows; later versions of the library may have more."""
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in fields.items() if name in known})
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionLayer:
+    """One attention layer, in order of execution."""
+
+    index: int
+    node: str
+    place: str  # "": the main graph; else the body or function that holds it
+    domain: str
+    form: str  # "GroupQueryAttention" or "Attention"
+    kind: str  # "own": it has K and V of its own; "shared": it reads another layer's
+    source: int  # the layer whose K and V a shared layer reads; -1: none, or a graph input
+    source_key: str
+    window: int | None  # keys that a query sees, its own included; -1: all; None: a mask that is not understood
+    query_heads: int
+    kv_heads: int
+    head_size: int  # 0: not known from the graph
+    expansion: int = 1  # times that the graph repeats each key-value head before attention reads it
+    note: str = ""  # what is odd about it
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What attention a model holds."""
+
+    layers: list[AttentionLayer]
+    nodes: int
+    mask_nodes: int  # nodes that exist to make masks
+    borrowed_copies: int  # Transpose and Reshape on K and V of another layer
+    named_unused_presents: int  # caches that are copied for nobody
+    warnings: list[str]
+    repeat_nodes: int = 0  # nodes that repeat key-value heads
+    unfused_layers: int = 0  # attention made of MatMul and Softmax, which kvshare does not serve
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Inspection:
+        layers = [make(AttentionLayer, layer) for layer in fields["layers"]]
+        return make(Inspection, {**fields, "layers": layers})
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleOutcome:
+    """What one rule did to one node."""
+
+    rule: str
+    node: str
+    applied: bool
+    reason: str = ""  # why the rule left the node alone
+    code: str = ""  # the same, for programs
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteReport:
+    """What a rewrite did, or would do."""
+
+    before: Inspection
+    after: Inspection
+    outcomes: list[RuleOutcome]
+    notes: list[str]  # what the reader must know, such as a changed contract for ragged batches
+    changed: bool
+    model: Any = None  # onnx.ModelProto, where one was given
+
+    @staticmethod
+    def from_json(fields: dict[str, Any], model: Any = None) -> RewriteReport:
+        return RewriteReport(
+            before=Inspection.from_json(fields["before"]), after=Inspection.from_json(fields["after"]),
+            outcomes=[make(RuleOutcome, outcome) for outcome in fields["outcomes"]], notes=list(fields["notes"]),
+            changed=fields["changed"], model=model)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDifference:
+    """How far the logits of one step are from what they should be. NaN: one of the two is NaN or infinite."""
+
+    step: str  # "prefill", "decode 0", ...
+    difference: float  # largest absolute difference
+    relative: float  # the largest as a share of its row's largest expected logit
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """Whether a model's logits are what they should be."""
+
+    equal: bool
+    steps: list[StepDifference]
+    tolerance: float
+    relative: bool  # whether the tolerance is a share of a row's largest logit, as it is for 16-bit models
+    precision: str  # the coarsest float type of inputs and logits
+    invented: list[str]  # what the model was fed that no rule knows
+    onnxruntime: str  # its version
+    seed: int | None = None  # of the random tokens
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Verification:
+        nan = float("nan")
+        steps = [StepDifference(step["step"], *(nan if step[name] is None else step[name] for name in ("difference", "relative")))
+                 for step in fields["steps"]]
+        return make(Verification, {**fields, "steps": steps})
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeCount:
+    """One node that a kvshare library has counted."""
+
+    domain: str
+    op: str
+    node: str
+    kernel: str  # what served its last call
+    ran: int  # calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """Which nodes of a model really ran in kvshare."""
+
+    nodes_here: int
+    nodes: list[NodeCount]
+    workload: str  # what was run, in words
+    invented: list[str]
+    version: str  # kvshare's
+    simd: str  # the SIMD target of this machine
+    library: str
+    entries: dict[str, str]
+    onnxruntime: str
+    onnxruntime_file: str
+    drop_in: str  # the value of kvshare.drop_in that suits the model; "": it has nothing to serve
+    warnings: list[str]
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Diagnosis:
+        return make(Diagnosis, {**fields, "nodes": [make(NodeCount, node) for node in fields["nodes"]]})

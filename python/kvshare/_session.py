@@ -1,0 +1,117 @@
+"""Sessions of the caller's onnxruntime that run attention in kvshare."""
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
+
+from kvshare import _tools
+from kvshare._errors import RefusedError
+from kvshare._libraries import EP_NAME, library_path
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+FIRST_WITH_EP = (1, 24)
+FIRST_WITH_EP_BY_NAME = (1, 25)  # `providers=` takes a plugin's name from here on
+_REGISTRATION = "kvshare"
+_lock = threading.Lock()
+
+
+def _version_of(ort: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
+
+
+def _devices(ort: Any) -> list[Any]:
+    """kvshare's device, once, however often the library was registered."""
+    return [device for device in ort.get_ep_devices() if device.ep_name == EP_NAME][:1]
+
+
+def register() -> None:
+    """Registers kvshare's execution provider with the caller's onnxruntime. A second call does nothing.
+
+    Raises RefusedError where onnxruntime is older than 1.24.
+    """
+    import onnxruntime as ort
+
+    if _version_of(ort) < FIRST_WITH_EP:
+        raise RefusedError(f"onnxruntime {ort.__version__} has no kernel registry for plugin execution providers; needs 1.24 or "
+                           "later, or kvshare.session_options() with this version")
+    with _lock:
+        if not _devices(ort):
+            ort.register_execution_provider_library(_REGISTRATION, library_path())
+
+
+def _with_kvshare(providers: Sequence[Any] | None, options: Mapping[str, str]) -> list[Any] | None:
+    """`providers` with kvshare's in front of the CPU's; None where another device comes first."""
+    given = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    names = [entry if isinstance(entry, str) else entry[0] for entry in given]
+    if EP_NAME in names:
+        return given
+    devices = [name for name in names if name != "CPUExecutionProvider"]
+    if devices:
+        warnings.warn(f"kvshare stands aside: {devices[0]} comes first, and kvshare's provider is for the CPU", stacklevel=3)
+        return None
+    return [(EP_NAME, dict(options)), *given]
+
+
+def InferenceSession(  # noqa: N802  the name of the class that it returns
+    path_or_bytes: str | bytes | os.PathLike[str],
+    sess_options: onnxruntime.SessionOptions | None = None,
+    providers: Sequence[Any] | None = None,
+    provider_options: Sequence[Mapping[str, str]] | None = None,
+    *,
+    kvshare_options: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> onnxruntime.InferenceSession:
+    """A plain onnxruntime.InferenceSession in which kvshare runs attention. The model may be unchanged.
+
+    kvshare_options: options of kvshare's provider: mode = fuse | nodes | off,
+        causal_alignment = auto | spec | lower_right.
+    All other arguments are those of onnxruntime.InferenceSession.
+
+    Where `providers` names another device's provider, such as CUDA's, kvshare stands aside with a warning.
+    Raises RefusedError where onnxruntime is older than 1.24; kvshare.session_options() serves those.
+    """
+    import onnxruntime as ort
+
+    register()
+    if provider_options is not None and providers is not None:
+        providers = [(entry, dict(options)) for entry, options in zip(providers, provider_options, strict=True)]
+    model = os.fspath(path_or_bytes) if isinstance(path_or_bytes, os.PathLike) else path_or_bytes
+    ours = _with_kvshare(providers, kvshare_options or {})
+    if ours is None:
+        return ort.InferenceSession(model, sess_options, providers=providers, **kwargs)
+    if _version_of(ort) >= FIRST_WITH_EP_BY_NAME:
+        return ort.InferenceSession(model, sess_options, providers=ours, **kwargs)
+    options = sess_options if sess_options is not None else ort.SessionOptions()
+    options.add_provider_for_devices(_devices(ort), dict(kvshare_options or {}))
+    return ort.InferenceSession(model, options, **kwargs)
+
+
+def session_options(
+    model: str | os.PathLike[str] | None = None,
+    sess_options: onnxruntime.SessionOptions | None = None,
+    *,
+    causal_alignment: str = "lower_right",
+) -> onnxruntime.SessionOptions:
+    """SessionOptions for any onnxruntime from 1.19 on: kvshare's custom ops, and its ops in place of ONNX Runtime's.
+
+    model: the model that the session will load. Which ops are replaced follows from its attention layers and its
+        imports. Without a model nothing is replaced, and the options serve a rewritten model.
+    sess_options: options to add to; new ones where it is None.
+    causal_alignment: where the causal triangle of an Attention node without past stands, "lower_right" or "spec".
+        Exporters of shared layers mean the lower right; the ONNX specification says the top left.
+
+    Raises InvalidInputError for a model that cannot be read.
+    """
+    import onnxruntime as ort
+
+    options = sess_options if sess_options is not None else ort.SessionOptions()
+    if model is not None:
+        drop_in = _tools.drop_in_for(model)
+        options.add_session_config_entry("kvshare.drop_in", drop_in)
+        options.add_session_config_entry("kvshare.causal_alignment", causal_alignment)
+    options.register_custom_ops_library(library_path("ort"))
+    return options

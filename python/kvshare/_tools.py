@@ -1,0 +1,158 @@
+"""inspect, rewrite, verify and doctor: thin calls of the C++ library that take paths or onnx.ModelProto."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
+
+from kvshare import _errors, _native
+from kvshare._errors import InvalidInputError
+from kvshare._libraries import library_path
+from kvshare._results import Diagnosis, Inspection, RewriteReport, Verification
+from kvshare._runtime import Runtime
+
+if TYPE_CHECKING:
+    import onnx
+
+Model = "str | os.PathLike[str] | onnx.ModelProto"
+
+
+def _call(function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """The JSON that a native function answers; its failure as this package's exception."""
+    code, text = function(*arguments, **options)
+    if code != "ok":
+        raise _errors.of(code)(text)
+    return json.loads(text)
+
+
+@contextlib.contextmanager
+def as_file(model: Any) -> Iterator[str]:
+    """The path of a model; a ModelProto becomes a file for the time of the call."""
+    if isinstance(model, (str, os.PathLike)):
+        yield os.fspath(model)
+        return
+    if not hasattr(model, "SerializeToString"):
+        raise InvalidInputError(f"model is a {type(model).__name__}; needs a path or an onnx.ModelProto")
+    if any(tensor.data_location == 1 for tensor in model.graph.initializer):
+        raise InvalidInputError("model has weights in files beside it; needs the model's path, or onnx.load_external_data_for_model")
+    with tempfile.TemporaryDirectory(prefix="kvshare") as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        yield str(path)
+
+
+def inspect(model: Model) -> Inspection:
+    """What attention a model holds: its layers, who owns K and V and who borrows them, masks, copies, known traps.
+
+    model: a path, whose external weights are checked but not read, or an onnx.ModelProto.
+
+    Raises InvalidInputError for a model that is missing or malformed, or whose weights leave its folder.
+    """
+    with as_file(model) as path:
+        return Inspection.from_json(_call(_native.inspect, path))
+
+
+def rewrite(
+    model: Model,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    to: str = "kvshare",
+    own: str = "convert",
+    rope: str | None = None,
+    min_ort: str = "1.31",
+    skip: Sequence[str] = (),
+    prune_inputs: bool = False,
+    dry_run: bool = False,
+) -> RewriteReport:
+    """Turns shared attention layers into a form that reads the source layer's cache in place.
+
+    model: a path or an onnx.ModelProto.
+    output: where to write. It is needed for a path, unless dry_run is set. A ModelProto's result is in the report.
+    to: "kvshare" (kvshare's GroupQueryAttention), "kvshare-attention" (its Attention, with the key mask in place of mask
+        nodes) or "ort" (the shared form of ONNX Runtime itself).
+    own: "convert" or "keep" own layers.
+    rope: "fold" the rotation of queries into the op, or "keep" it. The default follows `to`.
+    min_ort: with to="ort", the oldest ONNX Runtime that must load the result.
+    skip: names of rules not to run.
+    prune_inputs: whether graph inputs that nothing reads any more are dropped.
+    dry_run: whether only the report is wanted.
+
+    Raises InvalidInputError as inspect does, RefusedError for options that the target cannot serve, and InternalError where
+    writing fails. The output is complete or absent.
+    """
+    is_path = isinstance(model, (str, os.PathLike))
+    if is_path and output is None and not dry_run:
+        raise InvalidInputError("rewrite of a path has no output; needs output, or dry_run=True")
+    options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip), "prune_inputs": prune_inputs,
+               "dry_run": dry_run}
+    with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
+        target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")
+        fields = _call(_native.rewrite, path, target, **options)
+        if is_path or dry_run:
+            return RewriteReport.from_json(fields)
+        import onnx
+
+        return RewriteReport.from_json(fields, onnx.load(target))
+
+
+def drop_in_for(model: str | os.PathLike[str]) -> str:
+    """The value of the session entry kvshare.drop_in that fits a model: "1", "gqa" or "attention"."""
+    forms = {layer.form for layer in inspect(model).layers}
+    # A model without com.microsoft's op need not import that domain, and then must not see it changed.
+    return "1" if "GroupQueryAttention" in forms or not forms else "attention"
+
+
+def verify(
+    model: Model,
+    *,
+    golden: str | os.PathLike[str] | None = None,
+    against: Model | None = None,
+    tolerance: float | None = None,
+    seed: int = 1,
+    prompt: int = 24,
+    steps: int = 8,
+    via: str = "",
+    entries: Mapping[str, str] | None = None,
+    extents: Mapping[str, int] | None = None,
+) -> Verification:
+    """Runs a decoder in the caller's onnxruntime and compares its logits: of a prefill, then of each decode step.
+
+    golden: a folder with golden.npz, which has tokens and the logits that they should give; or
+    against: another model, which gets the same random tokens.
+    tolerance: the largest difference that counts as equal. None: 1e-4 for fp32, a share of the row's largest logit for
+        16-bit models.
+    seed, prompt, steps: of the random tokens: their seed, tokens of the prompt, decode steps of one token each.
+    via: how kvshare comes in: "ops" (its own operators), "dropin" (in place of ONNX Runtime's); "": as the model needs.
+    entries: session entries, set before the library is registered.
+    extents: extents that neither the signature nor the graph tells, by name ("kv_cache_dim") or input and axis ("past.0.1").
+
+    Raises InvalidInputError for a model or golden file that is missing or malformed, RefusedError for a model that is no
+    decoder or that onnxruntime does not take.
+    """
+    if (golden is None) == (against is None):
+        raise InvalidInputError("verify needs one of golden and against")
+    with as_file(model) as path, contextlib.ExitStack() as stack:
+        other = "" if against is None else stack.enter_context(as_file(against))
+        return Verification.from_json(_call(
+            _native.verify, path, Runtime(), golden="" if golden is None else os.fspath(golden), against=other,
+            tolerance=tolerance, seed=seed, prompt=prompt, steps=steps, via=via, library=library_path(),
+            entries=list((entries or {}).items()), extents=dict(extents or {})))
+
+
+def doctor(
+    model: Model,
+    *,
+    via: str = "ops",
+    entries: Mapping[str, str] | None = None,
+    extents: Mapping[str, int] | None = None,
+) -> Diagnosis:
+    """Runs a model on random inputs in the caller's onnxruntime and tells which nodes kvshare really served.
+
+    via, entries, extents: as verify has them. Raises as verify does.
+    """
+    with as_file(model) as path:
+        return Diagnosis.from_json(_call(_native.diagnose, path, Runtime(), via=via, library=library_path(),
+                                         entries=list((entries or {}).items()), extents=dict(extents or {})))

@@ -1,0 +1,441 @@
+// Per-target: the tile kernels of int8 and int4 caches where the target multiplies bytes, four at a time (VNNI).
+//
+// Codes stay bytes. The other side, queries and weights, is cut into kDigits digits of 8 bits, on a scale of its own
+// for every query row and for every row's weights of one stretch of keys: 24 bits, as many as f32 has. A product of a
+// digit and four codes is exact, and so is its sum; the digits' sums meet in f32.
+//
+// A scale that is shared loses what is small beside the largest. Where that could be seen, f32 multiplies instead
+// (MayScore, MayWeight), or double precision (exact-inl.h): whatever the weights and the channels are, the result is
+// nearly that of f32.
+#if defined(KVSHARE_ATTENTION_DIGITS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHARE_ATTENTION_DIGITS_INL_H_
+#undef KVSHARE_ATTENTION_DIGITS_INL_H_
+#else
+#define KVSHARE_ATTENTION_DIGITS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention/columns-inl.h"
+#include "attention/exact-inl.h"
+#include "attention/fetch-inl.h"
+#include "attention/load-inl.h"
+#include "attention/softmax-inl.h"
+#include "attention/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+inline constexpr int kDigits = 3;
+inline constexpr int64_t kQuad = 4;                       // codes a product takes, adjacent channels of K or keys of V
+inline constexpr int64_t kQuadChannels = kQuad * kLanes;  // channels of a vector
+
+// Vectors of kLanes quads of a row of D channels; floats that a packed query row takes: of every digit as many, and
+// what their sums begin with.
+constexpr int64_t QuadVectors(int64_t head_size) { return (head_size + kQuadChannels - 1) / kQuadChannels; }
+constexpr int64_t DigitStride(int64_t head_size) { return (kDigits * QuadVectors(head_size) + 1) * kLanes; }
+
+// Whether scores of digits are as right as those of f32: `step` is what one of the last digit is worth in a score,
+// times one code. Rounding costs a score a third of a step, times half the largest code, times the root of the
+// channels; that is to stay under 1e-5.
+template <typename T>
+bool MayScore(float step, int64_t head_size) {
+  return step * kMostCode<T> * std::sqrt(static_cast<float>(head_size)) < 5e-5F;
+}
+
+#if HWY_TARGET <= HWY_AVX3_DL  // kHasVnni
+
+using Sums = hn::Vec<I32>;
+using U8 = hn::Repartition<uint8_t, F32>;
+using I8 = hn::RebindToSigned<U8>;
+
+inline constexpr int kPass = 4;                    // query rows, whose sums of digits fill 24 registers
+inline constexpr int64_t kBlockKeys = 2 * kLanes;  // keys packed at a time
+inline constexpr int64_t kWeightStretch = 128;     // keys whose weights share a scale
+
+// Bytes of kQuadChannels channels, or the first n of them.
+HWY_INLINE hn::Vec<I8> LoadCodes(const int8_t* p) { return hn::LoadU(I8(), p); }
+HWY_INLINE hn::Vec<I8> LoadCodesN(const int8_t* p, size_t n) { return hn::LoadN(I8(), p, n); }
+HWY_INLINE hn::Vec<I8> CodesOfPairs(hn::Vec<U8> pairs) {
+  return hn::Sub(hn::BitCast(I8(), SplitPairs(U8(), pairs)), hn::Set(I8(), 8));
+}
+HWY_INLINE hn::Vec<I8> LoadCodes(I4Pointer p) {
+  return CodesOfPairs(hn::ResizeBitCast(U8(), hn::LoadU(hn::Half<U8>(), p.pairs)));
+}
+HWY_INLINE hn::Vec<I8> LoadCodesN(I4Pointer p, size_t n) {
+  return hn::IfThenElseZero(hn::FirstN(I8(), n), CodesOfPairs(hn::LoadN(U8(), p.pairs, (n + 1) / 2)));
+}
+// sum += four bytes of `a` times four digits of `b`, a lane. In assembly, since g++ 12 copies integer sums to other
+// registers and back.
+HWY_INLINE void AddProducts(hn::Vec<U8> a, hn::Vec<I8> b, Sums& sum) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+}
+
+// Block b of v[k] becomes block k of v[b].
+HWY_INLINE void TransposeBlocks(Vec (&v)[4]) {
+  const F32 df;
+  const Vec lower02 = hn::ConcatLowerLower(df, v[2], v[0]);
+  const Vec lower13 = hn::ConcatLowerLower(df, v[3], v[1]);
+  const Vec upper02 = hn::ConcatUpperUpper(df, v[2], v[0]);
+  const Vec upper13 = hn::ConcatUpperUpper(df, v[3], v[1]);
+  v[0] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(lower13), lower02);
+  v[1] = hn::OddEvenBlocks(lower13, hn::SwapAdjacentBlocks(lower02));
+  v[2] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(upper13), upper02);
+  v[3] = hn::OddEvenBlocks(upper13, hn::SwapAdjacentBlocks(upper02));
+}
+
+// What the digits' sums of a lane are together.
+HWY_INLINE Vec SumOfDigits(Sums low, Sums middle, Sums high) {
+  const F32 df;
+  const Vec lower = hn::MulAdd(hn::ConvertTo(df, middle), hn::Set(df, 256.0F), hn::ConvertTo(df, low));
+  return hn::MulAdd(hn::ConvertTo(df, high), hn::Set(df, 65536.0F), lower);
+}
+
+// A row of `count` <= kMostDigitChannels queries in f32 becomes digits in place, [kDigits][QuadVectors][kLanes] quads
+// and one more vector; returns what its scores must be multiplied by. Codes are multiplied with 128 added, so sums
+// begin with what that adds.
+inline float PackQueryDigits(float* row, int64_t count) {
+  const F32 df;
+  const I32 di;
+  constexpr int32_t kMost = 127 << 16;  // three digits from -128 to 127 can say a little more
+  Vec most = hn::Zero(df);
+  Vec poison = hn::Zero(df);  // NaN if any of them is not finite, which no code can say
+  for (int64_t d = 0; d < count; d += kLanes) {
+    const Vec q = hn::LoadN(df, row + d, std::min<int64_t>(kLanes, count - d));
+    most = hn::Max(most, hn::Abs(q));
+    poison = hn::MulAdd(q, hn::Zero(df), poison);
+  }
+  const float largest = hn::ReduceMax(df, most);
+  const Vec to_code = hn::Set(df, largest > 0 ? kMost / largest : 0.0F);
+  HWY_ALIGN int32_t code[kMostDigitChannels + kQuadChannels];
+  const int64_t padded = QuadVectors(count) * kQuadChannels;
+  for (int64_t d = 0; d < padded; d += kLanes) {
+    const Vec q = d < count ? hn::LoadN(df, row + d, std::min<int64_t>(kLanes, count - d)) : hn::Zero(df);
+    hn::Store(hn::NearestInt(hn::Mul(q, to_code)), di, code + d);
+  }
+  auto* digits = reinterpret_cast<int8_t*>(row);
+  const int64_t last = kDigits * padded;
+  auto* begins = reinterpret_cast<int32_t*>(digits + last);
+  for (int digit = 0; digit < kDigits; ++digit, digits += padded) {
+    auto sum = hn::Zero(di);
+    for (int64_t d = 0; d < padded; d += kLanes) {
+      const auto rest = hn::Load(di, code + d);
+      const auto low = hn::ShiftRight<24>(hn::ShiftLeft<24>(rest));  // from -128 to 127
+      hn::StoreU(hn::DemoteTo(hn::Rebind<int8_t, I32>(), low), hn::Rebind<int8_t, I32>(), digits + d);
+      hn::Store(hn::ShiftRight<8>(hn::Sub(rest, low)), di, code + d);
+      sum = hn::Add(sum, low);
+    }
+    begins[digit] = -128 * hn::ReduceSum(di, sum);
+  }
+  return largest / kMost + hn::ReduceSum(df, poison);
+}
+
+// Quads of kLanes keys: [head_size / kQuad rounded up to kLanes][stride / kLanes][kLanes], with 128 added to codes.
+// Brings the rows `next` into L2, and the rows `ahead` bytes after the keys'.
+template <typename T>
+HWY_INLINE void PackKeyQuads(const typename Element<T>::Pointer (&key)[kLanes], int64_t head_size, int64_t stride,
+                             const char* const (&next)[kLanes], int64_t ahead, float* HWY_RESTRICT packed) {
+  const F32 df;
+  const U8 du;
+  for (int64_t c = 0; c < head_size; c += kQuadChannels, packed += kLanes * stride) {
+    const size_t n = std::min(kQuadChannels, head_size - c);
+    Vec columns[4][4];
+    HWY_UNROLL(4)
+    for (int g = 0; g < 4; ++g) {
+      Vec rows[4];
+      HWY_UNROLL(4)
+      for (int k = 0; k < 4; ++k) {
+        const auto codes = n == kQuadChannels ? LoadCodes(key[4 * g + k] + c) : LoadCodesN(key[4 * g + k] + c, n);
+        rows[k] = hn::BitCast(df, hn::Xor(hn::BitCast(du, codes), hn::Set(du, 128)));
+        if (OpensLine<T>(c, kQuadChannels)) {
+          PrefetchL2(next[4 * g + k] + Element<T>::Bytes(c));
+          PrefetchL2(static_cast<const char*>(Element<T>::Address(key[4 * g + k])) + ahead + Element<T>::Bytes(c));
+        }
+      }
+      TransposeQuads(rows[0], rows[1], rows[2], rows[3], columns[g]);
+    }
+    HWY_UNROLL(4)
+    for (int i = 0; i < 4; ++i) {
+      Vec blocks[4] = {columns[0][i], columns[1][i], columns[2][i], columns[3][i]};
+      TransposeBlocks(blocks);
+      HWY_UNROLL(4)
+      for (int b = 0; b < 4; ++b) hn::Store(blocks[b], df, packed + (4 * b + i) * stride);
+    }
+  }
+}
+
+// kPass rows from `first` on against kVectors vectors of packed keys.
+template <int R, int kVectors>
+HWY_INLINE void ScoreQuads(const float* HWY_RESTRICT query, int first, const float* HWY_RESTRICT packed,
+                           int64_t head_size, const float* factors, float* HWY_RESTRICT scores) {
+  const F32 df;
+  const I32 di;
+  const int64_t vectors = QuadVectors(head_size);
+  const auto* begins = reinterpret_cast<const int32_t*>(query + (kDigits * vectors * R + first) * kLanes);
+  Sums sums[kVectors][kDigits][kPass];
+  HWY_UNROLL(2)
+  for (int v = 0; v < kVectors; ++v) {
+    HWY_UNROLL(3)
+    for (int g = 0; g < kDigits; ++g) {
+      HWY_UNROLL(4)
+      for (int r = 0; r < kPass; ++r) sums[v][g][r] = hn::Set(di, begins[r * kLanes + g]);
+    }
+  }
+  for (int64_t vector = 0; vector < vectors; ++vector) {
+    const auto* q = reinterpret_cast<const int32_t*>(query + (vector * R + first) * kLanes);
+    const int64_t digit = vectors * R * kLanes;
+    HWY_UNROLL(4)
+    for (size_t lane = 0; lane < kLanes; ++lane, packed += kVectors * kLanes) {
+      hn::Vec<U8> keys[kVectors];
+      HWY_UNROLL(2)
+      for (int v = 0; v < kVectors; ++v) keys[v] = hn::BitCast(U8(), hn::Load(df, packed + v * kLanes));
+      HWY_UNROLL(3)
+      for (int g = 0; g < kDigits; ++g) {
+        HWY_UNROLL(4)
+        for (int r = 0; r < kPass; ++r) {
+          const auto quad = hn::BitCast(I8(), hn::Set(di, q[g * digit + r * kLanes + lane]));
+          HWY_UNROLL(2)
+          for (int v = 0; v < kVectors; ++v) AddProducts(keys[v], quad, sums[v][g][r]);
+        }
+      }
+    }
+  }
+  HWY_UNROLL(2)
+  for (int v = 0; v < kVectors; ++v) {
+    Vec rows[kPass];
+    HWY_UNROLL(4)
+    for (int r = 0; r < kPass; ++r)
+      rows[r] = hn::Mul(SumOfDigits(sums[v][0][r], sums[v][1][r], sums[v][2][r]), hn::Set(df, factors[first + r]));
+    ForEachColumn(rows[0], rows[1], rows[2], rows[3], [&](int64_t lane, hn::Vec<Quad> column) HWY_ATTR {
+      hn::StoreU(column, Quad(), scores + (v * kLanes + lane) * R + first);
+    });
+  }
+}
+
+// ScoreTile of tile-inl.h, of queries that PackQueryDigits packed.
+template <typename T, int R>
+void ScoreDigits(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
+                 int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
+  const auto keys = Element<T>::From(key_rows);
+  HWY_ALIGN float packed[kMostDigitChannels / kQuad * kBlockKeys];
+  for (int64_t j = 0; j < count; j += kBlockKeys) {
+    const int vectors = count - j > static_cast<int64_t>(kLanes) ? 2 : 1;
+    for (int v = 0; v < vectors; ++v) {
+      typename Element<T>::Pointer key[kLanes];
+      const char* next[kLanes];
+      for (size_t k = 0; k < kLanes; ++k) {
+        const int64_t at = j + v * kLanes + k;
+        key[k] = keys + std::min(at, count - 1) * stride;
+        next[k] = fetch.Row(at, Element<T>::Address(key[k]));
+      }
+      const int64_t ahead = j + 2 * kBlockKeys <= count ? Element<T>::Bytes(kBlockKeys * stride) : 0;
+      PackKeyQuads<T>(key, head_size, vectors * kLanes, next, ahead, packed + v * kLanes);
+    }
+    for (int first = 0; first < R; first += kPass) {
+      if (vectors == 2)
+        ScoreQuads<R, 2>(query, first, packed, head_size, factors, scores + j * R);
+      else
+        ScoreQuads<R, 1>(query, first, packed, head_size, factors, scores + j * R);
+    }
+  }
+}
+
+struct OrOp {
+  HWY_INLINE Vec operator()(Vec a, Vec b) const { return hn::Or(a, b); }
+};
+
+// Weights [count][R] as digits, [count / kQuad rounded up][R / kPass][kDigits][kPass] quads; `factors`
+// [kStateLanes<R>] is what one of the last digit is worth: 0 where a row's weights are 0, NaN where one of them is.
+template <int R>
+inline void PackWeightDigits(const float* HWY_RESTRICT weights, int64_t count, int32_t* HWY_RESTRICT digits,
+                             float* HWY_RESTRICT factors) {
+  const F32 df;
+  const I32 di;
+  constexpr float kMost = 255 << 16;            // three digits can say a little more
+  constexpr int kVectors = R * kQuad / kLanes;  // of a quad of keys
+  const int64_t lanes = count * R;
+  const auto load = [&](int64_t i) HWY_ATTR {
+    return i + static_cast<int64_t>(kLanes) <= lanes ? hn::Load(df, weights + i)
+                                                     : hn::LoadN(df, weights + i, std::max<int64_t>(lanes - i, 0));
+  };
+  Vec most = hn::Zero(df);
+  Vec poison = hn::Zero(df);
+  for (int64_t i = 0; i < lanes; i += kLanes) {
+    const Vec weight = load(i);
+    most = hn::Max(most, weight);
+    poison = hn::MulAdd(weight, hn::Zero(df), poison);
+  }
+  most = AcrossKeys<R>(most, MaxOp());
+  poison = AcrossKeys<R>(poison, AddOp());
+  hn::Store(hn::Add(hn::Div(most, hn::Set(df, kMost)), poison), df, factors);
+  const Vec to_code = hn::IfThenZeroElse(hn::Eq(most, hn::Zero(df)), hn::Div(hn::Set(df, kMost), most));
+  for (int64_t i = 0; i < lanes; i += R * kQuad, digits += R * kDigits) {
+    Sums code[kVectors];
+    HWY_UNROLL(2)
+    for (int v = 0; v < kVectors; ++v) code[v] = hn::NearestInt(hn::Mul(load(i + v * kLanes), to_code));
+    HWY_UNROLL(3)
+    for (int g = 0; g < kDigits; ++g) {
+      Vec quads = hn::Zero(df);
+      HWY_UNROLL(2)
+      for (int v = 0; v < kVectors; ++v) {
+        // Key k of the quad is its byte k.
+        constexpr int kShift = R == 4 ? 2 : 3;
+        const auto key = hn::Add(hn::ShiftRight<kShift>(hn::Iota(di, 0)), hn::Set(di, v * kLanes / R));
+        const auto digit = hn::And(code[v], hn::Set(di, 0xFF));
+        quads = hn::Or(quads, hn::BitCast(df, hn::Shl(digit, hn::ShiftLeft<3>(key))));
+        code[v] = hn::ShiftRight<8>(code[v]);
+      }
+      quads = AcrossKeys<R>(quads, OrOp());
+      auto* to = reinterpret_cast<float*>(digits) + g * kPass;
+      hn::Store(BlockOf<0>(quads), Quad(), to);
+      if constexpr (R == 8) hn::Store(BlockOf<1>(quads), Quad(), to + kDigits * kPass);
+    }
+  }
+}
+
+// Two of the four vectors that a quad of rows of V gives, weighted, of kPass rows: [kPass][out_stride] in the order of
+// the quads.
+template <int R>
+HWY_INLINE void WeightQuads(const int32_t* HWY_RESTRICT digits, const float* HWY_RESTRICT values, int64_t quads,
+                            float* HWY_RESTRICT out, int64_t out_stride) {
+  const F32 df;
+  const I32 di;
+  Sums sums[kDigits][kPass][2];
+  HWY_UNROLL(3)
+  for (int g = 0; g < kDigits; ++g) {
+    HWY_UNROLL(4)
+    for (int r = 0; r < kPass; ++r) sums[g][r][0] = sums[g][r][1] = hn::Zero(di);
+  }
+  for (int64_t quad = 0; quad < quads; ++quad, digits += R * kDigits, values += 4 * kLanes) {
+    hn::Vec<I8> value[2];
+    HWY_UNROLL(2)
+    for (int c = 0; c < 2; ++c) value[c] = hn::BitCast(I8(), hn::Load(df, values + c * kLanes));
+    HWY_UNROLL(3)
+    for (int g = 0; g < kDigits; ++g) {
+      HWY_UNROLL(4)
+      for (int r = 0; r < kPass; ++r) {
+        const auto weight = hn::BitCast(U8(), hn::Set(di, digits[g * kPass + r]));
+        HWY_UNROLL(2)
+        for (int c = 0; c < 2; ++c) AddProducts(weight, value[c], sums[g][r][c]);
+      }
+    }
+  }
+  HWY_UNROLL(4)
+  for (int r = 0; r < kPass; ++r) {
+    HWY_UNROLL(2)
+    for (int c = 0; c < 2; ++c)
+      hn::Store(SumOfDigits(sums[0][r][c], sums[1][r][c], sums[2][r][c]), df, out + r * out_stride + c * kLanes);
+  }
+}
+
+// All rows of one strip of V. Not inline: g++ 12 unrolls no loop that lies eight deep.
+template <int R>
+HWY_NOINLINE void WeightStripOfQuads(const int32_t* HWY_RESTRICT digits, const float* HWY_RESTRICT values,
+                                     int64_t quads, float* HWY_RESTRICT out, int64_t out_stride) {
+  for (int r = 0; r < R; r += kPass)
+    for (int c = 0; c < 4; c += 2)
+      WeightQuads<R>(digits + r * kDigits, values + c * kLanes, quads, out + r * out_stride + c * kLanes, out_stride);
+}
+
+// Channels [d, d + kQuadChannels) of `count` keys as quads of keys, [count / kQuad rounded up][4][kLanes]: vector i of
+// a quad holds channels 4i to 4i + 3 of each 16. Those past head_size are 0; what keys past count hold does not matter.
+template <typename T>
+HWY_INLINE void PackValueQuads(typename Element<T>::Pointer values, int64_t stride, int64_t count, int64_t d,
+                               int64_t head_size, const Fetch& fetch, float* HWY_RESTRICT packed) {
+  const F32 df;
+  const I8 d8;
+  const hn::Repartition<int16_t, F32> d16;
+  const size_t n = std::min(kQuadChannels, head_size - d);
+  for (int64_t j = 0; j < count; j += kQuad, packed += 4 * kLanes) {
+    hn::Vec<I8> rows[kQuad];
+    HWY_UNROLL(4)
+    for (int k = 0; k < kQuad; ++k) {
+      const auto row = values + std::min(j + k, count - 1) * stride;
+      rows[k] = n == kQuadChannels ? LoadCodes(row + d) : LoadCodesN(row + d, n);
+      if (OpensLine<T>(d, kQuadChannels)) PrefetchL2(fetch.Row(j + k, Element<T>::Address(row)) + Element<T>::Bytes(d));
+    }
+    const auto lower01 = hn::BitCast(d16, hn::InterleaveLower(d8, rows[0], rows[1]));
+    const auto upper01 = hn::BitCast(d16, hn::InterleaveUpper(d8, rows[0], rows[1]));
+    const auto lower23 = hn::BitCast(d16, hn::InterleaveLower(d8, rows[2], rows[3]));
+    const auto upper23 = hn::BitCast(d16, hn::InterleaveUpper(d8, rows[2], rows[3]));
+    hn::Store(hn::BitCast(df, hn::InterleaveLower(d16, lower01, lower23)), df, packed);
+    hn::Store(hn::BitCast(df, hn::InterleaveUpper(d16, lower01, lower23)), df, packed + kLanes);
+    hn::Store(hn::BitCast(df, hn::InterleaveLower(d16, upper01, upper23)), df, packed + 2 * kLanes);
+    hn::Store(hn::BitCast(df, hn::InterleaveUpper(d16, upper01, upper23)), df, packed + 3 * kLanes);
+  }
+}
+
+// Whether a row's sum of weighted codes, in what one of the last digit is worth, is as right as that of f32: if it is
+// so large that what rounding `count` weights costs it cannot be seen. A sink whose value is nothing makes it small.
+template <typename T>
+bool MayWeight(float largest, int64_t count) {
+  return largest >= 3.5e4F * kMostCode<T> * std::sqrt(static_cast<float>(count));
+}
+
+// out += sums * factor, out times rescale first. `sums` as WeightQuads leaves them.
+HWY_INLINE void AddSums(const float* HWY_RESTRICT sums, int64_t head_size, float factor, const float* rescale,
+                        float* HWY_RESTRICT out) {
+  const F32 df;
+  for (int64_t d = 0; d < head_size; d += kQuadChannels) {
+    Vec v[4];
+    HWY_UNROLL(4)
+    for (int i = 0; i < 4; ++i) v[i] = hn::Load(df, sums + d + i * kLanes);
+    TransposeBlocks(v);
+    for (int64_t i = 0; i < 4 && d + i * static_cast<int64_t>(kLanes) < head_size; ++i) {
+      Vec before = hn::Load(df, out + d + i * kLanes);
+      if (rescale != nullptr) before = hn::Mul(before, hn::Set(df, *rescale));
+      hn::Store(hn::MulAdd(v[i], hn::Set(df, factor), before), df, out + d + i * kLanes);
+    }
+  }
+}
+
+inline float LargestOf(const float* sums, int64_t count) {
+  const F32 df;
+  Vec most = hn::Zero(df);
+  for (int64_t d = 0; d < count; d += kLanes) most = hn::Max(most, hn::Abs(hn::Load(df, sums + d)));
+  return hn::ReduceMax(df, most);
+}
+
+// WeightTile of tile-inl.h.
+template <typename T, int R>
+void WeightDigits(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows, int64_t stride, int64_t count,
+                  int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
+                  int64_t out_stride) {
+  if (head_size > kMostDigitChannels)  // only where the row is forced
+    return WeightTile<Fma<T>, R, Reading::kTileAhead>(weights, value_rows, stride, count, head_size, fetch, rescale,
+                                                      out, out_stride);
+  const auto values = Element<T>::From(value_rows);
+  const int64_t sum_stride = QuadVectors(head_size) * kQuadChannels;
+  HWY_ALIGN float quads[kWeightStretch * kLanes];
+  HWY_ALIGN int32_t digits[kWeightStretch / kQuad * R * kDigits];
+  HWY_ALIGN float factors[kStateLanes<R>];
+  HWY_ALIGN float sums[R * kMostDigitChannels];
+  for (int64_t begin = 0; begin < count; begin += kWeightStretch, rescale = nullptr) {
+    const int64_t n = std::min(kWeightStretch, count - begin);
+    const auto rows = values + begin * stride;
+    const Fetch next = fetch.From(begin);
+    PackWeightDigits<R>(weights + begin * R, n, digits, factors);
+    for (int64_t d = 0; d < head_size; d += kQuadChannels) {
+      PackValueQuads<T>(rows, stride, n, d, head_size, next, quads);
+      WeightStripOfQuads<R>(digits, quads, (n + kQuad - 1) / kQuad, sums + d, sum_stride);
+    }
+    bool exact = true;
+    for (int r = 0; r < R; ++r)
+      exact = exact && (factors[r] == 0 || MayWeight<T>(LargestOf(sums + r * sum_stride, sum_stride), n));
+    if (exact) {
+      for (int r = 0; r < R; ++r)
+        AddSums(sums + r * sum_stride, head_size, factors[r], rescale == nullptr ? nullptr : rescale + r,
+                out + r * out_stride);
+    } else {
+      WeightTile<Fma<T>, R, Reading::kTileAhead>(weights + begin * R, Element<T>::Address(rows), stride, n, head_size,
+                                                 Fetch{}, rescale, out, out_stride);
+    }
+  }
+}
+
+#endif  // HWY_TARGET <= HWY_AVX3_DL
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

@@ -1,0 +1,94 @@
+// Per-target: what the kernels are tuned by, each choice under a name. tuning.h has what does not depend on the target.
+#if defined(KVSHARE_ATTENTION_TUNING_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVSHARE_ATTENTION_TUNING_INL_H_
+#undef KVSHARE_ATTENTION_TUNING_INL_H_
+#else
+#define KVSHARE_ATTENTION_TUNING_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include "attention/tuning.h"
+#include "kvshare/shapes.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+// The targets that choices are made for; Highway gives better targets of one architecture smaller numbers.
+inline constexpr bool kIsAvx512 = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
+inline constexpr bool kIsAvx2 = HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2;
+inline constexpr bool kHasVnni = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL;
+
+// Sums that a narrow kernel of weights keeps in registers: 16 of 32 registers, or 8 of 16.
+inline constexpr int kNarrowSums = kIsAvx512 || HWY_TARGET_IS_NEON ? 16 : 8;
+
+// A pass of the wide kernels of scores: kPassVectors vectors of query rows against kPassKeys keys, whose sums fill 24
+// of 32 registers or 12 of 16. The fewer loads a multiplication the better: 12 keys and two vectors reach 82 % of the
+// peak, 8 and three 97 %. Of weights: kStripRows rows, kStripVectors vectors of V. NEON spills beyond the smaller
+// passes.
+inline constexpr int kPassVectors = 3;
+inline constexpr int kPassKeys = kIsAvx512 ? 8 : 4;
+inline constexpr int kStripRows = 6;
+inline constexpr int kStripVectors = kIsAvx512 ? 4 : 2;
+
+// Turns of a loop at once. While the core's other thread is at work, instructions are what counts: one at a time, AVX2
+// takes 18 for 8 multiplications of scores and 24 for 12 of weights, four at a time 16 and 20.
+inline constexpr int kUnroll = 4;
+// The same for the narrow kernel of weights, whose turns are longer.
+inline constexpr int kCellUnroll = 2;
+
+// Whether the compiler may fold one load into several integer products: where a product takes two instructions, folded
+// loads, though repeated, do not set the pace.
+inline constexpr bool kFoldsIntegerLoads = kIsAvx2;
+
+// Whether pairs of bf16 are multiplied and added by one instruction. HWY_NATIVE_DOT_BF16 is stale where NEON is
+// compiled after NEON_BF16 (Highway 1.2.0).
+#if HWY_TARGET_IS_NEON
+inline constexpr bool kNativeDotBF16 = HWY_NEON_HAVE_F32_TO_BF16C != 0;
+#else
+inline constexpr bool kNativeDotBF16 = HWY_NATIVE_DOT_BF16 != 0;
+#endif
+
+// Whether dot products of K and V of that type are faster than f32 FMA: of bf16, or of bytes (digits-inl.h).
+inline bool FastDots(DType type) {
+  switch (type) {
+    case DType::kBF16: return kNativeDotBF16 && HasFastBF16Dots();
+    case DType::kI8:
+    case DType::kI4: return kHasVnni;
+    default: return false;
+  }
+}
+
+// The ways in which narrow kernels are built to read f32, f16 and bf16 (tuning.h), beside kTileAhead.
+inline constexpr bool kHasSpreads = kIsAvx2;
+inline constexpr bool kHasStreams = kIsAvx512;
+
+// Which of them is fastest, as far as measured: docs/decisions/0015.
+inline Reading PreferredReading(Cpu cpu, int64_t head_size, int64_t row_bytes) {
+  if (kIsAvx2) return Reading::kSpread;
+  if (!kIsAvx512) return Reading::kTileAhead;
+  switch (cpu) {
+    case Cpu::kZen4: return Reading::kTileAhead;
+    case Cpu::kZen5: return Reading::kStream;
+    case Cpu::kCommon: break;
+  }
+  const bool streams = head_size <= kShortHead && row_bytes >= kStreamLeastRow;
+  return streams ? Reading::kStream : Reading::kTileAhead;
+}
+
+// kStream: how far ahead the kernel of scores brings K. Lines farther ahead would be evicted from L1, or wait with too
+// many others.
+inline constexpr int64_t kKeyBytesAhead = 8 << 10;
+// How far beyond that a page is touched for the first time, so that its address is translated once its lines are
+// wanted: a prefetch that must wait for the page's translation holds up the others.
+inline constexpr int64_t kPageBytesAhead = 16 << 10;
+// The kernel of weights takes V in blocks of about that many bytes: a block stays in L1 until every strip has been
+// weighted. At least kLeastBlockCells cells of keys, since sums come and go with every block.
+inline constexpr int64_t kValueBlockBytes = 4 << 10;
+inline constexpr int64_t kLeastBlockCells = 4;
+// How many blocks ahead V is brought.
+inline constexpr int64_t kValueBlocksAhead = 2;
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif

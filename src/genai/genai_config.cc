@@ -1,0 +1,153 @@
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
+
+#include "graph/atomic_file.h"
+#include "kvshare/genai.h"
+
+namespace kvshare {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kConfig = "genai_config.json";
+constexpr const char* kBackup = "genai_config.json.before-kvshare";
+
+struct Config {
+  std::string text;
+  Json json;
+};
+
+Result<Config> ReadConfig(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf()))
+    return Status::InvalidInput(
+        fmt::format("'{}' cannot be read; needs a folder that onnxruntime-genai's builder wrote", path.string()));
+  Config config{text.str(), Json::parse(text.str(), nullptr, /*allow_exceptions=*/false)};
+  if (!config.json.is_object())
+    return Status::InvalidInput(fmt::format("'{}' is no JSON object; needs onnxruntime-genai's format", path.string()));
+  return config;
+}
+
+// A member of an object that is itself an object; null where there is none.
+Json* Member(Json& object, const char* name) {
+  const auto found = object.is_object() ? object.find(name) : object.end();
+  return object.is_object() && found != object.end() && found->is_object() ? &*found : nullptr;
+}
+
+// The models that a decoder runs: itself, or the stages of its pipeline.
+std::vector<std::pair<std::string, Json*>> Decoders(Json& decoder) {
+  const auto pipeline = decoder.find("pipeline");
+  if (pipeline == decoder.end() || !pipeline->is_array()) return {{"model.decoder", &decoder}};
+  std::vector<std::pair<std::string, Json*>> stages;
+  for (Json& entry : *pipeline) {
+    if (!entry.is_object()) continue;
+    for (auto& [name, stage] : entry.items())
+      if (stage.is_object()) stages.emplace_back(fmt::format("model.decoder.pipeline.{}", name), &stage);
+  }
+  return stages;
+}
+
+Status AddTo(const std::string& place, Json& decoder, const Json& ours, std::vector<std::string>& changes) {
+  Json& session = decoder["session_options"];
+  if (session.is_null()) session = Json::object();
+  if (!session.is_object())
+    return Status::InvalidInput(fmt::format("{}: '{}.session_options' is no object", kConfig, place));
+  Json& providers = session["provider_options"];
+  if (providers.is_null()) providers = Json::array();
+  if (!providers.is_array())
+    return Status::InvalidInput(
+        fmt::format("{}: '{}.session_options.provider_options' is no list", kConfig, place));
+  for (Json& provider : providers) {
+    if (!provider.is_object() || provider.size() != 1)
+      return Status::InvalidInput(fmt::format("{}: an entry of '{}.session_options.provider_options' is no object of one "
+                                              "provider",
+                                              kConfig, place));
+    const std::string& name = provider.begin().key();
+    if (name == kProviderName) {
+      if (provider == ours) return {};
+      changes.push_back(fmt::format("{}: options of {} were {}, are {}", place, kProviderName, provider.begin()->dump(),
+                                    ours.begin()->dump()));
+      provider = ours;
+      return {};
+    }
+    if (name != "cpu" && name != "CPUExecutionProvider")
+      return Status::Refused(fmt::format("{}: '{}' runs on provider '{}'; {} is for the CPU and would stand aside", kConfig,
+                                         place, name, kProviderName));
+  }
+  providers.insert(providers.begin(), ours);
+  changes.push_back(fmt::format("{}: provider_options begin with {}", place, ours.dump()));
+  return {};
+}
+
+Status Edit(Json& config, const std::map<std::string, std::string>& options, std::vector<std::string>& changes) {
+  Json* const model = Member(config, "model");
+  Json* const decoder = model == nullptr ? nullptr : Member(*model, "decoder");
+  if (decoder == nullptr)
+    return Status::InvalidInput(fmt::format("{} has no 'model.decoder'; needs the configuration of a decoder", kConfig));
+  Json values = Json::object();
+  for (const auto& [name, value] : options) values[name] = value;
+  const Json ours = {{kProviderName, values}};
+  for (const auto& [place, stage] : Decoders(*decoder)) KVSHARE_RETURN_IF_ERROR(AddTo(place, *stage, ours, changes));
+  return {};
+}
+
+// Everything in `folder` but what kvshare left there.
+Status CopyFolder(const fs::path& folder, const fs::path& out) {
+  std::error_code error;
+  if (fs::exists(out, error) && !fs::is_empty(out, error))
+    return Status::InvalidInput(fmt::format("'{}' holds files; needs a folder that is absent or empty", out.string()));
+  fs::create_directories(out, error);
+  if (error) return Status::Internal(fmt::format("cannot make '{}': {}", out.string(), error.message()));
+  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const fs::path to = out / fs::relative(it->path(), folder, error);
+    if (it->is_directory(error)) {
+      fs::create_directories(to, error);
+    } else if (it->path().filename() != kBackup) {
+      KVSHARE_RETURN_IF_ERROR(graph::CopyFileAtomically(it->path(), to));
+    }
+  }
+  if (error) return Status::Internal(fmt::format("cannot copy '{}': {}", folder.string(), error.message()));
+  return {};
+}
+
+}  // namespace
+
+Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
+                                     const std::map<std::string, std::string>& options) {
+  KVSHARE_ASSIGN_OR_RETURN(Config config, ReadConfig(fs::path(folder) / kConfig));
+  GenaiReport report;
+  KVSHARE_RETURN_IF_ERROR(Edit(config.json, options, report.changes));
+  const fs::path target = out.empty() ? fs::path(folder) : fs::path(out);
+  report.config = (target / kConfig).string();
+  if (!out.empty()) KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out));
+  if (report.changes.empty()) return report;
+  const fs::path backup = target / kBackup;
+  std::error_code ignored;
+  if (out.empty()) {
+    if (!fs::exists(backup, ignored)) KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(backup, config.text));
+    report.backup = backup.string();
+  }
+  KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(target / kConfig, config.json.dump(4) + "\n"));
+  return report;
+}
+
+Result<GenaiReport> UndoGenaiProvider(const std::string& folder) {
+  const fs::path config = fs::path(folder) / kConfig;
+  const fs::path backup = fs::path(folder) / kBackup;
+  std::error_code error;
+  if (!fs::exists(backup, error))
+    return Status::InvalidInput(fmt::format("'{}' is not there: nothing to undo", backup.string()));
+  fs::rename(backup, config, error);
+  if (error) return Status::Internal(fmt::format("cannot put '{}' back: {}", backup.string(), error.message()));
+  return GenaiReport{config.string(), "", {fmt::format("{} is what it was before kvshare", kConfig)}};
+}
+
+}  // namespace kvshare

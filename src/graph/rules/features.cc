@@ -1,0 +1,29 @@
+#include "graph/rules/features.h"
+
+namespace kvshare::graph {
+namespace {
+
+Features Preset(Target target) {
+  switch (target) {
+    case Target::kKvshare: return {Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey};
+    case Target::kKvshareAttention: return {Feature::kToKeyMask};
+    case Target::kOrt: return {Feature::kOwnGqa, Feature::kToEmptyKey};
+  }
+  return {};
+}
+
+}  // namespace
+
+Features FeaturesOf(const RewriteOptions& options, bool names_presents) {
+  Features wanted = Preset(options.target);
+  if (options.keep_own) {
+    wanted.Remove(Feature::kOwnGqa);
+    wanted.Remove(Feature::kOwnInKvshare);
+  }
+  if (options.rope == Rope::kFold) wanted.Add(Feature::kFoldRotary);
+  if (names_presents && wanted.Has(Feature::kToEmptyKey)) wanted.Add(Feature::kNamedPresents);
+  if (options.prune_inputs) wanted.Add(Feature::kPruneInputs);
+  return wanted;
+}
+
+}  // namespace kvshare::graph

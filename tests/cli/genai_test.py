@@ -1,0 +1,106 @@
+"""kvshare genai: what it does to genai_config.json, and what it leaves alone."""
+import json
+import os
+import pathlib
+
+import pytest
+
+from conftest import BAD_INPUT, EQUAL, REFUSED
+
+NAME = "KvshareExecutionProvider"
+
+
+def folder(path, decoder):
+    path.mkdir()
+    config = {"model": {"type": "gemma3_text", "decoder": decoder, "vocab_size": 8}, "search": {"max_length": 64}}
+    (path / "genai_config.json").write_text(json.dumps(config))
+    (path / "model.onnx").write_bytes(b"weights")
+    return path
+
+
+def config(path):
+    return json.loads((pathlib.Path(path) / "genai_config.json").read_text())
+
+
+@pytest.mark.parametrize("session_options", [None, {}, {"log_id": "x", "provider_options": []}, {"provider_options": [{"cpu": {}}]}])
+def test_the_provider_comes_first_and_the_rest_stays(kvshare, tmp_path, session_options):
+    decoder = {"filename": "model.onnx", **({} if session_options is None else {"session_options": session_options})}
+    model = folder(tmp_path / "m", decoder)
+    before = config(model)
+    done = kvshare("genai", model, "--option", "mode=nodes")
+    assert done.returncode == EQUAL, done.stderr
+    assert 'register_execution_provider_library("kvshare", "' in done.stdout and "libkvshare_ort.so" in done.stdout
+    after = config(model)
+    options = after["model"]["decoder"].pop("session_options")
+    assert options.pop("provider_options") == [{NAME: {"mode": "nodes"}}, *(session_options or {}).get("provider_options", [])]
+    assert options == {k: v for k, v in (session_options or {}).items() if k != "provider_options"}
+    before["model"]["decoder"].pop("session_options", None)
+    assert after == before
+
+
+def test_undo_puts_back_the_first_state_to_the_byte(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    first = (model / "genai_config.json").read_bytes()
+    assert kvshare("genai", model).returncode == EQUAL
+    assert kvshare("genai", model, "--option", "mode=off").returncode == EQUAL
+    assert config(model)["model"]["decoder"]["session_options"]["provider_options"] == [{NAME: {"mode": "off"}}]
+    assert kvshare("genai", model, "--undo").returncode == EQUAL
+    assert (model / "genai_config.json").read_bytes() == first and sorted(os.listdir(model)) == ["genai_config.json", "model.onnx"]
+    done = kvshare("genai", model, "--undo")
+    assert (done.returncode, "nothing to undo" in done.stderr) == (BAD_INPUT, True)
+
+
+def test_a_second_call_changes_nothing(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    assert kvshare("genai", model).returncode == EQUAL
+    once = (model / "genai_config.json").read_bytes()
+    done = kvshare("genai", model)
+    assert (done.returncode, "nothing to change" in done.stdout) == (EQUAL, True)
+    assert (model / "genai_config.json").read_bytes() == once
+
+
+def test_a_copy_leaves_the_original_alone(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    (model / "onnx").mkdir()
+    (model / "onnx" / "weights.data").write_bytes(b"1234")
+    first = (model / "genai_config.json").read_bytes()
+    done = kvshare("genai", model, "-o", tmp_path / "out")
+    assert done.returncode == EQUAL, done.stderr
+    assert (model / "genai_config.json").read_bytes() == first and "genai_config.json.before-kvshare" not in os.listdir(model)
+    assert (tmp_path / "out/onnx/weights.data").read_bytes() == b"1234"
+    assert NAME in json.dumps(config(tmp_path / "out"))
+    done = kvshare("genai", model, "-o", tmp_path / "out")
+    assert (done.returncode, "holds files" in done.stderr) == (BAD_INPUT, True)
+
+
+def test_every_stage_of_a_pipeline_gets_the_provider(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {"pipeline": [{"prompt": {"filename": "a"}, "generate": {"session_options": {}}}]})
+    assert kvshare("genai", model).returncode == EQUAL
+    stages = config(model)["model"]["decoder"]["pipeline"][0]
+    assert all(stage["session_options"]["provider_options"] == [{NAME: {}}] for stage in stages.values())
+
+
+BAD = {
+    "no_config": (lambda m: (m / "genai_config.json").unlink(), "cannot be read", BAD_INPUT),
+    "no_json": (lambda m: (m / "genai_config.json").write_text("{"), "is no JSON object", BAD_INPUT),
+    "no_decoder": (lambda m: (m / "genai_config.json").write_text('{"model": {}}'), "has no 'model.decoder'", BAD_INPUT),
+    "options_list": (lambda m: (m / "genai_config.json").write_text('{"model": {"decoder": {"session_options": []}}}'),
+                     "'model.decoder.session_options' is no object", BAD_INPUT),
+    "providers_object": (lambda m: (m / "genai_config.json").write_text(
+        '{"model": {"decoder": {"session_options": {"provider_options": {}}}}}'), "provider_options' is no list", BAD_INPUT),
+    "provider_name": (lambda m: (m / "genai_config.json").write_text(
+        '{"model": {"decoder": {"session_options": {"provider_options": ["cuda"]}}}}'), "is no object of one provider", BAD_INPUT),
+    "cuda": (lambda m: (m / "genai_config.json").write_text(
+        '{"model": {"decoder": {"session_options": {"provider_options": [{"cuda": {}}]}}}}'), "runs on provider 'cuda'", REFUSED),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_folder_is_named_and_left_alone(kvshare, tmp_path, name):
+    model = folder(tmp_path / "m", {})
+    spoil, message, code = BAD[name]
+    spoil(model)
+    before = {f: (model / f).read_bytes() for f in os.listdir(model)}
+    done = kvshare("genai", model)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert {f: (model / f).read_bytes() for f in os.listdir(model)} == before

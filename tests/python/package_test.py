@@ -1,0 +1,196 @@
+"""The installed wheel beside the onnxruntime of this environment, which may be any from 1.20 on."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import kvshare
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
+ORT = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+with_ep = pytest.mark.skipif(ORT < (1, 24), reason=f"onnxruntime {onnxruntime.__version__} has no plugin execution provider")
+without_ep = pytest.mark.skipif(ORT >= (1, 24), reason="onnxruntime has the plugin execution provider")
+
+
+def golden_differences(session, case):
+    """The largest difference of each step from golden logits."""
+    golden = np.load(case / "golden.npz")
+    inputs = {i.name: i for i in session.get_inputs()}
+    outputs = [o.name for o in session.get_outputs()]
+    batch = golden["input_ids"].shape[0]
+    past = {name: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for name, i in inputs.items() if name.startswith("past")}
+
+    def step(ids, mask, positions):
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, **past}
+        got = dict(zip(outputs, session.run(None, {name: feeds[name] for name in inputs})))
+        past.update({name: got[name.replace("past_key_values", "present")] for name in past})
+        return got["logits"]
+
+    real = np.arange(golden["input_ids"].shape[1])[None] < golden["lens"][:, None]
+    prefill = step(golden["input_ids"], golden["attention_mask"], golden["position_ids"])
+    yield np.abs(prefill - golden["prefill_logits"])[real].max()
+    for t, ids in enumerate(golden["decode_input_ids"]):
+        logits = step(ids[:, None], golden[f"decode_attention_mask_{t}"], golden["decode_position_ids"][t][:, None])
+        yield np.abs(logits[:, 0] - golden["decode_logits"][t]).max()
+
+
+def borrower(path, op_domain="com.microsoft"):
+    """One own and one shared layer, of an opset that every onnxruntime here loads: the shared one has key and value of
+    length 0."""
+    def gqa(inputs, outputs, name):
+        return helper.make_node("GroupQueryAttention", inputs, outputs, name, domain=op_domain, num_heads=4, kv_num_heads=2)
+
+    empty = helper.make_tensor("empty", TensorProto.FLOAT, [1, 0, 32], [])
+    nodes = [gqa(["q0", "k0", "v0", "past_k", "past_v", "seqlens_k", "total"], ["a0", "present_k", "present_v"], "own"),
+             gqa(["q1", "empty", "empty", "present_k", "present_v", "seqlens_k", "total"], ["a1", "unused_k", "unused_v"], "shared")]
+    f32 = {"q0": [1, 1, 64], "k0": [1, 1, 32], "v0": [1, 1, 32], "q1": [1, 1, 64], "past_k": [1, 2, "P", 16], "past_v": [1, 2, "P", 16]}
+    ints = {"seqlens_k": [1], "total": []}
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in f32.items()]
+    inputs += [helper.make_tensor_value_info(n, TensorProto.INT32, s) for n, s in ints.items()]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("a0", "a1", "present_k", "present_v")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [empty])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
+    return path
+
+
+def feeds(past=7):
+    draw = np.random.default_rng(0).standard_normal
+    shapes = {"q0": (1, 1, 64), "k0": (1, 1, 32), "v0": (1, 1, 32), "q1": (1, 1, 64), "past_k": (1, 2, past, 16), "past_v": (1, 2, past, 16)}
+    return {**{n: draw(s).astype(np.float32) for n, s in shapes.items()}, "seqlens_k": np.array([past], np.int32),
+            "total": np.array(past + 1, np.int32)}
+
+
+def attention(q, k, v):
+    """Of one token, in float64: q [1, 1, Hq·D], k and v [1, Hkv, T, D]."""
+    heads = q.reshape(4, 16).astype(np.float64)
+    group = 4 // k.shape[1]
+    rows = []
+    for h in range(4):
+        scores = k[0, h // group].astype(np.float64) @ heads[h] / 4
+        weights = np.exp(scores - scores.max())
+        rows.append(weights @ v[0, h // group] / weights.sum())
+    return np.concatenate(rows)
+
+
+def check(session):
+    given = feeds()
+    a0, a1, k, v = session.run(["a0", "a1", "present_k", "present_v"], given)
+    for q, got in (("q0", a0), ("q1", a1)):
+        assert np.abs(got.reshape(-1) - attention(given[q], k, v)).max() < 1e-5
+
+
+def test_the_libraries_are_where_the_package_says():
+    for kind in ("ort", "dropin"):
+        assert os.path.isfile(kvshare.library_path(kind))
+    assert kvshare.get_library_path() == kvshare.library_path() and kvshare.get_ep_name() == "KvshareExecutionProvider"
+    with pytest.raises(kvshare.RefusedError, match="no CUDA kernels"):
+        kvshare.library_path("cuda")
+    with pytest.raises(kvshare.InvalidInputError, match="'x' is not known; have ort, dropin"):
+        kvshare.library_path("x")
+
+
+def test_the_command_is_installed_and_has_the_packages_version():
+    command = [os.path.join(os.path.dirname(sys.executable), "kvshare"), "--version"]
+    assert kvshare.__version__ in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_inspect_and_rewrite_take_paths_and_protos(tmp_path):
+    case = DATA / "mixed_bias_asis" / "model.onnx"
+    inspection = kvshare.inspect(case)
+    assert [layer.source for layer in inspection.layers if layer.kind == "shared"] == [3, 3, 3, 3, 4]
+    report = kvshare.rewrite(case, tmp_path / "out.onnx")
+    assert report.changed and (tmp_path / "out.onnx").exists()
+    assert all(layer.domain == "kvshare" for layer in kvshare.inspect(tmp_path / "out.onnx").layers)
+    proto = onnx.load(borrower(tmp_path / "b.onnx"))
+    assert [layer.kind for layer in kvshare.inspect(proto).layers] == ["own", "shared"]
+    rewritten = kvshare.rewrite(proto)
+    assert rewritten.changed and {node.domain for node in rewritten.model.graph.node} == {"kvshare"}
+    assert not kvshare.rewrite(proto, dry_run=True).model
+
+
+def test_failures_are_exceptions_with_one_line(tmp_path):
+    with pytest.raises(kvshare.InvalidInputError, match="no such file") as failure:
+        kvshare.inspect(tmp_path / "absent.onnx")
+    assert "\n" not in str(failure.value) and isinstance(failure.value, ValueError)
+    with pytest.raises(kvshare.RefusedError, match="takes a rotated query"):
+        kvshare.rewrite(DATA / "mixed_bias_asis" / "model.onnx", to="kvshare-attention", rope="fold", dry_run=True)
+    with pytest.raises(kvshare.InvalidInputError, match="needs output, or dry_run=True"):
+        kvshare.rewrite(DATA / "mixed_bias_asis" / "model.onnx")
+    for options in ({"to": "x"}, {"own": "x"}, {"rope": "x"}):
+        with pytest.raises(kvshare.InvalidInputError, match=f"option '{next(iter(options))}' is 'x'; needs "):
+            kvshare.rewrite(DATA / "mixed_bias_asis" / "model.onnx", dry_run=True, **options)
+    with pytest.raises(kvshare.InvalidInputError, match="needs a path or an onnx.ModelProto"):
+        kvshare.inspect(3)
+
+
+def test_an_unchanged_model_runs_through_the_override(tmp_path):
+    path = borrower(tmp_path / "m.onnx")
+    check(onnxruntime.InferenceSession(str(path), kvshare.session_options(path)))
+    assert kvshare.doctor(path, via="dropin").nodes_here == 2
+
+
+def test_a_rewritten_model_runs_as_custom_ops(tmp_path):
+    kvshare.rewrite(borrower(tmp_path / "m.onnx"), tmp_path / "r.onnx")
+    check(onnxruntime.InferenceSession(str(tmp_path / "r.onnx"), kvshare.session_options()))
+    assert kvshare.doctor(tmp_path / "r.onnx").nodes_here == 2
+
+
+@without_ep
+def test_an_older_host_is_told_what_it_needs(tmp_path):
+    for call in (kvshare.register, lambda: kvshare.InferenceSession(borrower(tmp_path / "m.onnx"))):
+        with pytest.raises(kvshare.RefusedError, match="needs 1.24 or later, or kvshare.session_options"):
+            call()
+
+
+@with_ep
+def test_registering_twice_is_registering_once():
+    kvshare.register()
+    kvshare.register()
+    assert [d.ep_name for d in onnxruntime.get_ep_devices()].count(kvshare.get_ep_name()) == 1
+
+
+@with_ep
+@pytest.mark.parametrize("mode", ["fuse", "nodes"])
+def test_an_unchanged_real_export_has_golden_logits_without_override(mode):
+    case = DATA / "e2b35_mixed_bias_asis"
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = kvshare.InferenceSession(case / "model.onnx", options, kvshare_options={"mode": mode})
+    assert max(golden_differences(session, case)) < 1e-4
+    ours = [node.op_type for graph in session.get_provider_graph_assignment_info() if graph.ep_name == kvshare.get_ep_name()
+            for node in graph.get_nodes()]
+    assert (ours.count("GroupQueryAttention"), ours.count("Attention")) == (15, 20)
+
+
+@with_ep
+def test_a_rewritten_export_needs_no_other_registration(tmp_path):
+    case = DATA / "mixed_bias_asis"
+    kvshare.rewrite(case / "model.onnx", tmp_path / "r.onnx")
+    assert max(golden_differences(kvshare.InferenceSession(tmp_path / "r.onnx"), case)) < 1e-4
+
+
+@with_ep
+def test_the_provider_takes_the_callers_providers_and_options(tmp_path):
+    path = borrower(tmp_path / "m.onnx")
+    check(kvshare.InferenceSession(path, providers=["CPUExecutionProvider"]))
+    check(kvshare.InferenceSession(path.read_bytes()))
+    with pytest.raises(Exception, match="fuse, nodes"):
+        kvshare.InferenceSession(path, kvshare_options={"mode": "x"})
+
+
+@with_ep
+def test_verify_runs_in_this_onnxruntime():
+    case = DATA / "mixed_bias_causal0"
+    found = kvshare.verify(case / "model.onnx", golden=case)
+    assert found.equal and found.onnxruntime == onnxruntime.__version__ and found.steps[0].step == "prefill"
+    wrong = kvshare.verify(DATA / "mixed_bias_asis" / "model.onnx", golden=DATA / "mixed_bias_asis")
+    assert not wrong.equal and wrong.steps[0].difference < 1e-4 < wrong.steps[1].difference
+    with pytest.raises(kvshare.InvalidInputError, match="needs one of golden and against"):
+        kvshare.verify(case / "model.onnx")
