@@ -2,7 +2,7 @@
 # the CMake package `kvshare`:
 #   kvshare::kvshare  the attention core and its oracle, one static library that needs threads and nothing else
 #   kvshare::graph    Inspect and Rewrite; there where the consumer has protobuf
-#   kvshare::host     Verify and Diagnose; there where the consumer has libzip as well
+#   kvshare::host     Verify and Diagnose; there where the consumer has zlib as well
 include(CMakePackageConfigHelpers)
 
 # kvshare_installed_library(NAME [COMPONENT c] PARTS...): the objects of PARTS in one archive, exported as kvshare::NAME; with
@@ -36,9 +36,9 @@ kvshare_installed_library(graph kvshare_graph kvshare_onnx_proto)
 set_target_properties(kvshare_installed_graph PROPERTIES OUTPUT_NAME kvshare_graph)
 target_link_libraries(kvshare_installed_graph INTERFACE kvshare_installed_kvshare protobuf::libprotobuf)
 
-kvshare_installed_library(host kvshare_host)
+kvshare_installed_library(host kvshare_host zip)
 set_target_properties(kvshare_installed_host PROPERTIES OUTPUT_NAME kvshare_host)
-target_link_libraries(kvshare_installed_host INTERFACE kvshare_installed_graph zip ${CMAKE_DL_LIBS})
+target_link_libraries(kvshare_installed_host INTERFACE kvshare_installed_graph z ${CMAKE_DL_LIBS})
 
 # The Python extension's: the graph tool with everything below it that the first archive lacks.
 kvshare_installed_library(tools COMPONENT python kvshare_graph kvshare_host kvshare_report kvshare_onnx_proto kvshare_protobuf_lite zip)
