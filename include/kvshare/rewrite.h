@@ -93,7 +93,7 @@ Result<Inspection> Inspect(const std::string& model_path);
 // referred to where both lie in one folder, else copied, which takes no room where the file system shares blocks. A
 // file that is replaced hands its permissions on; a link that is replaced becomes a file. Errors as Inspect; kRefused
 // for a target that cannot serve the options, and where another file has the name of the weights; kInternal for I/O. A
-// message names an option in braces, as {min_ort}: a face puts its own name for it there.
+// message names an option as "option 'min_ort' = '1.27'"; a face spells it its own way (report/report.h).
 Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
                               const RewriteOptions& options);
 

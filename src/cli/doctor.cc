@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
-#include "cli/flag_names.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "report/report.h"
@@ -27,7 +26,7 @@ ExitCode RunDoctor(const DoctorFlags& flags) {
   }
   const auto diagnosis = Diagnose(flags.model, flags.run.Options(), **runtime);
   if (!diagnosis.ok()) return Report(diagnosis.status());
-  fmt::print("{}", WithFlags(flags.json ? report::ToJson(*diagnosis) + "\n" : report::ToText(*diagnosis)));
+  fmt::print("{}", flags.json ? report::ToJson(*diagnosis) + "\n" : Spelled(report::ToText(*diagnosis)));
   return diagnosis->NodesHere() > 0 ? kEqual : kDiffers;
 }
 

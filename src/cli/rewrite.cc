@@ -7,7 +7,6 @@
 #include <memory>
 #include <string>
 
-#include "cli/flag_names.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
@@ -37,10 +36,10 @@ ExitCode Run(const Arguments& arguments) {
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
   if (!rewritten.ok()) return Report(rewritten.status());
   if (arguments.json) {
-    fmt::print("{}\n", WithFlags(report::ToJson(*rewritten)));
+    fmt::print("{}\n", Spelled(report::ToJson(*rewritten)));
     return kEqual;
   }
-  fmt::print("{}{}\n", WithFlags(report::ToText(*rewritten)),
+  fmt::print("{}{}\n", Spelled(report::ToText(*rewritten)),
              arguments.options.dry_run ? "dry run: nothing written" : fmt::format("written: {}", arguments.out));
   return kEqual;
 }

@@ -6,9 +6,10 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <utility>
 
-#include "cli/flag_names.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
 namespace {
@@ -85,8 +86,19 @@ Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
   return OpenOnnxRuntime(flags.ort, ExecutableFolder());
 }
 
+std::string Spelled(const std::string& text) {
+  static const std::map<std::string, std::string> others = {
+      {"library", "--lib"},     {"tolerance", "--tol"},        {"target", "--to"},
+      {"min_ort", "--min-ort"}, {"weights_name", "--weights"}, {"link_weights", "--link-weights"}};
+  return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
+    const auto found = others.find(name);
+    const std::string flag = found == others.end() ? "--" + name : found->second;
+    return value.empty() ? flag : flag + " " + value;
+  });
+}
+
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", WithFlags(failure.message()));
+  fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

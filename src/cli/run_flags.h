@@ -33,6 +33,9 @@ void AddRunFlags(CLI::App& verb, RunFlags& flags);
 // The ONNX Runtime that the flags name.
 Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags);
 
+// `text` with the options that it names as flags.
+std::string Spelled(const std::string& text);
+
 // Prints the failure on stderr and returns its exit code: 2 bad input, 3 refused, 5 any other failure.
 ExitCode Report(const Status& failure);
 

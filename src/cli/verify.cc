@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
-#include "cli/flag_names.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "report/report.h"
@@ -30,7 +29,7 @@ ExitCode RunVerify(const VerifyFlags& flags) {
   options.run = flags.run.Options();
   const auto verification = Verify(flags.model, options, **runtime);
   if (!verification.ok()) return Report(verification.status());
-  fmt::print("{}", WithFlags(flags.json ? report::ToJson(*verification) + "\n" : report::ToText(*verification)));
+  fmt::print("{}", flags.json ? report::ToJson(*verification) + "\n" : Spelled(report::ToText(*verification)));
   return verification->equal ? kEqual : kDiffers;
 }
 

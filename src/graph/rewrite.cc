@@ -45,14 +45,15 @@ Status CheckOptions(const RewriteOptions& options) {
       return Status::InvalidInput(fmt::format("no rule '{}'; have {}", skipped, fmt::join(names, ", ")));
   }
   if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
-    return Status::Refused("{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
+    return Status::Refused(
+        "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
-    return Status::Refused(
-        fmt::format("{{target}} ort {{min_ort}} {}: releases before 1.27 refuse key and value of length 0, "
-                    "which is how upstream shares; needs at least 1.27, or {{target}} kvshare",
-                    options.min_ort));
+    return Status::Refused(fmt::format(
+        "option 'target' = 'ort' option 'min_ort' = '{}': releases before 1.27 refuse key and value of length 0, "
+        "which is how upstream shares; needs at least 1.27, or option 'target' = 'kvshare'",
+        options.min_ort));
   return {};
 }
 

@@ -39,13 +39,13 @@ Result<bool> NeedsMaking(const Move& move, const fs::path& folder) {
   if (!LiesIn(fs::weakly_canonical(move.target, error), fs::canonical(folder, error)))
     return Status::Refused(
         fmt::format("'{}' is a link that leaves its folder, which the written model could not load; write to another "
-                    "folder, or give the weights a name of their own ({{weights_name}})",
+                    "folder, or give the weights a name of their own (option 'weights_name')",
                     move.target.string()));
   if (!fs::exists(fs::symlink_status(move.target, error))) return true;
   if (fs::equivalent(move.source, move.target, error) || SameBytes(move.source, move.target)) return false;
   return Status::Refused(fmt::format(
       "'{}' exists and is not the model's external data; write to another folder, or give the weights a name "
-      "of their own ({{weights_name}})",
+      "of their own (option 'weights_name')",
       move.target.string()));
 }
 
@@ -56,7 +56,7 @@ Status Make(const Move& move, const Placing& placing) {
   fs::create_hard_link(move.source, move.target, error);
   if (!error) return {};
   return Status::Internal(
-      fmt::format("cannot link '{}': {}; copy it ({{link_weights}} off)", move.target.string(), error.message()));
+      fmt::format("cannot link '{}': {}; copy it (option 'link_weights' off)", move.target.string(), error.message()));
 }
 
 }  // namespace
@@ -67,8 +67,8 @@ Result<NewLocations> NameLocations(const std::set<std::string>& locations, const
   const fs::path path(name);
   if (path.is_absolute() || std::find(path.begin(), path.end(), "..") != path.end() ||
       name.find('\0') != std::string::npos || (!name.empty() && !path.has_filename()) || path.filename() == ".")
-    return Status::InvalidInput(
-        fmt::format("{{weights_name}} '{}' names no file inside the output's folder; needs e.g. model.data", name));
+    return Status::InvalidInput(fmt::format(
+        "option 'weights_name' = '{}' names no file inside the output's folder; needs e.g. model.data", name));
   NewLocations made;
   for (const std::string& location : locations)
     made[location] = name.empty() ? location : (files.size() == 1 ? path : path / location).lexically_normal().string();

@@ -43,7 +43,7 @@ Result<Decoder> Decoder::Create(std::unique_ptr<Runner> runner, const KnownExten
 Result<Tensor> Decoder::Logits(const Step& step) {
   if (step.past > 0 && !feeds_.HasStates())
     return Status::Refused(
-        "the model has no input past_key_values.* to go on with after a prefill; needs one, or {steps} 0");
+        "the model has no input past_key_values.* to go on with after a prefill; needs one, or option 'steps' = '0'");
   NamedTensors states = std::move(states_);
   states_.clear();
   if (states.empty()) {

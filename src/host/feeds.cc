@@ -162,7 +162,7 @@ class Planner {
     for (const auto& [name, extent] : known_.named)
       if (!used_.contains(name))
         return Status::Refused(
-            fmt::format("{{extent}}: no input has an extent '{}' that is to be told; {}", name, WhichAreOpen()));
+            fmt::format("option 'extent': no input has an extent '{}' that is to be told; {}", name, WhichAreOpen()));
     return feeds;
   }
 
@@ -269,9 +269,9 @@ class Planner {
       } else if (rank == 4 && i == 1 && cache.heads > 0) {
         extent = cache.heads;
       } else {
-        return Status::Refused(
-            fmt::format("input '{}' has shape {}, and nothing tells the extent of its axis {}; needs {{extent}} {}=N",
-                        input.name, ShapeText(input.shape), i, LabelOf(input, i)));
+        return Status::Refused(fmt::format(
+            "input '{}' has shape {}, and nothing tells the extent of its axis {}; needs option 'extent' = '{}=N'",
+            input.name, ShapeText(input.shape), i, LabelOf(input, i)));
       }
       feed.axes.push_back({Axis::Kind::kGiven, extent});
     }

@@ -78,7 +78,7 @@ Result<std::string> Asked(const fs::path& path, const std::string& by) {
 }  // namespace
 
 Result<std::string> FindOrt(const std::string& path, const std::string& near) {
-  if (!path.empty()) return Asked(path, "{ort}");
+  if (!path.empty()) return Asked(path, "option 'ort'");
   if (const char* asked = std::getenv("KVSHARE_ORT"); asked != nullptr && *asked != '\0')
     return Asked(asked, "KVSHARE_ORT");
   std::error_code ignored;
@@ -87,7 +87,7 @@ Result<std::string> FindOrt(const std::string& path, const std::string& near) {
     if (const fs::path library = LibraryOfVenv(folder); !library.empty()) return library.string();
   }
   return Status::InvalidInput(
-      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with {ort} or KVSHARE_ORT, "
+      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with option 'ort' or KVSHARE_ORT, "
       "or install the wheel into .venv");
 }
 

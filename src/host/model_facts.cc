@@ -46,7 +46,7 @@ Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& op
     for (const auto& [key, value] : options.entries)
       if (key == "kvshare.drop_in")
         return Status::InvalidInput(
-            fmt::format("{{via}} dropin sets session entry {} itself, and it is given as '{}'; needs one of "
+            fmt::format("option 'via' = 'dropin' sets session entry {} itself, and it is given as '{}'; needs one of "
                         "the two",
                         key, value));
     const std::string mode = DropInFor(inspection);
@@ -55,7 +55,8 @@ Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& op
   if (!IsNeeded(inspection, options)) return setup;
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(options.library, ignored))
-    return Status::Refused(fmt::format("no library at '{}'; name libkvshare_ort.so with {{library}}", options.library));
+    return Status::Refused(
+        fmt::format("no library at '{}'; name libkvshare_ort.so with option 'library'", options.library));
   (options.via == Via::kEp ? setup.provider : setup.library) = std::filesystem::absolute(options.library).string();
   return setup;
 }

@@ -179,7 +179,7 @@ Status OrtHost::AppendProvider(const std::string& file, OrtSessionOptions* optio
   const OrtApi* api = get_api_(kProviderApiVersion);
   if (api == nullptr)
     return Status::Refused(
-        fmt::format("ONNX Runtime {} takes no execution providers from libraries; {{via}} ep needs 1.{} "
+        fmt::format("ONNX Runtime {} takes no execution providers from libraries; option 'via' = 'ep' needs 1.{} "
                     "or later",
                     version_, kProviderApiVersion));
   KVSHARE_RETURN_IF_ERROR(RegisterProviders(*api, file));

@@ -274,7 +274,7 @@ Result<Verification> Compare(const std::string& model_path, const VerifyOptions&
 
 Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
   if (options.golden.empty() == options.against.empty())
-    return Status::InvalidInput("needs either {golden} or {against}");
+    return Status::InvalidInput("needs either option 'golden' or option 'against'");
   KVSHARE_ASSIGN_OR_RETURN(Verification verification, Compare(model_path, options, runtime));
   host::Judge(options.tolerance, verification);
   verification.runtime = runtime.version();

@@ -115,7 +115,8 @@ std::string ToText(const RewriteReport& report) {
 std::string ToJson(const RewriteReport& report) {
   Json outcomes = Json::array();
   for (const RuleOutcome& o : report.outcomes)
-    outcomes.push_back({{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}, {"code", o.code}});
+    outcomes.push_back(
+        {{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}, {"code", o.code}});
   return Dump({{"changed", report.changed},
                {"outcomes", std::move(outcomes)},
                {"notes", report.notes},

@@ -1,8 +1,9 @@
 // What the library returned, as text for a terminal and as JSON for programs: one place for every face.
 //
-// Texts name options in braces ("needs {extent} D=N"), as the library's messages do; each face fills in its own names.
+// The library's texts name options ("option 'extent' = 'D=N'"); each face spells them its own way with SpellOptions.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "kvshare/doctor.h"
@@ -22,5 +23,11 @@ std::string ToJson(const Verification& verification);
 
 std::string ToText(const Diagnosis& diagnosis);
 std::string ToJson(const Diagnosis& diagnosis);
+
+// How a face writes an option: its name, and its value or "" where the text gives none.
+using Spelling = std::function<std::string(const std::string& name, const std::string& value)>;
+
+// `text` with each "option 'NAME'" and "option 'NAME' = 'VALUE'" in the face's spelling.
+std::string SpellOptions(const std::string& text, const Spelling& spelling);
 
 }  // namespace kvshare::report

@@ -36,8 +36,9 @@ std::string WhatToDo(const Diagnosis& diagnosis) {
   if (diagnosis.drop_in.empty()) return fmt::format("No node ran in kvshare: {}.\n", kNothingToServe);
   return fmt::format(
       "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the\n"
-      "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: {{entry}} "
-      "kvshare.drop_in={0}).\n",
+      "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: option "
+      "'entry' "
+      "= 'kvshare.drop_in={0}').\n",
       diagnosis.drop_in);
 }
 

@@ -382,7 +382,7 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
   RewriteOptions old = To(Target::kOrt);
   old.min_ort = "1.27";
   EXPECT_EQ(RewriteText(UpstreamsForm(), old).DeclineOf("unname-presents"),
-            "presents stay named (and copied) for {min_ort} 1.27: ONNX Runtime 1.27 to 1.30 crash without");
+            "presents stay named (and copied) for option 'min_ort' = '1.27': ONNX Runtime 1.27 to 1.30 crash without");
   const std::string read = UpstreamsForm("spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)");
   EXPECT_EQ(RewriteText(read, To(Target::kOrt)).DeclineOf("unname-presents"), "present 'own_k' is read");
   std::string scored = UpstreamsForm();
@@ -517,7 +517,7 @@ TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
   EXPECT_EQ(
       kept.DeclineOf("shared-attention"),
       "source layer 0 stayed Attention, whose cache may have gaps where GroupQueryAttention counts lengths; needs "
-      "GroupQueryAttention there, or {target} kvshare-attention");
+      "GroupQueryAttention there, or option 'target' = 'kvshare-attention'");
   EXPECT_EQ(kept.before, kept.after);
 }
 
@@ -592,11 +592,11 @@ TEST(SharedAttention, ALayerOfAnotherTargetIsNotTurnedOn) {
   Graph ours = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(ours, To(Target::kKvshare)).ok());
   EXPECT_EQ(RewriteGraph(ours, To(Target::kOrt))->outcomes.front().reason,
-            "is kvshare's already; {target} ort does not turn it back");
+            "is kvshare's already; option 'target' = 'ort' does not turn it back");
   Graph attention = GraphOf(kTwoLayers);
   ASSERT_TRUE(RewriteGraph(attention, To(Target::kKvshareAttention)).ok());
   EXPECT_EQ(RewriteGraph(attention, To(Target::kKvshare))->outcomes.front().reason,
-            "is kvshare::Attention already; {target} kvshare does not turn it further");
+            "is kvshare::Attention already; option 'target' = 'kvshare' does not turn it further");
 }
 
 TEST(Rewrite, OptionsThatContradictAreNamed) {
@@ -604,7 +604,7 @@ TEST(Rewrite, OptionsThatContradictAreNamed) {
   RewriteOptions options = To(Target::kKvshareAttention);
   options.rope = Rope::kFold;
   EXPECT_EQ(RewriteGraph(graph, options).status().message(),
-            "{rope} fold: kvshare::Attention takes a rotated query; needs {rope} keep");
+            "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   options = To(Target::kOrt);
   options.min_ort = "new";
   EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");

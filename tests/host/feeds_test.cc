@@ -151,7 +151,7 @@ TEST(Feeds, ACachesNamedExtentsComeFromTheGraphOrTheCaller) {
   EXPECT_EQ(
       Feeds::Create(signature, {}).status().message(),
       "input 'past_key_values.0.key' has shape [-1, -1, -1, -1], and nothing tells the extent of its axis 1; needs "
-      "{extent} heads=N");
+      "option 'extent' = 'heads=N'");
   const auto told = Feeds::Create(signature, {{}, {{"heads", 3}, {"past_key_values.0.key.3", 8}}});
   ASSERT_TRUE(told.ok()) << told.status().message();
   EXPECT_THAT(told->FirstStates({})->at("past_key_values.0.key").shape, ElementsAre(1, 3, 0, 8));
@@ -161,11 +161,11 @@ TEST(Feeds, AnExtentThatNobodyAsksForIsRefused) {
   const Signature signature{{Value("input_ids", DType::kI64, {"batch", "tokens"}), Value("x", DType::kF32, {"width"})},
                             {}};
   EXPECT_EQ(Feeds::Create(signature, {{}, {{"widht", 3}}}).status().message(),
-            "{extent}: no input has an extent 'widht' that is to be told; have 'width'");
+            "option 'extent': no input has an extent 'widht' that is to be told; have 'width'");
   EXPECT_EQ(Feeds::Create({{Value("input_ids", DType::kI64, {"batch", "tokens"})}, {}}, {{}, {{"tokens", 3}}})
                 .status()
                 .message(),
-            "{extent}: no input has an extent 'tokens' that is to be told; all are known");
+            "option 'extent': no input has an extent 'tokens' that is to be told; all are known");
 }
 
 // A model that keeps what it is fed, and whose presents and logits count its calls.
@@ -212,8 +212,9 @@ TEST(Decoder, WithoutStatesCannotGoOn) {
                             {Value("logits", DType::kF32, {"batch", "tokens", "8"})}};
   auto decoder = Decoder::Create(std::make_unique<Recorder>(signature, calls), {});
   ASSERT_TRUE(decoder.ok()) << decoder.status().message();
-  EXPECT_EQ(decoder->Logits({.batch = 1, .tokens = 1, .past = 1, .given = {}}).status().message(),
-            "the model has no input past_key_values.* to go on with after a prefill; needs one, or {steps} 0");
+  EXPECT_EQ(
+      decoder->Logits({.batch = 1, .tokens = 1, .past = 1, .given = {}}).status().message(),
+      "the model has no input past_key_values.* to go on with after a prefill; needs one, or option 'steps' = '0'");
 }
 
 TEST(RandomPrompt, IsTheSameInEveryFloatType) {

@@ -50,7 +50,8 @@ TEST(SetupFor, DropInReplacesWhatTheModelHas) {
   EXPECT_THAT(SetupFor(attention, Options(Via::kDropIn, {{"a", "b"}}))->entries,
               ElementsAre(Pair("a", "b"), Pair("kvshare.drop_in", "attention")));
   EXPECT_EQ(SetupFor(gqa, Options(Via::kDropIn, {{"kvshare.drop_in", "gqa"}})).status().message(),
-            "{via} dropin sets session entry kvshare.drop_in itself, and it is given as 'gqa'; needs one of the two");
+            "option 'via' = 'dropin' sets session entry kvshare.drop_in itself, and it is given as 'gqa'; needs one of "
+            "the two");
 }
 
 TEST(SetupFor, AMissingLibraryIsNamed) {
@@ -58,7 +59,7 @@ TEST(SetupFor, AMissingLibraryIsNamed) {
   options.library = "no/such.so";
   const auto setup = SetupFor(Inspection(), options);
   EXPECT_EQ(setup.status().code(), StatusCode::kRefused);
-  EXPECT_EQ(setup.status().message(), "no library at 'no/such.so'; name libkvshare_ort.so with {library}");
+  EXPECT_EQ(setup.status().message(), "no library at 'no/such.so'; name libkvshare_ort.so with option 'library'");
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ TEST_F(OrtHostTest, ALibraryThatRegistersNothingIsRefused) {
 TEST(FindOrt, NamesWhoAskedForAMissingFile) {
   const auto found = FindOrt("no/such/libonnxruntime.so", "");
   ASSERT_FALSE(found.ok());
-  EXPECT_EQ(found.status().message(), "{ort} names 'no/such/libonnxruntime.so', which is not there");
+  EXPECT_EQ(found.status().message(), "option 'ort' names 'no/such/libonnxruntime.so', which is not there");
 }
 
 TEST(FindOrt, TakesTheLatestOfSeveralLibrariesByItsNumbers) {
@@ -107,10 +107,10 @@ TEST(FindOrt, WithoutOneTellsTheWaysToNameOne) {
   std::filesystem::current_path(before);
   if (!asked.empty()) setenv("KVSHARE_ORT", asked.c_str(), 1);
   ASSERT_FALSE(found.ok());
-  EXPECT_EQ(
-      found.status().message(),
-      "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with {ort} or KVSHARE_ORT, or install the "
-      "wheel into .venv");
+  EXPECT_EQ(found.status().message(),
+            "no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with option 'ort' or KVSHARE_ORT, or "
+            "install the "
+            "wheel into .venv");
 }
 
 TEST(OrtHost, AFileThatDoesNotLoadIsNamed) {

@@ -224,9 +224,11 @@ TEST(Verify, NeedsOneTruth) {
   const auto ort = OpenOnnxRuntime("", "");
   ASSERT_TRUE(ort.ok()) << ort.status().message();
   VerifyOptions options;
-  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(), "needs either {golden} or {against}");
+  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(),
+            "needs either option 'golden' or option 'against'");
   options.golden = options.against = "both";
-  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(), "needs either {golden} or {against}");
+  EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(),
+            "needs either option 'golden' or option 'against'");
 }
 
 TEST(RandomSteps, TheSameSeedGivesTheSameTokens) {

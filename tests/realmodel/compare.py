@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/realmodel")]
+sys.path[:0] = [str(ROOT / "python/kvshare"), str(ROOT / "tests/realmodel")]
 from decoder import Decoder  # noqa: E402
 
 PROMPT = 700

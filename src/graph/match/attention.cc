@@ -103,7 +103,7 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
   if (!source.IsGqa() && counts_lengths)
     return Because(DeclineCode::kSourceForm,
                    "source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
-                   "lengths; needs GroupQueryAttention there, or {{target}} kvshare-attention",
+                   "lengths; needs GroupQueryAttention there, or option 'target' = 'kvshare-attention'",
                    source.index);
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;

@@ -56,14 +56,15 @@ Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
   const Features& wanted = rewriting.wanted;
   if (wanted.Has(Feature::kToEmptyKey) && layer.IsKvshare())
     return Outcome::Declined(
-        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; {{target}} ort does not turn it back"));
+        Because(DeclineCode::kAlreadyConverted, "is kvshare's already; option 'target' = 'ort' does not turn it back"));
   if (wanted.Has(Feature::kToKeyMask) && layer.IsGqa())
     return Outcome::Declined(
         Because(DeclineCode::kAlreadyConverted,
-                "is GroupQueryAttention already; {{target}} kvshare-attention turns Attention only"));
+                "is GroupQueryAttention already; option 'target' = 'kvshare-attention' turns Attention only"));
   if (wanted.Has(Feature::kToExternalKey) && layer.IsKvshare() && !layer.IsGqa())
-    return Outcome::Declined(Because(DeclineCode::kAlreadyConverted,
-                                     "is kvshare::Attention already; {{target}} kvshare does not turn it further"));
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted,
+                "is kvshare::Attention already; option 'target' = 'kvshare' does not turn it further"));
   return Outcome::NoMatch();
 }
 

@@ -22,7 +22,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (rewriting.wanted.Has(Feature::kNamedPresents))
     return Outcome::Declined(
         Because(DeclineCode::kPresentsNeeded,
-                "presents stay named (and copied) for {{min_ort}} {}: ONNX Runtime 1.27 to 1.30 crash without",
+                "presents stay named (and copied) for option 'min_ort' = '{}': ONNX Runtime 1.27 to 1.30 crash without",
                 rewriting.options.min_ort));
   for (const auto& present : {key, value})
     if (!present.empty() && graph.IsRead(present))
