@@ -33,7 +33,6 @@ UNTESTED = {
     "the library could not write its counters: out of memory": "needs a machine without memory",
     "'…' is ONNX Runtime …; needs 1.… or later": "no release so old is fetched",
     "ONNX Runtime … takes no execution providers from libraries; option 'via' = 'ep' needs 1.… or later": "no release so old is fetched",
-    "'…' has no …": "needs a library with another execution provider",
     "<op> '<node>': no kernel for a cache of …; have f32, f16, bf16, int8, uint8 (two int4), float8e4m3fn":
         "every cache type that is registered has kernels",
     "… '…': no kernel for these types": "one of the inputs is always named before",

@@ -22,7 +22,7 @@ std::string Model(const std::string& name) { return std::string(KVSHARE_TEST_DAT
 class OrtHostTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto file = FindOrt("", "");
+    const auto file = FindOrt("", KVSHARE_TEST_DATA);
     ASSERT_TRUE(file.ok()) << file.status().message();
     const auto opened = OrtHost::Open(*file);
     ASSERT_TRUE(opened.ok()) << opened.status().message();

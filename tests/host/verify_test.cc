@@ -23,7 +23,7 @@ using ::testing::Lt;
 std::string Case(const std::string& name) { return std::string(KVSHARE_TEST_DATA) + "/" + name; }
 
 Decoder Load(const std::string& name) {
-  const auto file = FindOrt("", "");
+  const auto file = FindOrt("", KVSHARE_TEST_DATA);
   const auto ort = OrtHost::Open(*file);
   auto runner = (*ort)->Load(Case(name) + "/model.onnx", {});
   EXPECT_TRUE(runner.ok()) << runner.status().message();
@@ -221,7 +221,7 @@ TEST(VerifyAgainst, RefusesToCompareNothing) {
 }
 
 TEST(Verify, NeedsOneTruth) {
-  const auto ort = OpenOnnxRuntime("", "");
+  const auto ort = OpenOnnxRuntime("", KVSHARE_TEST_DATA);
   ASSERT_TRUE(ort.ok()) << ort.status().message();
   VerifyOptions options;
   EXPECT_EQ(Verify("model.onnx", options, **ort).status().message(),

@@ -16,7 +16,7 @@ constexpr int kRounds = 3;
 const std::string kCase = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa";
 
 std::shared_ptr<const OrtHost> Ort() {
-  const auto file = FindOrt("", "");
+  const auto file = FindOrt("", KVSHARE_TEST_DATA);
   EXPECT_TRUE(file.ok()) << file.status().message();
   const auto ort = OrtHost::Open(*file);
   EXPECT_TRUE(ort.ok()) << ort.status().message();

@@ -15,7 +15,7 @@ namespace {
 const std::string kCase = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa";
 
 std::shared_ptr<const OrtHost> Open(const std::string& where) {
-  const auto file = FindOrt(where, "");
+  const auto file = FindOrt(where, KVSHARE_TEST_DATA);
   EXPECT_TRUE(file.ok()) << file.status().message();
   const auto ort = OrtHost::Open(*file);
   EXPECT_TRUE(ort.ok()) << ort.status().message();

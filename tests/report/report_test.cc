@@ -12,6 +12,17 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+TEST(SpellOptions, EachFaceWritesOptionsItsOwnWay) {
+  const std::string text = "option 'rope' = 'fold': needs option 'rope' = 'keep', or option 'to'; not optional 'x'";
+  const auto flags = [](const std::string& name, const std::string& value) {
+    return "--" + name + (value.empty() ? "" : " " + value);
+  };
+  EXPECT_EQ(SpellOptions(text, flags), "--rope fold: needs --rope keep, or --to; not optional 'x'");
+  const auto keywords = [](const std::string& name, const std::string& value) { return name + "='" + value + "'"; };
+  EXPECT_EQ(SpellOptions("a option 'extent' = 'D=8'", keywords), "a extent='D=8'");
+  EXPECT_EQ(SpellOptions("nothing", keywords), "nothing");
+}
+
 TEST(VerificationText, SaysByWhatAHalfPrecisionModelIsJudged) {
   Verification v;
   v.steps = {{"prefill", 0.05, 0.002}};
@@ -39,7 +50,7 @@ TEST(DiagnosisText, SaysWhatToDoWhereNothingRan) {
   Diagnosis d;
   EXPECT_THAT(ToText(d), HasSubstr("no GroupQueryAttention and no Attention"));
   d.drop_in = "attention";
-  EXPECT_THAT(ToText(d), HasSubstr("{entry} kvshare.drop_in=attention"));
+  EXPECT_THAT(ToText(d), HasSubstr("option 'entry' = 'kvshare.drop_in=attention'"));
   EXPECT_THAT(ToText(d), Not(HasSubstr("no GroupQueryAttention")));
 }
 
