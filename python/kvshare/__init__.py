@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from kvshare._libraries import get_ep_name, get_library_path, library_path
     from kvshare._results import (AttentionLayer, Diagnosis, Inspection, NodeCount, RewriteReport, RuleOutcome, StepDifference,
                                   Verification)
-    from kvshare._session import InferenceSession, register, session_options
+    from kvshare._registration import register
+    from kvshare._session import InferenceSession, session_options
     from kvshare._tools import doctor, inspect, rewrite, verify
 
     __version__: str
@@ -25,7 +26,8 @@ _HOMES = {
     "_libraries": ["get_ep_name", "get_library_path", "library_path"],
     "_results": ["AttentionLayer", "Diagnosis", "Inspection", "NodeCount", "RewriteReport", "RuleOutcome", "StepDifference",
                  "Verification"],
-    "_session": ["InferenceSession", "register", "session_options"],
+    "_registration": ["register"],
+    "_session": ["InferenceSession", "session_options"],
     "_tools": ["doctor", "inspect", "rewrite", "verify"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -189,7 +189,7 @@ class PyRuntime final : public kvshare::Runtime {
 
   kvshare::Result<std::unique_ptr<kvshare::Runner>> Load(const std::string& model_path,
                                                          const kvshare::SessionSetup& setup) const override {
-    return Caught([&] { return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library)); });
+    return Caught([&] { return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library, setup.provider)); });
   }
   std::string version() const override { return nb::cast<std::string>(runtime_.attr("version")()); }
   std::string where() const override { return nb::cast<std::string>(runtime_.attr("where")()); }
@@ -203,10 +203,11 @@ kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const 
                                                   const std::map<std::string, int64_t>& extents) {
   kvshare::RunOptions options{
       .via = kvshare::Via::kAsNeeded, .library = library, .entries = entries, .extents = extents};
+  if (via == "ep") options.via = kvshare::Via::kEp;
   if (via == "ops") options.via = kvshare::Via::kOps;
   if (via == "dropin") options.via = kvshare::Via::kDropIn;
   if (!via.empty() && options.via == kvshare::Via::kAsNeeded)
-    return kvshare::Status::InvalidInput("option 'via' is '" + via + "'; needs ops or dropin");
+    return kvshare::Status::InvalidInput("option 'via' is '" + via + "'; needs ep, ops or dropin");
   return options;
 }
 

@@ -11,6 +11,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from kvshare._errors import RefusedError
+from kvshare._registration import devices, register
 
 Tensor = tuple[int, list[int], bytes]  # ONNX element type, shape, row-major bytes
 
@@ -76,15 +77,18 @@ class Runtime:
     def where(self) -> str:
         return str(self._ort.__file__)
 
-    def load(self, model: str, entries: Sequence[tuple[str, str]], library: str) -> Session:
+    def load(self, model: str, entries: Sequence[tuple[str, str]], library: str, provider: str) -> Session:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         for key, value in entries:  # before the registration, which reads them
             options.add_session_config_entry(key, value)
         if library:
             options.register_custom_ops_library(library)
+        if provider:
+            register()
+            options.add_provider_for_devices(devices(self._ort), {})
         try:
-            session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = self._ort.InferenceSession(model, options, providers=None if provider else ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common class for its failures
             raise RefusedError(str(error)) from error
         return Session(session, self._ort)

@@ -2,45 +2,17 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from kvshare import _tools
-from kvshare._errors import RefusedError
 from kvshare._libraries import EP_NAME, library_path
+from kvshare._registration import devices, register, version_of
 
 if TYPE_CHECKING:
     import onnxruntime
 
-FIRST_WITH_EP = (1, 24)
-FIRST_WITH_EP_BY_NAME = (1, 25)  # `providers=` takes a plugin's name from here on
-_REGISTRATION = "kvshare"
-_lock = threading.Lock()
-
-
-def _version_of(ort: Any) -> tuple[int, ...]:
-    return tuple(int(part) for part in ort.__version__.split(".")[:2])
-
-
-def _devices(ort: Any) -> list[Any]:
-    """kvshare's device, once, however often the library was registered."""
-    return [device for device in ort.get_ep_devices() if device.ep_name == EP_NAME][:1]
-
-
-def register() -> None:
-    """Registers kvshare's execution provider with the caller's onnxruntime. A second call does nothing.
-
-    Raises RefusedError where onnxruntime is older than 1.24.
-    """
-    import onnxruntime as ort
-
-    if _version_of(ort) < FIRST_WITH_EP:
-        raise RefusedError(f"onnxruntime {ort.__version__} has no kernel registry for plugin execution providers; needs 1.24 or "
-                           "later, or kvshare.session_options() with this version")
-    with _lock:
-        if not _devices(ort):
-            ort.register_execution_provider_library(_REGISTRATION, library_path())
+FIRST_WITH_EP_BY_NAME = (1, 26)  # `providers=` takes a plugin's name from 1.25.1 on; 1.26 is the first minor release that always does
 
 
 def _with_kvshare(providers: Sequence[Any] | None, options: Mapping[str, str]) -> list[Any] | None:
@@ -83,10 +55,10 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     ours = _with_kvshare(providers, kvshare_options or {})
     if ours is None:
         return ort.InferenceSession(model, sess_options, providers=providers, **kwargs)
-    if _version_of(ort) >= FIRST_WITH_EP_BY_NAME:
+    if version_of(ort) >= FIRST_WITH_EP_BY_NAME:
         return ort.InferenceSession(model, sess_options, providers=ours, **kwargs)
     options = sess_options if sess_options is not None else ort.SessionOptions()
-    options.add_provider_for_devices(_devices(ort), dict(kvshare_options or {}))
+    options.add_provider_for_devices(devices(ort), dict(kvshare_options or {}))
     return ort.InferenceSession(model, options, **kwargs)
 
 

@@ -125,7 +125,8 @@ def verify(
     tolerance: the largest difference that counts as equal. None: 1e-4 for fp32, a share of the row's largest logit for
         16-bit models.
     seed, prompt, steps: of the random tokens: their seed, tokens of the prompt, decode steps of one token each.
-    via: how kvshare comes in: "ops" (its own operators), "dropin" (in place of ONNX Runtime's); "": as the model needs.
+    via: how kvshare comes in: "ep" (the execution provider; onnxruntime 1.24 or later), "ops" (its own operators), "dropin" (in
+        place of ONNX Runtime's); "": as the model needs.
     entries: session entries, set before the library is registered.
     extents: extents that neither the signature nor the graph tells, by name ("kv_cache_dim") or input and axis ("past.0.1").
 
