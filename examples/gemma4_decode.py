@@ -9,8 +9,8 @@ import sys
 
 import onnxruntime
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python" / "kvshare"))
-from decoder import Decoder, greedy  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))  # not needed with the wheel
+from kvshare.decoder import Decoder, greedy  # noqa: E402
 
 
 def load(model, library):

@@ -4,10 +4,13 @@
     unchanged_decode.py model.onnx build/lib/libkvshare_ort.so
 """
 import os
+import pathlib
 import sys
 
 import onnxruntime
-from gemma4_decode import generate
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))  # not needed with the wheel
+from kvshare.decoder import Decoder, greedy  # noqa: E402
 
 NAME = "KvshareExecutionProvider"
 
@@ -26,4 +29,4 @@ if __name__ == "__main__":
     session = load(*sys.argv[1:3])
     nodes = [node for part in session.get_provider_graph_assignment_info() if part.ep_name == NAME for node in part.get_nodes()]
     print(sum(node.op_type in ("Attention", "GroupQueryAttention") for node in nodes), "attention layers in kvshare")
-    print(*generate(session, prompt=[2, 7, 1, 8, 2, 8], new_tokens=8))
+    print(*greedy(Decoder(session), prompt=[2, 7, 1, 8, 2, 8], new_tokens=8))

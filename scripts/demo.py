@@ -17,8 +17,8 @@ import onnxruntime
 import demo_race
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python" / "kvshare"))
-from decoder import Decoder, golden_steps  # noqa: E402
+sys.path.insert(0, str(ROOT / "python"))
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
 CASE = ROOT / "tests" / "data" / "e2b35_mixed_bias_asis"
 LOGIT_TOLERANCE = 1e-4

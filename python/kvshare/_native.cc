@@ -123,7 +123,8 @@ auto Caught(F call) -> decltype(call()) {
   try {
     return call();
   } catch (const nb::python_error& error) {
-    return kvshare::Status::Refused(error.what());
+    const std::string text = nb::str(error.value()).c_str();
+    return kvshare::Status::Refused(text.substr(0, text.find('\n')));
   } catch (const nb::cast_error&) {
     return kvshare::Status::Internal("a value of onnxruntime has another type than kvshare expects");
   }
@@ -189,7 +190,9 @@ class PyRuntime final : public kvshare::Runtime {
 
   kvshare::Result<std::unique_ptr<kvshare::Runner>> Load(const std::string& model_path,
                                                          const kvshare::SessionSetup& setup) const override {
-    return Caught([&] { return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library, setup.provider)); });
+    return Caught([&] {
+      return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library, setup.provider));
+    });
   }
   std::string version() const override { return nb::cast<std::string>(runtime_.attr("version")()); }
   std::string where() const override { return nb::cast<std::string>(runtime_.attr("where")()); }

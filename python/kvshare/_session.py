@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from kvshare import _tools
 from kvshare._libraries import EP_NAME, library_path
-from kvshare._registration import devices, register, version_of
+from kvshare._registration import devices, register
 
 if TYPE_CHECKING:
     import onnxruntime
 
-FIRST_WITH_EP_BY_NAME = (1, 26)  # `providers=` takes a plugin's name from 1.25.1 on; 1.26 is the first minor release that always does
 
-
-def _with_kvshare(providers: Sequence[Any] | None, options: Mapping[str, str]) -> list[Any] | None:
-    """`providers` with kvshare's in front of the CPU's; None where another device comes first."""
-    given = list(providers) if providers is not None else ["CPUExecutionProvider"]
-    names = [entry if isinstance(entry, str) else entry[0] for entry in given]
-    if EP_NAME in names:
-        return given
-    devices = [name for name in names if name != "CPUExecutionProvider"]
-    if devices:
-        warnings.warn(f"kvshare stands aside: {devices[0]} comes first, and kvshare's provider is for the CPU", stacklevel=3)
-        return None
-    return [(EP_NAME, dict(options)), *given]
+def _options_beside(providers: Sequence[Any] | None) -> dict[str, str] | None:
+    """The options that `providers` has for kvshare's provider; None where another device's provider comes first."""
+    for entry in providers or []:
+        name, options = (entry, {}) if isinstance(entry, str) else entry
+        if name == EP_NAME:
+            return dict(options)
+        if name != "CPUExecutionProvider":
+            warnings.warn(f"kvshare stands aside: {name} comes first, and kvshare's provider is for the CPU", stacklevel=3)
+            return None
+    return {}
 
 
 def InferenceSession(  # noqa: N802  the name of the class that it returns
@@ -52,13 +49,14 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     if provider_options is not None and providers is not None:
         providers = [(entry, dict(options)) for entry, options in zip(providers, provider_options, strict=True)]
     model = os.fspath(path_or_bytes) if isinstance(path_or_bytes, os.PathLike) else path_or_bytes
-    ours = _with_kvshare(providers, kvshare_options or {})
+    ours = _options_beside(providers)
     if ours is None:
         return ort.InferenceSession(model, sess_options, providers=providers, **kwargs)
-    if version_of(ort) >= FIRST_WITH_EP_BY_NAME:
-        return ort.InferenceSession(model, sess_options, providers=ours, **kwargs)
     options = sess_options if sess_options is not None else ort.SessionOptions()
-    options.add_provider_for_devices(devices(ort), dict(kvshare_options or {}))
+    # Options that made a session before have the provider already. A name in `providers` would not do: the domain of
+    # rewritten models comes with the device, and a wrong option would only send the model to the CPU's provider.
+    if not options.has_providers():
+        options.add_provider_for_devices(devices(ort), {**ours, **(kvshare_options or {})})
     return ort.InferenceSession(model, options, **kwargs)
 
 

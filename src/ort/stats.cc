@@ -61,10 +61,10 @@ std::string StatsJson() {
                      {"ran", ran}});
   }
   const Json all = {{"version", kVersion},
-                     {"simd", SimdTarget()},
-                     {"ran", all_ran},
-                     {"scratch_bytes", Scratch::Pool().kept_bytes()},
-                     {"nodes", std::move(nodes)}};
+                    {"simd", SimdTarget()},
+                    {"ran", all_ran},
+                    {"scratch_bytes", Scratch::Pool().kept_bytes()},
+                    {"nodes", std::move(nodes)}};
   // A model's names are bytes: what is no UTF-8 in them becomes U+FFFD.
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

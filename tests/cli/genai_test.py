@@ -47,7 +47,7 @@ def test_undo_puts_back_the_first_state_to_the_byte(kvshare, tmp_path):
     assert kvshare("genai", model, "--undo").returncode == EQUAL
     assert (model / "genai_config.json").read_bytes() == first and sorted(os.listdir(model)) == ["genai_config.json", "model.onnx"]
     done = kvshare("genai", model, "--undo")
-    assert (done.returncode, "nothing to undo" in done.stderr) == (BAD_INPUT, True)
+    assert (done.returncode, "is not there: nothing to undo" in done.stderr) == (BAD_INPUT, True)
 
 
 def test_a_second_call_changes_nothing(kvshare, tmp_path):
@@ -70,7 +70,7 @@ def test_a_copy_leaves_the_original_alone(kvshare, tmp_path):
     assert (tmp_path / "out/onnx/weights.data").read_bytes() == b"1234"
     assert NAME in json.dumps(config(tmp_path / "out"))
     done = kvshare("genai", model, "-o", tmp_path / "out")
-    assert (done.returncode, "holds files" in done.stderr) == (BAD_INPUT, True)
+    assert (done.returncode, "holds files; needs a folder that is absent or empty" in done.stderr) == (BAD_INPUT, True)
 
 
 def test_every_stage_of_a_pipeline_gets_the_provider(kvshare, tmp_path):
@@ -81,8 +81,8 @@ def test_every_stage_of_a_pipeline_gets_the_provider(kvshare, tmp_path):
 
 
 BAD = {
-    "no_config": (lambda m: (m / "genai_config.json").unlink(), "cannot be read", BAD_INPUT),
-    "no_json": (lambda m: (m / "genai_config.json").write_text("{"), "is no JSON object", BAD_INPUT),
+    "no_config": (lambda m: (m / "genai_config.json").unlink(), "cannot be read; needs a folder that onnxruntime-genai's builder wrote", BAD_INPUT),
+    "no_json": (lambda m: (m / "genai_config.json").write_text("{"), "is no JSON object; needs onnxruntime-genai's format", BAD_INPUT),
     "no_decoder": (lambda m: (m / "genai_config.json").write_text('{"model": {}}'), "has no 'model.decoder'", BAD_INPUT),
     "options_list": (lambda m: (m / "genai_config.json").write_text('{"model": {"decoder": {"session_options": []}}}'),
                      "'model.decoder.session_options' is no object", BAD_INPUT),
@@ -91,7 +91,7 @@ BAD = {
     "provider_name": (lambda m: (m / "genai_config.json").write_text(
         '{"model": {"decoder": {"session_options": {"provider_options": ["cuda"]}}}}'), "is no object of one provider", BAD_INPUT),
     "cuda": (lambda m: (m / "genai_config.json").write_text(
-        '{"model": {"decoder": {"session_options": {"provider_options": [{"cuda": {}}]}}}}'), "runs on provider 'cuda'", REFUSED),
+        '{"model": {"decoder": {"session_options": {"provider_options": [{"cuda": {}}]}}}}'), "runs on provider 'cuda'; KvshareExecutionProvider is for the CPU and would stand aside", REFUSED),
 }
 
 

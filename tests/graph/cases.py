@@ -11,9 +11,9 @@ import onnx
 import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "python" / "kvshare"), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "support")]
 import logits  # noqa: E402
-from decoder import Decoder, golden_steps  # noqa: E402
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
 MIXED = ["mixed_bias_asis", "mixed_bool_asis", "mixed_bias_causal0", "mixed_bias_b2_ragged_causal0",

@@ -12,9 +12,9 @@ import onnxruntime as ort
 import harness
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path[:0] = [os.path.join(ROOT, "python", "kvshare"), os.path.join(ROOT, "tests", "support")]
+sys.path[:0] = [os.path.join(ROOT, "python"), os.path.join(ROOT, "tests", "support")]
 import logits  # noqa: E402
-from decoder import Decoder, golden_steps  # noqa: E402
+from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
 NAMES = sorted(d for d in os.listdir(harness.DATA) if os.path.isdir(os.path.join(harness.DATA, d)))
 

@@ -14,8 +14,8 @@ import onnx
 import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "python/kvshare"), str(ROOT / "tests/realmodel")]
-from decoder import Decoder  # noqa: E402
+sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests/realmodel")]
+from kvshare.decoder import Decoder  # noqa: E402
 
 PROMPT = 700
 TEXT = ROOT / "LICENSE"  # English of enough length, which stays as it is
