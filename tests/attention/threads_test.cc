@@ -95,7 +95,7 @@ TEST(Threads, ThatShareAnAppendGiveTheBitsOfOne) {
     EXPECT_TRUE(CheckAppend(call, "test").ok());
     WorkspacePool pool;
     EXPECT_TRUE(Append(call, parallel, pool).ok());
-    return present.bytes;
+    return present;
   };
   EXPECT_EQ(append(ParallelFor::Serial()), append(Threaded()));
 }
@@ -115,7 +115,7 @@ TEST(Threads, ThatMoveRowsInPlaceGiveTheBitsOfOne) {
   fresh.Fill(random, 1);
   const int64_t past_length[] = {rows}, skip[] = {700}, length[] = {rows + 1 - 700};
   const auto append = [&](const ParallelFor& parallel) {
-    Array present = past;
+    auto present = past.bytes;
     AppendCall call;
     call.past = HeadsView::Bnsh(present.data(), past.type, 1, H, rows, D);
     call.fresh = HeadsView::Bsnh(fresh.data(), past.type, 1, 1, H, D);
@@ -126,7 +126,7 @@ TEST(Threads, ThatMoveRowsInPlaceGiveTheBitsOfOne) {
     EXPECT_TRUE(CheckAppend(call, "test").ok()) << CheckAppend(call, "test").message();
     WorkspacePool pool;
     EXPECT_TRUE(Append(call, parallel, pool).ok());
-    return present.bytes;
+    return present;
   };
   const auto want = append(ParallelFor::Serial());
   EXPECT_EQ(want, append(Backwards()));

@@ -34,6 +34,7 @@ extern "C" int fsync(int fd) {
 }
 
 // A file system that can share blocks does so here by a mark that no copy would leave.
+// NOLINTNEXTLINE(readability-identifier-naming): libc's name
 extern "C" int ioctl(int fd, unsigned long request, ...) {
   if (request == FICLONE && clones) return ::write(fd, "shared", 6) == 6 ? 0 : -1;
   errno = EOPNOTSUPP;

@@ -78,7 +78,7 @@ std::optional<Extent> QueriesOf(const Graph& graph, const std::string& start, co
   const std::string& value = BeforeCast(graph, start);
   if (const Node* node = graph.Producer(value); graph.IsOnnx(node, "Sub")) {
     const auto total = ExtentOf(graph, Input(*node, 0));
-    const auto queries = ExtentOf(graph, Input(*node, 1));
+    auto queries = ExtentOf(graph, Input(*node, 1));
     if (!total || !queries || !IsExtent(graph, *total, mask, 1)) return std::nullopt;
     return queries;
   }
