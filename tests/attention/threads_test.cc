@@ -95,7 +95,7 @@ TEST(Threads, ThatShareAnAppendGiveTheBitsOfOne) {
     EXPECT_TRUE(CheckAppend(call, "test").ok());
     WorkspacePool pool;
     EXPECT_TRUE(Append(call, parallel, pool).ok());
-    return present;
+    return present.bytes;
   };
   EXPECT_EQ(append(ParallelFor::Serial()), append(Threaded()));
 }
