@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: wheel wheel-test build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: bench-model wheel wheel-test build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -19,6 +19,9 @@ bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under
 	scripts/setup.sh bench
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
+
+bench-model: build  ## tokens/s of a whole model of E2B's shape, ONNX Runtime alone and with kvshare; ten minutes, 6 GB of memory
+	.venv/bin/python -m bench.model
 
 matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
 	scripts/setup.sh matrix
