@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 #include <hwy/targets.h>
 
+#if HWY_ARCH_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <string_view>
@@ -11,12 +15,15 @@ namespace kvshare {
 namespace {
 
 // Highway keeps AVX3_ZEN4 to AMD, but Intel's CPUs since Sapphire Rapids have its instructions.
+// The bits of CPUID's leaf 7: __builtin_cpu_supports does not know them all in every compiler. That the system keeps
+// the registers is part of Highway's AVX3.
 bool RunsZen4Code() {
 #if HWY_ARCH_X86
-  return __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512bf16") != 0 &&
-         __builtin_cpu_supports("avx512vbmi2") != 0 && __builtin_cpu_supports("avx512bitalg") != 0 &&
-         __builtin_cpu_supports("avx512vpopcntdq") != 0 && __builtin_cpu_supports("gfni") != 0 &&
-         __builtin_cpu_supports("vpclmulqdq") != 0 && __builtin_cpu_supports("vaes") != 0;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kWanted =
+      bit_AVX512VBMI2 | bit_GFNI | bit_VAES | bit_VPCLMULQDQ | bit_AVX512VNNI | bit_AVX512BITALG | bit_AVX512VPOPCNTDQ;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (ecx & kWanted) != kWanted) return false;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & bit_AVX512BF16) != 0;
 #else
   return false;
 #endif

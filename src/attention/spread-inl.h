@@ -86,7 +86,6 @@ HWY_INLINE void WeightSpread(const float* HWY_RESTRICT weights, typename P::Poin
                              int64_t out_stride) {
   constexpr int kRows = kSpreadRows<P, R>;
   constexpr int kKeys = std::min<int>(4, kLanes / kRows);
-  const F32 df;
   if (rescale != nullptr) RescaleSums<R>(rescale, head_size, out, out_stride);
   const int64_t steps = count / kKeys;
   for (int64_t step = 0; step < steps; ++step) {
