@@ -32,7 +32,6 @@ struct Fma {
   using Sum = Vec;
   static constexpr int kElements = 1;  // a cell
   static constexpr bool kScoreFactors = false;
-  static constexpr bool kIntegers = false;
 
   static HWY_INLINE Sum Zero() { return hn::Zero(F32()); }
   static HWY_INLINE Factor FromCells(Vec cells) { return cells; }
@@ -50,10 +49,9 @@ struct Fma {
 
   // A row of `count` queries in f32 becomes cells in place; returns what its scores must be multiplied by.
   static float PackQuery(float*, int64_t) { return 1; }
-  // Weights [count][R] in f32 become cells in place, those of keys j and j + 1 at j where a cell holds two; `factors`
-  // [kStateLanes<R>] is what integer sums must be multiplied by.
+  // Weights [count][R] in f32 become cells in place, those of keys j and j + 1 at j where a cell holds two.
   template <int R>
-  static HWY_INLINE void PackWeights(float*, int64_t, float*) {}
+  static HWY_INLINE void PackWeights(float*, int64_t) {}
 };
 
 // What the two kinds of dot products share.
@@ -77,7 +75,6 @@ struct Dots;
 template <>
 struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   using Sum = Vec;
-  static constexpr bool kIntegers = false;
 
   static HWY_INLINE Sum Zero() { return hn::Zero(F32()); }
   static HWY_INLINE Factor LoadKey(Pointer p) { return hn::LoadU(D16(), p); }
@@ -113,7 +110,7 @@ struct Dots<hwy::bfloat16_t> : DotsBase<hwy::bfloat16_t, hwy::bfloat16_t> {
   }
   // The softmax has rounded them.
   template <int R>
-  static HWY_INLINE void PackWeights(float* weights, int64_t count, float*) {
+  static HWY_INLINE void PackWeights(float* weights, int64_t count) {
     const U32 du;
     if (count % 2 != 0) std::fill_n(weights + count * R, R, 0.0F);
     for (int64_t i = 0; i < count * R; i += std::max<int64_t>(2 * R, kLanes))

@@ -63,9 +63,6 @@ HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
   }
 }
 
-template <typename P>
-inline constexpr bool kFoldsLoads = P::kIntegers && kFoldsIntegerLoads;
-
 // kStream: how many rows further on the kernels bring theirs.
 template <typename P>
 int64_t KeyRowsAhead(int64_t head_size) {
@@ -144,7 +141,7 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
         HWY_UNROLL(16)
         for (int r = 0; r < kRows; ++r) {
           Vec q_cells = hn::Load(df, q + r * kLanes);
-          if constexpr (kKeys > 1 && !kFoldsLoads<P>) KeepInRegister(q_cells);
+          if constexpr (kKeys > 1) KeepInRegister(q_cells);
           HWY_UNROLL(16)
           for (int k = 0; k < kKeys; ++k) {
             if constexpr (kStream)
@@ -202,37 +199,15 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
   ScoreRows<P, R, kReading, false>(query, keys, stride, count, head_size, fetch, factors, scores);
 }
 
-// The sum that a vector of `out` begins with, and how the kColumns sums of a row end there: sums that are no f32 are
-// added after their tile.
-template <typename P>
-HWY_INLINE typename P::Sum BeginSum(const float* out, const float* rescale) {
-  if constexpr (P::kIntegers) {
-    return P::Zero();
-  } else {
-    const Vec sum = hn::Load(F32(), out);
-    return rescale == nullptr ? sum : hn::Mul(sum, hn::Set(F32(), *rescale));
-  }
+// The sum that a vector of `out` begins with, and where the kColumns sums of a row end.
+HWY_INLINE Vec BeginSum(const float* out, const float* rescale) {
+  const Vec sum = hn::Load(F32(), out);
+  return rescale == nullptr ? sum : hn::Mul(sum, hn::Set(F32(), *rescale));
 }
-template <typename P, int kColumns>
-HWY_INLINE void EndSums(const typename P::Sum* sums, const float* rescale, const float* factor, float* out) {
-  const F32 df;
-  if constexpr (P::kIntegers) {
-    HWY_UNROLL(8)
-    for (int c = 0; c < kColumns; c += 2) {
-      Vec added[2] = {P::ToF32(sums[c]), P::ToF32(sums[c + 1])};
-      P::OrderColumns(added[0], added[1]);
-      HWY_UNROLL(2)
-      for (int i = 0; i < 2; ++i) {
-        float* at = out + (c + i) * kLanes;
-        Vec before = hn::Load(df, at);
-        if (rescale != nullptr) before = hn::Mul(before, hn::Set(df, *rescale));
-        hn::Store(hn::MulAdd(added[i], hn::Set(df, *factor), before), df, at);
-      }
-    }
-  } else {
-    HWY_UNROLL(8)
-    for (int c = 0; c < kColumns; ++c) hn::Store(sums[c], df, out + c * kLanes);
-  }
+template <int kColumns>
+HWY_INLINE void EndSums(const Vec* sums, float* out) {
+  HWY_UNROLL(8)
+  for (int c = 0; c < kColumns; ++c) hn::Store(sums[c], F32(), out + c * kLanes);
 }
 
 // kRows of the R rows, and one strip of kColumns vectors of V; `lanes` columns of it if kPartial. Brings the strip's
@@ -241,8 +216,7 @@ HWY_INLINE void EndSums(const typename P::Sum* sums, const float* rescale, const
 template <typename P, int R, int kRows, int kColumns, bool kPartial, Reading kReading, bool kFetch>
 HWY_INLINE const char* WeightStrip(const float* HWY_RESTRICT weights, typename P::Pointer values, int64_t stride,
                                    int64_t count, const Fetch& fetch, const char* line, size_t lanes,
-                                   const float* rescale, const float* factors, float* HWY_RESTRICT out,
-                                   int64_t out_stride) {
+                                   const float* rescale, float* HWY_RESTRICT out, int64_t out_stride) {
   using T = typename P::Type;
   const F32 df;
   typename P::Sum sums[kRows * kColumns];
@@ -250,8 +224,7 @@ HWY_INLINE const char* WeightStrip(const float* HWY_RESTRICT weights, typename P
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
     for (int c = 0; c < kColumns; ++c)
-      sums[r * kColumns + c] =
-          BeginSum<P>(out + r * out_stride + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
+      sums[r * kColumns + c] = BeginSum(out + r * out_stride + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
   // The keys of one cell, the last of them `to_last` elements from the first.
   constexpr bool kAhead = kFetch && kReading == Reading::kTileAhead;
@@ -297,16 +270,14 @@ HWY_INLINE const char* WeightStrip(const float* HWY_RESTRICT weights, typename P
   }
   for (; j < count; j += P::kElements) add_cell(j + P::kElements <= count ? to_last : 0);
   HWY_UNROLL(16)
-  for (int r = 0; r < kRows; ++r)
-    EndSums<P, kColumns>(sums + r * kColumns, rescale == nullptr ? nullptr : rescale + r, factors + r,
-                         out + r * out_stride);
+  for (int r = 0; r < kRows; ++r) EndSums<kColumns>(sums + r * kColumns, out + r * out_stride);
   return line;
 }
 
 template <typename P, int R, Reading kReading, bool kFetch>
 HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointer values, int64_t stride, int64_t count,
-                           int64_t head_size, const Fetch& fetch, const float* rescale, const float* factors,
-                           float* HWY_RESTRICT out, int64_t out_stride) {
+                           int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
+                           int64_t out_stride) {
   // Rather two columns of few rows than one of many, since a load then feeds two sums.
   constexpr int kRows = std::min(R, kNarrowSums / 2);
   constexpr int kLeast = P::kElements;  // vectors of V that a load gives
@@ -321,11 +292,11 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointe
     const Fetch rows =
         fetches ? Fetch{fetch.rows + Element<typename P::Type>::Bytes(d), fetch.stride_bytes, fetch.count} : Fetch{};
     line = WeightStrip<P, R, kRows, kStripColumns, kPartial, kReading, kFetch>(
-        weights, values + d, stride, count, rows, line, lanes, rescale, factors, out + d, out_stride);
+        weights, values + d, stride, count, rows, line, lanes, rescale, out + d, out_stride);
     for (int r = kRows; r < R; r += kRows)
       WeightStrip<P, R, kRows, kStripColumns, kPartial, kReading, false>(
           weights + r, values + d, stride, count, rows, line, lanes, rescale == nullptr ? nullptr : rescale + r,
-          factors + r, out + d + r * out_stride, out_stride);
+          out + d + r * out_stride, out_stride);
   };
   using Whole = std::false_type;
   int64_t d = 0;
@@ -341,18 +312,16 @@ template <typename P, int R>
 HWY_INLINE void WeightBlocks(float* HWY_RESTRICT weights, typename P::Pointer values, int64_t stride, int64_t count,
                              int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
                              int64_t out_stride) {
-  HWY_ALIGN float factors[kStateLanes<R>];
   if (rescale != nullptr) RescaleSums<R>(rescale, head_size, out, out_stride);
   const int64_t row_bytes = Element<typename P::Type>::Bytes(head_size);
   const int64_t block = BlockRows<P, R>(head_size);
   const auto weight = [&](int64_t j, int64_t rows, auto fetches) HWY_ATTR {
     WeightRows<P, R, Reading::kStream, decltype(fetches)::value>(weights + j * R, values + j * stride, stride, rows,
-                                                                 head_size, fetch.From(j), nullptr, factors, out,
-                                                                 out_stride);
+                                                                 head_size, fetch.From(j), nullptr, out, out_stride);
   };
   for (int64_t j = 0; j < count; j += block) {
     const int64_t rows = std::min(block, count - j);
-    P::template PackWeights<R>(weights + j * R, rows, factors);
+    P::template PackWeights<R>(weights + j * R, rows);
     if (fetch.count > 0) OpenPages(fetch, j, rows);
     if (fetch.IsDense(row_bytes) && fetch.Has(j, rows)) {
       weight(j, rows, std::true_type());
@@ -375,17 +344,14 @@ void WeightTile(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_rows
   if constexpr (kReading == Reading::kSpread) {
     WeightSpread<P, R>(weights, values, stride, count, head_size, rescale, out, out_stride);
   } else {
-    HWY_ALIGN float factors[kStateLanes<R>];
     if constexpr (kReading == Reading::kStream) {
       WeightBlocks<P, R>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
     } else {
-      P::template PackWeights<R>(weights, count, factors);
+      P::template PackWeights<R>(weights, count);
       if (fetch.count > 0)
-        WeightRows<P, R, kReading, true>(weights, values, stride, count, head_size, fetch, rescale, factors, out,
-                                         out_stride);
+        WeightRows<P, R, kReading, true>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
       else
-        WeightRows<P, R, kReading, false>(weights, values, stride, count, head_size, fetch, rescale, factors, out,
-                                          out_stride);
+        WeightRows<P, R, kReading, false>(weights, values, stride, count, head_size, fetch, rescale, out, out_stride);
     }
   }
 }

@@ -37,10 +37,6 @@ inline constexpr int kUnroll = 4;
 // The same for the narrow kernel of weights, whose turns are longer.
 inline constexpr int kCellUnroll = 2;
 
-// Whether the compiler may fold one load into several integer products: where a product takes two instructions, folded
-// loads, though repeated, do not set the pace.
-inline constexpr bool kFoldsIntegerLoads = kIsAvx2;
-
 // Whether pairs of bf16 are multiplied and added by one instruction. HWY_NATIVE_DOT_BF16 is stale where NEON is
 // compiled after NEON_BF16 (Highway 1.2.0).
 #if HWY_TARGET_IS_NEON

@@ -217,14 +217,14 @@ void ScoreWide(const float* HWY_RESTRICT query, const float* HWY_RESTRICT keys, 
 // kRows rows of `out`, kColumns vectors of V.
 template <typename P, int kRows, int kColumns>
 HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_stride, const float* HWY_RESTRICT values,
-                           int64_t count, const float* rescale, const float* factors, float* HWY_RESTRICT out) {
+                           int64_t count, const float* rescale, float* HWY_RESTRICT out) {
   const F32 df;
   typename P::Sum sums[kRows][kColumns];
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(4)
     for (int c = 0; c < kColumns; ++c)
-      sums[r][c] = BeginSum<P>(out + r * kStrip + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
+      sums[r][c] = BeginSum(out + r * kStrip + c * kLanes, rescale == nullptr ? nullptr : rescale + r);
   }
   const auto add_cell = [&]() HWY_ATTR {
     typename P::Factor v[kColumns];
@@ -248,8 +248,7 @@ HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_str
   }
   for (; j < count; j += P::kElements) add_cell();
   HWY_UNROLL(16)
-  for (int r = 0; r < kRows; ++r)
-    EndSums<P, kColumns>(sums[r], rescale == nullptr ? nullptr : rescale + r, factors + r, out + r * kStrip);
+  for (int r = 0; r < kRows; ++r) EndSums<kColumns>(sums[r], out + r * kStrip);
 }
 
 // As WeightTile, but values packed, from key `first` on, and out [Dv / kStrip rounded up][R][kStrip]. Rows from `rows`
@@ -258,8 +257,7 @@ template <typename P, int R>
 void WeightWide(float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, int64_t capacity, int64_t first,
                 int64_t count, int64_t head_size, int64_t rows, const float* rescale, float* HWY_RESTRICT out) {
   static_assert(R % kStripRows == 0);
-  HWY_ALIGN float factors[kStateLanes<R>];
-  P::template PackWeights<R>(weights, count, factors);
+  P::template PackWeights<R>(weights, count);
   values += first / P::kElements * kStrip;
   for (int64_t d = 0; d < head_size; d += kStrip, values += capacity / P::kElements * kStrip, out += R * kStrip) {
     const int64_t columns = std::min<int64_t>(kStripVectors, (head_size - d + kLanes - 1) / kLanes);
@@ -267,11 +265,10 @@ void WeightWide(float* HWY_RESTRICT weights, const float* HWY_RESTRICT values, i
       float* to = out + r * kStrip;
       const float* rescale_rows = rescale == nullptr ? nullptr : rescale + r;
       if (columns == kStripVectors)
-        WeightPass<P, kStripRows, kStripVectors>(weights + r, R, values, count, rescale_rows, factors + r, to);
+        WeightPass<P, kStripRows, kStripVectors>(weights + r, R, values, count, rescale_rows, to);
       else
         for (int64_t c = 0; c < columns; ++c)
-          WeightPass<P, kStripRows, 1>(weights + r, R, values + c * kLanes, count, rescale_rows, factors + r,
-                                       to + c * kLanes);
+          WeightPass<P, kStripRows, 1>(weights + r, R, values + c * kLanes, count, rescale_rows, to + c * kLanes);
     }
   }
 }
