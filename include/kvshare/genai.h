@@ -9,9 +9,6 @@
 
 namespace kvshare {
 
-// What kvshare's execution provider is called in provider lists.
-inline constexpr const char* kProviderName = "KvshareExecutionProvider";
-
 struct GenaiReport {
   std::string config;                // the file that was written
   std::string backup;                // what it was before; empty where nothing was overwritten

@@ -12,6 +12,7 @@
 #include "ep/mask_group.h"
 #include "ep/ort_model.h"
 #include "graph/graph.h"
+#include "kvshare/provider.h"
 
 namespace kvshare::ep {
 namespace {
@@ -54,7 +55,7 @@ Status Describe(const Host& host, const ServedOp& served, OrtKernelDefBuilder* b
   KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetDomain(builder, served.domain)));
   KVSHARE_RETURN_IF_ERROR(
       check(api.KernelDefBuilder_SetSinceVersion(builder, served.first_version, served.last_version)));
-  KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetExecutionProvider(builder, kName)));
+  KVSHARE_RETURN_IF_ERROR(check(api.KernelDefBuilder_SetExecutionProvider(builder, kProviderName)));
   constexpr int kFirst[] = {0};
   switch (served.reuse) {
     case Reuse::kNone: break;
@@ -77,7 +78,7 @@ Result<std::unique_ptr<ExecutionProvider>> ExecutionProvider::Make(const Host& h
 ExecutionProvider::ExecutionProvider(const Host& host, const Options& options, const OrtLogger* logger)
     : OrtEp{}, host_(host), options_(options), logger_(logger) {
   ort_version_supported = kApiVersion;
-  GetName = [](const OrtEp*) noexcept { return kName; };
+  GetName = [](const OrtEp*) noexcept { return kProviderName; };
   GetCapability = [](OrtEp* self, const OrtGraph* graph, OrtEpGraphSupportInfo* support) noexcept {
     auto& provider = *static_cast<ExecutionProvider*>(self);
     return ort::Guarded(provider.host_.api, [&] { return provider.Claim(graph, support); });
@@ -123,7 +124,7 @@ Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* su
   if (!device.empty()) {
     Log(ORT_LOGGING_LEVEL_INFO,
         fmt::format("{}: stands aside; {} has nodes of this model, and keys and values would be copied between the two",
-                    kName, device));
+                    kProviderName, device));
     return {};
   }
   const OrtNode* parent = nullptr;
@@ -141,7 +142,7 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<con
   if (!made.ok()) {
     Log(ORT_LOGGING_LEVEL_WARNING, fmt::format("{}: the model is not understood, its attention nodes are taken as ONNX "
                                                "says: {}",
-                                               kName, made.status().message()));
+                                               kProviderName, made.status().message()));
     return {};
   }
   const bool fuses = options_.mode == Mode::kFuse;
@@ -183,12 +184,13 @@ Result<bool> ExecutionProvider::ClaimHelpers(const std::vector<const OrtNode*>& 
 }
 
 void ExecutionProvider::ReportClaims() {
-  for (const std::string& reason : claims_.reasons) Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: {}", kName, reason));
+  for (const std::string& reason : claims_.reasons)
+    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: {}", kProviderName, reason));
   if (claims_.repaired.empty() || std::exchange(warned_, true)) return;
   Log(ORT_LOGGING_LEVEL_WARNING,
       fmt::format("{}: repaired: {} borrows keys with is_causal = 1 and no past{}; its last query sees all keys, as "
                   "exporters mean it, not the first key alone, as ONNX says; causal_alignment = spec follows ONNX",
-                  kName, claims_.repaired.front(),
+                  kProviderName, claims_.repaired.front(),
                   claims_.repaired.size() > 1 ? fmt::format(" (and {} more)", claims_.repaired.size() - 1) : ""));
 }
 
@@ -200,13 +202,13 @@ Status ExecutionProvider::ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* 
   const auto kernel =
       CreateKernel(info.domain(), info.op(), info, PlanOf(info.HasOutput(0) ? info.outputs()[0] : ""), host_.version);
   if (!kernel.ok()) {
-    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kName, kernel.status().message()));
+    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kProviderName, kernel.status().message()));
     return {};
   }
   KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
   if (!registered) {
     Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {} '{}': no kernel for the version of this op",
-                                            kName, info.op(), info.Name()));
+                                            kProviderName, info.op(), info.Name()));
     return {};
   }
   return FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node));
@@ -217,7 +219,7 @@ Result<std::string> ExecutionProvider::DeviceProvider(const std::vector<const Or
     const char* provider = nullptr;
     KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Node_GetEpName(node, &provider)));
     const std::string_view name = provider != nullptr ? provider : "";
-    if (!name.empty() && name != kName && name != "CPUExecutionProvider") return std::string(name);
+    if (!name.empty() && name != kProviderName && name != "CPUExecutionProvider") return std::string(name);
   }
   return std::string();
 }

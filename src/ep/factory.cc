@@ -7,6 +7,7 @@
 #include "ep/ep.h"
 #include "ep/graph_view.h"
 #include "ep/options.h"
+#include "kvshare/provider.h"
 #include "kvshare/version.h"
 #include "ort/custom_op.h"
 
@@ -22,7 +23,7 @@ class Factory final : public OrtEpFactory {
  public:
   explicit Factory(const Host& host) : OrtEpFactory{}, host_(host) {
     ort_version_supported = kApiVersion;
-    GetName = [](const OrtEpFactory*) noexcept { return kName; };
+    GetName = [](const OrtEpFactory*) noexcept { return kProviderName; };
     GetVendor = [](const OrtEpFactory*) noexcept { return "kvshare"; };
     GetVendorId = [](const OrtEpFactory*) noexcept -> uint32_t { return 0; };
     GetVersion = [](const OrtEpFactory*) noexcept { return kVersion; };

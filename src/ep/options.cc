@@ -1,4 +1,5 @@
 #include "ep/options.h"
+#include "kvshare/provider.h"
 
 #include <fmt/format.h>
 
@@ -14,7 +15,7 @@ namespace {
 constexpr std::string_view kPrefix = "ep.kvshareexecutionprovider.";
 
 Status BadValue(std::string_view name, std::string_view value, const char* accepted) {
-  return Status::InvalidInput(fmt::format("{}: option '{}' is '{}'; needs {}", kName, name, value, accepted));
+  return Status::InvalidInput(fmt::format("{}: option '{}' is '{}'; needs {}", kProviderName, name, value, accepted));
 }
 
 Status Read(std::string_view name, std::string_view value, Options* options) {
@@ -31,7 +32,8 @@ Status Read(std::string_view name, std::string_view value, Options* options) {
                                            : Alignment::kLowerRight;
     return {};
   }
-  return Status::InvalidInput(fmt::format("{}: option '{}' is not known; has mode, causal_alignment", kName, name));
+  return Status::InvalidInput(
+      fmt::format("{}: option '{}' is not known; has mode, causal_alignment", kProviderName, name));
 }
 
 }  // namespace

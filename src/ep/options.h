@@ -8,8 +8,6 @@
 
 namespace kvshare::ep {
 
-inline constexpr const char* kName = "KvshareExecutionProvider";
-
 enum class Mode {
   kFuse,   // attention nodes, and what they read in a shape of their own: key masks for masks, caches as they lie
   kNodes,  // attention nodes

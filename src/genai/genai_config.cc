@@ -9,6 +9,7 @@
 
 #include "graph/atomic_file.h"
 #include "kvshare/genai.h"
+#include "kvshare/provider.h"
 
 namespace kvshare {
 namespace {

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "host/find_ort.h"
+#include "kvshare/provider.h"
 #include "ort_types/element_type.h"
 
 namespace kvshare::host {
@@ -18,7 +19,6 @@ namespace {
 constexpr uint32_t kApiVersion = 18;
 // but for what concerns execution providers: the version that kvshare's own needs.
 constexpr uint32_t kProviderApiVersion = 24;
-constexpr std::string_view kProvider = "KvshareExecutionProvider";
 
 template <typename T>
 using Owned = std::unique_ptr<T, void (*)(T*)>;
@@ -186,11 +186,12 @@ Status OrtHost::AppendProvider(const std::string& file, OrtSessionOptions* optio
   const OrtEpDevice* const* devices = nullptr;
   size_t count = 0;
   KVSHARE_RETURN_IF_ERROR(Refusal(*api, api->GetEpDevices(env_, &devices, &count), "execution providers"));
-  const auto* const found = std::find_if(
-      devices, devices + count, [&](const OrtEpDevice* device) { return api->EpDevice_EpName(device) == kProvider; });
-  if (found == devices + count) return Status::Refused(fmt::format("'{}' has no {}", file, kProvider));
+  const auto* const found = std::find_if(devices, devices + count, [&](const OrtEpDevice* device) {
+    return std::string_view(api->EpDevice_EpName(device)) == kProviderName;
+  });
+  if (found == devices + count) return Status::Refused(fmt::format("'{}' has no {}", file, kProviderName));
   return Refusal(*api, api->SessionOptionsAppendExecutionProvider_V2(options, env_, found, 1, nullptr, nullptr, 0),
-                 std::string(kProvider));
+                 std::string(kProviderName));
 }
 
 OrtHost::~OrtHost() {
