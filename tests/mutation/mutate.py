@@ -43,7 +43,7 @@ def wrapped(fault):
     """The old text beside the new one: statements behind an if, else an expression."""
     active = f"kvshare_fault::active == {fault['number']}"
     if fault["old"].endswith(";"):
-        return f"if ({active}) {{ {fault['new']} }} else {{ {fault['old']} }}"
+        return f"{{ if ({active}) {{ {fault['new']} }} else {{ {fault['old']} }} }}"
     return f"({active} ? ({fault['new']}) : ({fault['old']}))"
 
 
@@ -126,9 +126,10 @@ def lay_tree(changed):
 
 
 def build(jobs):
-    subprocess.run(["cmake", "--preset", "dev", "-DKVSHARE_BUILD_BENCH=OFF"], cwd=TREE, check=True,
-                   stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", "build", "-j", str(jobs)], cwd=TREE, check=True, stdout=subprocess.DEVNULL)
+    for command in (["cmake", "--preset", "dev", "-DKVSHARE_BUILD_BENCH=OFF"], ["cmake", "--build", "build", "-j", str(jobs)]):
+        done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            sys.exit(f"the copy with faults does not build:\n{done.stdout[-4000:]}")
 
 
 def run(tests, number, jobs):

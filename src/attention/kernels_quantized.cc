@@ -1,0 +1,22 @@
+// The tile kernels of K and V in int8, int4 and fp8.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "attention/kernels_quantized.cc"
+#include <hwy/foreach_target.h>
+// The order matters: foreach_target.h first.
+#include <hwy/highway.h>
+
+#include "attention/make_kernels-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kvshare::HWY_NAMESPACE {
+
+const TileCode kQuantizedCode[] = {
+#define KVSHARE_TILE_KERNEL(name, type, rows, products) \
+  CodeIfMine<DType::type, Products::products, rows,     \
+             DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+#include "attention/attention_kernels.inc"
+#undef KVSHARE_TILE_KERNEL
+};
+
+}  // namespace kvshare::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
