@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: bench-model wheel wheel-test build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -50,6 +50,16 @@ wheel: build  ## dist/kvshare-*.whl for each Python at hand, with everything ins
 wheel-test: wheel  ## the wheel in fresh environments, beside several releases of onnxruntime
 	scripts/wheel_test.sh
 
+genai: build  ## onnxruntime-genai 0.18 on the execution provider: logits of each step, and where its attention ran
+	scripts/setup.sh genai
+	build/genai-venv/bin/python -m pytest -q -p no:cacheprovider tests/genai
+
+chat: build  ## text of SmolLM2-135M as it is generated, by onnxruntime-genai on the execution provider; fetches PyTorch and 93 MB
+	scripts/setup.sh realmodel
+	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/models.py build/realmodel smollm2
+	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/export.py build/realmodel smollm2 genai
+	build/realmodel-venv/bin/python examples/genai_chat.py build/realmodel/smollm2/genai --library build/lib/libkvshare_ort.so $(ARGS)
+
 install: build  ## under PREFIX, with the CMake package
 	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph
 	cmake --install build --prefix "$(PREFIX)"
@@ -76,6 +86,7 @@ ci-full:  ## .ci/run, and what takes too long for it
 	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.(sessions|property)'
 	$(MAKE) matrix
 	$(MAKE) mutate
+	$(MAKE) genai
 	$(MAKE) realmodel
 	$(MAKE) coverage
 	$(MAKE) sanitize

