@@ -61,7 +61,7 @@ chat: build  ## text of SmolLM2-135M as it is generated, by onnxruntime-genai on
 	build/realmodel-venv/bin/python examples/genai_chat.py build/realmodel/smollm2/genai --library build/lib/libkvshare_ort.so $(ARGS)
 
 install: build  ## under PREFIX, with the CMake package
-	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph
+	cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph kvshare_installed_host
 	cmake --install build --prefix "$(PREFIX)"
 
 sanitize: ## all tests with AddressSanitizer and UBSan, those that run several threads with ThreadSanitizer

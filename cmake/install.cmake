@@ -41,10 +41,10 @@ set_target_properties(kvshare_installed_host PROPERTIES OUTPUT_NAME kvshare_host
 target_link_libraries(kvshare_installed_host INTERFACE kvshare_installed_graph z ${CMAKE_DL_LIBS})
 
 # The Python extension's: the graph tool with everything below it that the first archive lacks.
-kvshare_installed_library(tools COMPONENT python kvshare_graph kvshare_host kvshare_report kvshare_onnx_proto kvshare_protobuf_lite zip)
+kvshare_installed_library(tools COMPONENT python kvshare_graph kvshare_genai kvshare_host kvshare_report kvshare_onnx_proto kvshare_protobuf_lite zip)
 set_target_properties(kvshare_installed_tools PROPERTIES OUTPUT_NAME kvshare_tools EXCLUDE_FROM_ALL ON)
 target_link_libraries(kvshare_installed_tools INTERFACE kvshare_installed_kvshare z ${CMAKE_DL_LIBS})
-install(FILES src/report/report.h DESTINATION include/report COMPONENT python EXCLUDE_FROM_ALL)
+install(FILES src/report/progress.h src/report/report.h DESTINATION include/report COMPONENT python EXCLUDE_FROM_ALL)
 
 install(TARGETS kvshare RUNTIME DESTINATION bin)
 install(DIRECTORY include/kvshare "${KVSHARE_GENERATED}/kvshare" DESTINATION include)

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PREFIX=$PWD/build/wheel/prefix
-cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph kvshare_installed_tools
+cmake --build --preset dev --target kvshare_installed_kvshare kvshare_installed_graph kvshare_installed_host kvshare_installed_tools
 rm -rf "$PREFIX" dist build/wheel/raw
 cmake --install build --prefix "$PREFIX" --strip >/dev/null
 cmake --install build --prefix "$PREFIX" --component python >/dev/null

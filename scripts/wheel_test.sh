@@ -1,32 +1,51 @@
 #!/usr/bin/env bash
 # wheel_test.sh [PYTHON:ORT ...]: installs the wheel of dist/ into a fresh environment for each pair and runs tests/python
-# there. A pair whose Python is not here is named in the last lines, never passed over in silence.
+# there; then prints a table of what passed. A pair whose Python is not here says so, never passed over in silence.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PAIRS=("$@")
 [[ ${#PAIRS[@]} -gt 0 ]] || PAIRS=(3.10:1.20.1 3.11:1.20.1 3.11:1.24.4 3.11:1.32.0 3.12:1.20.1 3.12:1.24.4 3.12:1.32.0
   3.13:1.20.1 3.13:1.24.4 3.13:1.32.0)
-passed=() absent=()
+
+interpreter() {  # interpreter VERSION: that Python, on PATH or among pyenv's; nothing where there is none
+  local candidate
+  for candidate in "$(command -v "python$1" || true)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+    if [[ -x $candidate ]] && "$candidate" -c '' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+prepare() {  # prepare VENV PYTHON ORT
+  "$2" -m venv --clear "$1"
+  "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input "onnxruntime==$3" "onnx>=1.17" pytest numpy
+  # --no-index: the wheel for this Python is in dist/, or the pair fails
+  "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input --no-index --find-links dist kvshare
+}
+
+table="| Python | ONNX Runtime | tests/python |"$'\n'"|---|---|---|"
+failed=0
 for pair in "${PAIRS[@]}"; do
   version=${pair%%:*} ort=${pair##*:}
-  python=$(command -v "python$version" || true)
-  [[ -n $python ]] && "$python" -c '' 2>/dev/null || python=
-  for candidate in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
-    [[ -n $python || ! -x $candidate ]] || python=$candidate
-  done
+  python=$(interpreter "$version")
+  venv=build/wheel-tests/$version-$ort log=build/wheel-tests/$version-$ort.log
+  mkdir -p build/wheel-tests
   if [[ -z $python ]]; then
-    absent+=("$pair")
-    continue
+    result="not run: no such Python here"
+  elif ! (set -e; prepare "$venv" "$python" "$ort") >"$log" 2>&1; then
+    result="not installed: $(grep -m 1 -i error "$log" || tail -n 1 "$log")"
+    failed=1
+  else
+    code=0
+    (cd build/wheel-tests && "./$version-$ort/bin/python" -m pytest -q -p no:cacheprovider ../../tests/python) >"$log" 2>&1 || code=$?
+    result=$(tail -n 1 "$log")
+    result=${result% in *}
+    [[ $code = 0 ]] || { cat "$log"; result="FAILED: $result"; failed=1; }
   fi
-  venv=build/wheel-tests/$version-$ort
-  "$python" -m venv --clear "$venv"
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input "onnxruntime==$ort" "onnx>=1.17" pytest numpy
-  # --no-index: the wheel for this Python is in dist/, or the pair fails
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-input --no-index --find-links dist kvshare
-  echo "Python $version, onnxruntime $ort"
-  (cd build/wheel-tests && "$PWD/$version-$ort/bin/python" -m pytest -q -p no:cacheprovider ../../tests/python)
-  passed+=("$pair")
+  echo "Python $version, onnxruntime $ort: $result"
+  table+=$'\n'"| $version | $ort | $result |"
 done
-echo "passed: ${passed[*]:-none}"
-[[ ${#absent[@]} = 0 ]] || echo "not run, no such Python here: ${absent[*]}"
-[[ ${#passed[@]} -gt 0 ]]
+echo
+echo "$table"
+exit $failed

@@ -1,6 +1,8 @@
 // onnxruntime-genai's configuration: which execution provider a model folder runs on.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,10 +20,12 @@ struct GenaiReport {
 // Puts kvshare's provider, with `options`, first into the session options of `folder`/genai_config.json.
 // Without `out` the file is edited in place, and its first state is kept as genai_config.json.before-kvshare.
 // With `out`, a folder that is absent or empty, the whole folder is copied there and only the copy is edited.
+// `progress` is called as a file is copied: its bytes so far, and in all.
 // Errors: kInvalidInput for a folder without a readable genai_config.json, or an `out` that holds files; kRefused where
 // another device's provider is configured, since kvshare's is for the CPU; kInternal where writing fails.
 Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
-                                     const std::map<std::string, std::string>& options);
+                                     const std::map<std::string, std::string>& options,
+                                     const std::function<void(uint64_t done, uint64_t bytes)>& progress = {});
 
 // Puts the backup of `folder`/genai_config.json back. kInvalidInput where there is none.
 Result<GenaiReport> UndoGenaiProvider(const std::string& folder);

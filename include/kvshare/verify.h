@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -47,6 +48,9 @@ struct VerifyOptions {
   std::optional<double> tolerance;
   RandomTokens tokens;
   RunOptions run;
+
+  // Called after each run of the model: runs so far, and in all.
+  std::function<void(uint64_t done, uint64_t steps)> progress = {};
 };
 
 struct StepDifference {

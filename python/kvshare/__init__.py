@@ -3,7 +3,7 @@
     import kvshare
     session = kvshare.InferenceSession("model.onnx")    # an onnxruntime.InferenceSession; the model may be unchanged
 
-inspect and rewrite work on files; verify and doctor run a model in the caller's onnxruntime.
+inspect, rewrite and genai work on files; verify and doctor run a model in the caller's onnxruntime.
 """
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvshare._errors import InternalError, InvalidInputError, KvshareError, RefusedError
     from kvshare._libraries import get_ep_name, get_library_path, library_path
-    from kvshare._results import (AttentionLayer, Diagnosis, Inspection, NodeCount, RewriteReport, RuleOutcome, StepDifference,
-                                  Verification)
+    from kvshare._results import (AttentionLayer, Diagnosis, GenaiReport, Inspection, NodeCount, RewriteReport, RuleOutcome,
+                                  StepDifference, Verification)
     from kvshare._registration import register
     from kvshare._session import InferenceSession, session_options
-    from kvshare._tools import doctor, inspect, rewrite, verify
+    from kvshare._tools import doctor, genai, inspect, rewrite, verify
 
     __version__: str
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "_errors": ["InternalError", "InvalidInputError", "KvshareError", "RefusedError"],
     "_libraries": ["get_ep_name", "get_library_path", "library_path"],
-    "_results": ["AttentionLayer", "Diagnosis", "Inspection", "NodeCount", "RewriteReport", "RuleOutcome", "StepDifference",
-                 "Verification"],
+    "_results": ["AttentionLayer", "Diagnosis", "GenaiReport", "Inspection", "NodeCount", "RewriteReport", "RuleOutcome",
+                 "StepDifference", "Verification"],
     "_registration": ["register"],
     "_session": ["InferenceSession", "session_options"],
-    "_tools": ["doctor", "inspect", "rewrite", "verify"],
+    "_tools": ["doctor", "genai", "inspect", "rewrite", "verify"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
-    "AttentionLayer", "Diagnosis", "InferenceSession", "Inspection", "InternalError", "InvalidInputError", "KvshareError",
-    "NodeCount", "RefusedError", "RewriteReport", "RuleOutcome", "StepDifference", "Verification", "doctor", "get_ep_name",
-    "get_library_path", "inspect", "library_path", "register", "rewrite", "session_options", "verify",
+    "AttentionLayer", "Diagnosis", "GenaiReport", "InferenceSession", "Inspection", "InternalError", "InvalidInputError",
+    "KvshareError", "NodeCount", "RefusedError", "RewriteReport", "RuleOutcome", "StepDifference", "Verification", "doctor",
+    "genai", "get_ep_name", "get_library_path", "inspect", "library_path", "register", "rewrite", "session_options", "verify",
 ]
 
 

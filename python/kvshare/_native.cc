@@ -17,10 +17,12 @@
 #include <vector>
 
 #include "kvshare/doctor.h"
+#include "kvshare/genai.h"
 #include "kvshare/rewrite.h"
 #include "kvshare/runner.h"
 #include "kvshare/verify.h"
 #include "kvshare/version.h"
+#include "report/progress.h"
 #include "report/report.h"
 
 namespace nb = nanobind;
@@ -76,7 +78,7 @@ kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
 
 nb::tuple Rewrite(const std::string& path, const std::string& output, const std::string& to, const std::string& own,
                   const std::string& rope, const std::string& min_ort, const std::vector<std::string>& skip,
-                  bool prune_inputs, bool dry_run) {
+                  bool prune_inputs, bool dry_run, bool progress) {
   kvshare::RewriteOptions options;
   const auto target = TargetOf(to);
   if (!target.ok()) return AsTuple(Failure(target.status()));
@@ -87,10 +89,24 @@ nb::tuple Rewrite(const std::string& path, const std::string& output, const std:
   options.skip = skip;
   options.prune_inputs = prune_inputs;
   options.dry_run = dry_run;
+  if (progress) options.progress = kvshare::report::CopyBar();
   Answer answer;
   {
     const nb::gil_scoped_release released;
     answer = AnswerOf(kvshare::Rewrite(path, output, options));
+  }
+  return AsTuple(answer);
+}
+
+nb::tuple Genai(const std::string& folder, const std::string& output, const std::map<std::string, std::string>& options,
+                bool undo, const std::string& library, bool progress) {
+  Answer answer;
+  {
+    const nb::gil_scoped_release released;
+    const auto bar = progress ? kvshare::report::CopyBar() : kvshare::report::Progress();
+    const auto done =
+        undo ? kvshare::UndoGenaiProvider(folder) : kvshare::AddGenaiProvider(folder, output, options, bar);
+    answer = done.ok() ? Answer{"ok", kvshare::report::ToJson(*done, undo ? "" : library)} : Failure(done.status());
   }
   return AsTuple(answer);
 }
@@ -217,14 +233,16 @@ kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const 
 nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden,
                  const std::string& against, std::optional<double> tolerance, uint64_t seed, int64_t prompt,
                  int64_t steps, const std::string& via, const std::string& library,
-                 const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents) {
+                 const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents, bool progress) {
   const auto run = RunOptionsOf(via, library, entries, extents);
   if (!run.ok()) return AsTuple(Failure(run.status()));
-  const kvshare::VerifyOptions options{.golden = golden,
-                                       .against = against,
-                                       .tolerance = tolerance,
-                                       .tokens = {.seed = seed, .prompt = prompt, .steps = steps},
-                                       .run = *run};
+  const kvshare::VerifyOptions options{
+      .golden = golden,
+      .against = against,
+      .tolerance = tolerance,
+      .tokens = {.seed = seed, .prompt = prompt, .steps = steps},
+      .run = *run,
+      .progress = progress ? kvshare::report::VerifyBar() : kvshare::report::Progress()};
   return AsTuple(AnswerOf(kvshare::Verify(path, options, PyRuntime(runtime))));
 }
 
@@ -242,10 +260,13 @@ NB_MODULE(_native, module) {
   module.def("version", [] { return kvshare::kVersion; });
   module.def("inspect", &Inspect, nb::arg("path"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
-             nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("prune_inputs"), nb::arg("dry_run"));
+             nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("prune_inputs"), nb::arg("dry_run"),
+             nb::arg("progress"));
+  module.def("genai", &Genai, nb::arg("folder"), nb::kw_only(), nb::arg("output"), nb::arg("options"), nb::arg("undo"),
+             nb::arg("library"), nb::arg("progress"));
   module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"),
              nb::arg("against"), nb::arg("tolerance").none(), nb::arg("seed"), nb::arg("prompt"), nb::arg("steps"),
-             nb::arg("via"), nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
+             nb::arg("via"), nb::arg("library"), nb::arg("entries"), nb::arg("extents"), nb::arg("progress"));
   module.def("diagnose", &Diagnose, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("via"),
              nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
 }

@@ -1,4 +1,4 @@
-"""What inspect, rewrite, verify and doctor return. Fields are those of the command line's --json."""
+"""What inspect, rewrite, genai, verify and doctor return. Fields are those of the command line's --json."""
 from __future__ import annotations
 
 import dataclasses
@@ -80,6 +80,20 @@ class RewriteReport:
             before=Inspection.from_json(fields["before"]), after=Inspection.from_json(fields["after"]),
             outcomes=[make(RuleOutcome, outcome) for outcome in fields["outcomes"]], notes=list(fields["notes"]),
             changed=fields["changed"], model=model)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenaiReport:
+    """What was done to an onnxruntime-genai folder."""
+
+    config: str  # the file that was written
+    backup: str  # what it was before; "" where nothing was overwritten
+    changes: list[str]  # one line each; empty: nothing had to change
+    library: str  # what the program registers: onnxruntime_genai.register_execution_provider_library("kvshare", library)
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> GenaiReport:
+        return make(GenaiReport, fields)
 
 
 @dataclasses.dataclass(frozen=True)

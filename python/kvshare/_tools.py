@@ -1,4 +1,4 @@
-"""inspect, rewrite, verify and doctor: thin calls of the C++ library that take paths or onnx.ModelProto."""
+"""inspect, rewrite, genai, verify and doctor: thin calls of the C++ library that take paths or onnx.ModelProto."""
 from __future__ import annotations
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 from kvshare import _errors, _native
 from kvshare._errors import InvalidInputError
 from kvshare._libraries import library_path
-from kvshare._results import Diagnosis, Inspection, RewriteReport, Verification
+from kvshare._results import Diagnosis, GenaiReport, Inspection, RewriteReport, Verification
 from kvshare._runtime import Runtime
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def rewrite(
     skip: Sequence[str] = (),
     prune_inputs: bool = False,
     dry_run: bool = False,
+    progress: bool = True,
 ) -> RewriteReport:
     """Turns shared attention layers into a form that reads the source layer's cache in place.
 
@@ -79,6 +80,7 @@ def rewrite(
     skip: names of rules not to run.
     prune_inputs: whether graph inputs that nothing reads any more are dropped.
     dry_run: whether only the report is wanted.
+    progress: whether a bar on standard error shows how far copies of weights are. There is none without a terminal.
 
     Raises InvalidInputError as inspect does, RefusedError for options that the target cannot serve, and InternalError where
     writing fails. The output is complete or absent.
@@ -87,7 +89,7 @@ def rewrite(
     if is_path and output is None and not dry_run:
         raise InvalidInputError("rewrite of a path has no output; needs output, or dry_run=True")
     options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip), "prune_inputs": prune_inputs,
-               "dry_run": dry_run}
+               "dry_run": dry_run, "progress": progress}
     with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
         target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")
         fields = _call(_native.rewrite, path, target, **options)
@@ -96,6 +98,35 @@ def rewrite(
         import onnx
 
         return RewriteReport.from_json(fields, onnx.load(target))
+
+
+def genai(
+    folder: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    options: Mapping[str, str] | None = None,
+    undo: bool = False,
+    progress: bool = True,
+) -> GenaiReport:
+    """Lets an onnxruntime-genai folder run on kvshare's execution provider, by its genai_config.json.
+
+    folder: a folder with genai_config.json. The file is edited in place, and a backup of it lies beside it afterwards.
+    output: a folder that is absent or empty: it gets a copy of `folder`, and only the copy is edited.
+    options: options of the provider: mode = fuse | nodes | off, causal_alignment = auto | spec | lower_right.
+    undo: put the backup back instead.
+    progress: as rewrite has it.
+
+    onnxruntime-genai knows no provider by itself. A program calls
+    onnxruntime_genai.register_execution_provider_library("kvshare", kvshare.library_path()) before it loads the model.
+
+    Raises InvalidInputError for a folder without a readable genai_config.json, an output that holds files, or an undo
+    without a backup, and RefusedError where the folder is configured for another device's provider.
+    """
+    if undo and (output is not None or options):
+        raise InvalidInputError("genai has undo beside output or options; needs undo alone")
+    return GenaiReport.from_json(_call(
+        _native.genai, os.fspath(folder), output="" if output is None else os.fspath(output), options=dict(options or {}),
+        undo=undo, library=library_path(), progress=progress))
 
 
 def drop_in_for(model: str | os.PathLike[str]) -> str:
@@ -117,6 +148,7 @@ def verify(
     via: str = "",
     entries: Mapping[str, str] | None = None,
     extents: Mapping[str, int] | None = None,
+    progress: bool = True,
 ) -> Verification:
     """Runs a decoder in the caller's onnxruntime and compares its logits: of a prefill, then of each decode step.
 
@@ -129,6 +161,7 @@ def verify(
         place of ONNX Runtime's); "": as the model needs.
     entries: session entries, set before the library is registered.
     extents: extents that neither the signature nor the graph tells, by name ("kv_cache_dim") or input and axis ("past.0.1").
+    progress: whether a bar on standard error shows how many runs are done. There is none without a terminal.
 
     Raises InvalidInputError for a model or golden file that is missing or malformed, RefusedError for a model that is no
     decoder or that onnxruntime does not take.
@@ -140,7 +173,7 @@ def verify(
         return Verification.from_json(_call(
             _native.verify, path, Runtime(), golden="" if golden is None else os.fspath(golden), against=other,
             tolerance=tolerance, seed=seed, prompt=prompt, steps=steps, via=via, library=library_path(),
-            entries=list((entries or {}).items()), extents=dict(extents or {})))
+            entries=list((entries or {}).items()), extents=dict(extents or {}), progress=progress))
 
 
 def doctor(

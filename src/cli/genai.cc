@@ -9,6 +9,8 @@
 
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
+#include "report/progress.h"
+#include "report/report.h"
 
 namespace kvshare::cli {
 namespace {
@@ -18,26 +20,18 @@ struct Arguments {
   std::string out;
   std::vector<std::string> options;
   bool undo = false;
+  bool json = false;
   std::string library;
 };
-
-// A program has to register the library: onnxruntime-genai knows only the providers that were registered before.
-constexpr const char* kRegistration =
-    "The program registers the library before it loads the model, or onnxruntime-genai says \"Unknown provider "
-    "name\":\n"
-    "  onnxruntime_genai.register_execution_provider_library(\"kvshare\", \"{}\")\n";
 
 ExitCode Run(const Arguments& arguments) {
   std::map<std::string, std::string> options;
   for (const std::string& option : arguments.options) options.insert(SplitPair(option));
-  const auto report =
-      arguments.undo ? UndoGenaiProvider(arguments.folder) : AddGenaiProvider(arguments.folder, arguments.out, options);
-  if (!report.ok()) return Report(report.status());
-  for (const std::string& change : report->changes) fmt::print("{}\n", change);
-  if (report->changes.empty()) fmt::print("nothing to change\n");
-  fmt::print("written: {}\n", report->config);
-  if (!report->backup.empty()) fmt::print("backup:  {} (kvshare genai {} --undo)\n", report->backup, arguments.folder);
-  if (!arguments.undo) fmt::print(fmt::runtime(kRegistration), arguments.library);
+  const auto done = arguments.undo ? UndoGenaiProvider(arguments.folder)
+                                   : AddGenaiProvider(arguments.folder, arguments.out, options, report::CopyBar());
+  if (!done.ok()) return Report(done.status());
+  const std::string library = arguments.undo ? "" : arguments.library;
+  fmt::print("{}", arguments.json ? report::ToJson(*done, library) + "\n" : report::ToText(*done, library));
   return kEqual;
 }
 
@@ -55,6 +49,7 @@ void AddGenai(CLI::App& app, int& exit_code) {
           ->allow_extra_args(false)
           ->check(CheckPair);
   verb->add_flag("--undo", arguments->undo, "Put the configuration back as it was")->excludes(out)->excludes(option);
+  verb->add_flag("--json", arguments->json, "Print JSON");
   arguments->library = RunFlags().Options().library;
   verb->callback([arguments, &exit_code] { exit_code = Run(*arguments); });
 }

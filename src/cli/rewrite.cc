@@ -1,8 +1,6 @@
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,6 +8,7 @@
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/rewrite.h"
+#include "report/progress.h"
 #include "report/report.h"
 
 namespace kvshare::cli {
@@ -21,16 +20,6 @@ struct Arguments {
   RewriteOptions options;
   bool json = false;
 };
-
-// One line that is written over until a file is copied.
-void ShowProgress(uint64_t done, uint64_t bytes) {
-  constexpr uint64_t kWidth = 30;
-  constexpr double kGigabyte = 1e9;
-  const uint64_t full = bytes == 0 ? kWidth : done * kWidth / bytes;
-  fmt::print(stderr, "\rcopying weights [{:<{}}] {:.1f} of {:.1f} GB{}", std::string(full, '#'), kWidth,
-             static_cast<double>(done) / kGigabyte, static_cast<double>(bytes) / kGigabyte, done == bytes ? "\n" : "");
-  std::fflush(stderr);
-}
 
 ExitCode Run(const Arguments& arguments) {
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
@@ -76,7 +65,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
                  "In another folder: hard-link the weights instead of copying them. Who edits one file edits both");
   verb->callback([arguments, out, dry_run, &exit_code] {
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
-    if (::isatty(STDERR_FILENO) != 0) arguments->options.progress = ShowProgress;
+    arguments->options.progress = report::CopyBar();
     exit_code = Run(*arguments);
   });
 }

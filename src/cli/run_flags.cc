@@ -20,6 +20,11 @@ std::string ExecutableFolder() {
   return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path().string();
 }
 
+// Beside the executable, as it is built, installed and packed.
+std::string DefaultLibrary() {
+  return (std::filesystem::path(ExecutableFolder()) / "../lib/libkvshare_ort.so").lexically_normal().string();
+}
+
 int64_t NumberOf(const std::string& text) {
   int64_t number = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -54,7 +59,7 @@ std::string CheckPair(const std::string& pair) {
 RunOptions RunFlags::Options() const {
   RunOptions options;
   options.via = ViaOf(*this);
-  options.library = library.empty() ? ExecutableFolder() + "/../lib/libkvshare_ort.so" : library;
+  options.library = library.empty() ? DefaultLibrary() : library;
   for (const std::string& entry : entries) options.entries.push_back(SplitPair(entry));
   for (const std::string& extent : extents)
     options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);

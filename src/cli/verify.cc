@@ -7,6 +7,7 @@
 
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
+#include "report/progress.h"
 #include "report/report.h"
 
 namespace kvshare::cli {
@@ -27,6 +28,7 @@ ExitCode RunVerify(const VerifyFlags& flags) {
   }
   VerifyOptions options = flags.options;
   options.run = flags.run.Options();
+  options.progress = report::VerifyBar();
   const auto verification = Verify(flags.model, options, **runtime);
   if (!verification.ok()) return Report(verification.status());
   fmt::print("{}", flags.json ? report::ToJson(*verification) + "\n" : Spelled(report::ToText(*verification)));

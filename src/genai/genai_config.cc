@@ -102,7 +102,7 @@ Status Edit(Json& config, const std::map<std::string, std::string>& options, std
 }
 
 // Everything in `folder` but what kvshare left there.
-Status CopyFolder(const fs::path& folder, const fs::path& out) {
+Status CopyFolder(const fs::path& folder, const fs::path& out, const graph::CopyProgress& progress) {
   std::error_code error;
   if (fs::exists(out, error) && !fs::is_empty(out, error))
     return Status::InvalidInput(fmt::format("'{}' holds files; needs a folder that is absent or empty", out.string()));
@@ -113,7 +113,7 @@ Status CopyFolder(const fs::path& folder, const fs::path& out) {
     if (it->is_directory(error)) {
       fs::create_directories(to, error);
     } else if (it->path().filename() != kBackup) {
-      KVSHARE_RETURN_IF_ERROR(graph::CopyFileAtomically(it->path(), to));
+      KVSHARE_RETURN_IF_ERROR(graph::CopyFileAtomically(it->path(), to, progress));
     }
   }
   if (error) return Status::Internal(fmt::format("cannot copy '{}': {}", folder.string(), error.message()));
@@ -123,13 +123,14 @@ Status CopyFolder(const fs::path& folder, const fs::path& out) {
 }  // namespace
 
 Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
-                                     const std::map<std::string, std::string>& options) {
+                                     const std::map<std::string, std::string>& options,
+                                     const std::function<void(uint64_t done, uint64_t bytes)>& progress) {
   KVSHARE_ASSIGN_OR_RETURN(Config config, ReadConfig(fs::path(folder) / kConfig));
   GenaiReport report;
   KVSHARE_RETURN_IF_ERROR(Edit(config.json, options, report.changes));
   const fs::path target = out.empty() ? fs::path(folder) : fs::path(out);
   report.config = (target / kConfig).string();
-  if (!out.empty()) KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out));
+  if (!out.empty()) KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out, progress));
   if (report.changes.empty()) return report;
   const fs::path backup = target / kBackup;
   std::error_code ignored;

@@ -81,6 +81,11 @@ StepDifference ComparePrefill(const Tensor& got, const Tensor& want, const Tenso
   return step;
 }
 
+void Add(StepDifference difference, int64_t steps, const VerifyProgress& progress, Verification& verification) {
+  verification.steps.push_back(std::move(difference));
+  if (progress) progress(verification.steps.size(), static_cast<uint64_t>(steps));
+}
+
 // What golden.npz gives a model, step by step.
 class GoldenInputs {
  public:
@@ -170,7 +175,7 @@ Status CheckSamePrompt(const Step& step, const Step& other) {
 
 }  // namespace
 
-Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden) {
+Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden, const VerifyProgress& progress) {
   const GoldenInputs inputs(golden, decoder.feeds());
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* lens, Find(golden, "lens", 1));
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* prefill, Find(golden, "prefill_logits", 3));
@@ -188,19 +193,20 @@ Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden) 
   verification.precision = decoder.precision();
   KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Logits(prompt));
   KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, prefill->shape));
-  verification.steps.push_back(ComparePrefill(logits, *prefill, *lens));
+  Add(ComparePrefill(logits, *prefill, *lens), steps + 1, progress, verification);
   for (int64_t t = 0; t < steps; ++t) {
     KVSHARE_ASSIGN_OR_RETURN(const Step step, inputs.Decode(t, steps, batch, prompt.tokens + t));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor step_logits, decoder.Logits(step));
     KVSHARE_RETURN_IF_ERROR(CheckLogits(step_logits, {batch, 1, vocabulary}));
     StepDifference difference{.step = NameOfStep(static_cast<size_t>(t) + 1)};
     Compare(step_logits, decode_logits->Part(t), 0, batch, difference);
-    verification.steps.push_back(std::move(difference));
+    Add(std::move(difference), steps + 1, progress, verification);
   }
   return verification;
 }
 
-Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens) {
+Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens,
+                                   const VerifyProgress& progress) {
   const int64_t vocabulary = std::min(decoder.vocabulary(), other.vocabulary());
   KVSHARE_ASSIGN_OR_RETURN(const auto steps, RandomSteps(tokens, decoder.feeds(), vocabulary));
   KVSHARE_ASSIGN_OR_RETURN(const auto other_steps, RandomSteps(tokens, other.feeds(), vocabulary));
@@ -216,7 +222,7 @@ Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const Rando
     if (expected.Elements() == 0) return Status::Refused("output 'logits' is empty; needs one to compare");
     StepDifference difference{.step = NameOfStep(t)};
     Compare(logits, expected, 0, expected.Elements() / expected.shape.back(), difference);
-    verification.steps.push_back(std::move(difference));
+    Add(std::move(difference), static_cast<int64_t>(steps.size()), progress, verification);
   }
   return verification;
 }
@@ -260,14 +266,14 @@ Result<Verification> Compare(const std::string& model_path, const VerifyOptions&
   if (!options.golden.empty()) {
     KVSHARE_ASSIGN_OR_RETURN(const NamedTensors golden, host::ReadNpz(options.golden + "/golden.npz"));
     KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
-    return host::VerifyGolden(decoder, golden);
+    return host::VerifyGolden(decoder, golden, options.progress);
   }
   // The other model stands for the truth: it gets the library only where it cannot do without, and no entries.
   const RunOptions plain{
       .via = Via::kAsNeeded, .library = options.run.library, .entries = {}, .extents = options.run.extents};
   KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
   KVSHARE_ASSIGN_OR_RETURN(host::Decoder other, LoadDecoder(options.against, plain, runtime));
-  return host::VerifyAgainst(decoder, other, options.tokens);
+  return host::VerifyAgainst(decoder, other, options.tokens, options.progress);
 }
 
 }  // namespace

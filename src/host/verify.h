@@ -1,6 +1,8 @@
 // The comparisons behind Verify: the differences of each step.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "host/decoder.h"
@@ -8,12 +10,16 @@
 
 namespace kvshare::host {
 
+// VerifyOptions::progress.
+using VerifyProgress = std::function<void(uint64_t done, uint64_t steps)>;
+
 // Against the golden logits of a case (golden.npz): the prefill only where position < lens. The file holds an array for
 // each input of the model that counts or describes tokens.
-Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden);
+Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden, const VerifyProgress& progress = {});
 
 // One model against another on the same tokens. kRefused where they do not take the same prompt.
-Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens);
+Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens,
+                                   const VerifyProgress& progress = {});
 
 // Fills in by what the differences are judged, and the judgement.
 void Judge(std::optional<double> tolerance, Verification& verification);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kvshare/doctor.h"
+#include "kvshare/genai.h"
 #include "kvshare/rewrite.h"
 #include "kvshare/verify.h"
 
@@ -23,6 +24,10 @@ std::string ToJson(const Verification& verification);
 
 std::string ToText(const Diagnosis& diagnosis);
 std::string ToJson(const Diagnosis& diagnosis);
+
+// `library`: what a program has to register for onnxruntime-genai; "" where it need not, as after an undo.
+std::string ToText(const GenaiReport& report, const std::string& library);
+std::string ToJson(const GenaiReport& report, const std::string& library);
 
 // How a face writes an option: its name, and its value or "" where the text gives none.
 using Spelling = std::function<std::string(const std::string& name, const std::string& value)>;

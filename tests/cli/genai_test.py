@@ -50,6 +50,15 @@ def test_undo_puts_back_the_first_state_to_the_byte(kvshare, tmp_path):
     assert (done.returncode, "is not there: nothing to undo" in done.stderr) == (BAD_INPUT, True)
 
 
+def test_json_has_what_the_text_has(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    done = json.loads(kvshare("genai", model, "--json").stdout)
+    assert done["config"] == str(model / "genai_config.json") and done["backup"] == done["config"] + ".before-kvshare"
+    library = pathlib.Path(os.environ["KVSHARE_BIN"]).resolve().parents[1] / "lib/libkvshare_ort.so"
+    assert (len(done["changes"]), done["library"]) == (1, str(library))
+    assert json.loads(kvshare("genai", model, "--undo", "--json").stdout)["library"] == ""
+
+
 def test_a_second_call_changes_nothing(kvshare, tmp_path):
     model = folder(tmp_path / "m", {})
     assert kvshare("genai", model).returncode == EQUAL

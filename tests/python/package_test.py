@@ -1,4 +1,5 @@
 """The installed wheel beside the onnxruntime of this environment, which may be any from 1.20 on."""
+import json
 import os
 import pathlib
 import subprocess
@@ -128,6 +129,26 @@ def test_failures_are_exceptions_with_one_line(tmp_path):
             kvshare.rewrite(DATA / "mixed_bias_asis" / "model.onnx", dry_run=True, **options)
     with pytest.raises(kvshare.InvalidInputError, match="needs a path or an onnx.ModelProto"):
         kvshare.inspect(3)
+
+
+def test_genai_edits_a_folder_and_puts_it_back(tmp_path):
+    config = tmp_path / "genai_config.json"
+    config.write_text('{"model": {"decoder": {}}}')
+    done = kvshare.genai(tmp_path, options={"mode": "nodes"})
+    [provider] = json.loads(config.read_text())["model"]["decoder"]["session_options"]["provider_options"]
+    assert provider == {kvshare.get_ep_name(): {"mode": "nodes"}}
+    assert (done.config, done.library, len(done.changes)) == (str(config), kvshare.library_path(), 1)
+    assert pathlib.Path(done.backup).read_text() == '{"model": {"decoder": {}}}'
+    copied = kvshare.genai(tmp_path, tmp_path.with_name(tmp_path.name + "-copy"))
+    assert (copied.backup, copied.config) == ("", str(tmp_path.with_name(tmp_path.name + "-copy") / "genai_config.json"))
+    assert kvshare.genai(tmp_path, undo=True).library == "" and config.read_text() == '{"model": {"decoder": {}}}'
+    with pytest.raises(kvshare.InvalidInputError, match="nothing to undo"):
+        kvshare.genai(tmp_path, undo=True)
+    with pytest.raises(kvshare.InvalidInputError, match="needs undo alone"):
+        kvshare.genai(tmp_path, undo=True, options={"mode": "off"})
+    config.write_text('{"model": {"decoder": {"session_options": {"provider_options": [{"cuda": {}}]}}}}')
+    with pytest.raises(kvshare.RefusedError, match="runs on provider 'cuda'"):
+        kvshare.genai(tmp_path)
 
 
 def test_an_unchanged_model_runs_through_the_override(tmp_path):
