@@ -18,10 +18,10 @@ interpreter() {  # interpreter VERSION: that Python, on PATH or among pyenv's; n
 }
 
 prepare() {  # prepare VENV PYTHON ORT
-  "$2" -m venv --clear "$1"
-  "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input "onnxruntime==$3" "onnx>=1.17" pytest numpy
   # --no-index: the wheel for this Python is in dist/, or the pair fails
-  "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input --no-index --find-links dist kvshare
+  "$2" -m venv --clear "$1" &&
+    "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input "onnxruntime==$3" "onnx>=1.17" pytest numpy &&
+    "$1/bin/python" -m pip install -q --disable-pip-version-check --no-input --no-index --find-links dist kvshare
 }
 
 table="| Python | ONNX Runtime | tests/python |"$'\n'"|---|---|---|"
@@ -33,7 +33,7 @@ for pair in "${PAIRS[@]}"; do
   mkdir -p build/wheel-tests
   if [[ -z $python ]]; then
     result="not run: no such Python here"
-  elif ! (set -e; prepare "$venv" "$python" "$ort") >"$log" 2>&1; then
+  elif ! prepare "$venv" "$python" "$ort" >"$log" 2>&1; then
     result="not installed: $(grep -m 1 -i error "$log" || tail -n 1 "$log")"
     failed=1
   else
