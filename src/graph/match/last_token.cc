@@ -146,8 +146,6 @@ class Walk {
   }
 
   Decline Run() {
-    if (elsewhere_.contains(graph_.Producer(plan_.logits)))
-      return Because(DeclineCode::kValueIsOutput, "another graph output depends on '{}'", plan_.logits);
     plan_.narrowed[plan_.logits] = -2;
     const auto nodes = graph_.nodes();
     // Readers lie behind what they read: from the back, a node's outputs are known when it is met.
@@ -216,6 +214,7 @@ class Walk {
     for (const Node* reader : graph_.Consumers(value)) {
       const int64_t rank = RankOf(graph_, value);
       if (!needed_.contains(reader) || (rank >= 0 && AsksOtherExtents(*reader, rank + axis))) continue;
+      if (graph_.IsOnnx(reader, "Shape") && OnlyNamesShapes(reader->output(0), 0)) continue;
       bool known = graph_.BodiesOf(*reader).empty();
       for (int i = 0; i < reader->input_size(); ++i)
         known = known && (reader->input(i) != value || reads_.contains({reader, i}));
@@ -236,6 +235,22 @@ class Walk {
       const auto index = graph_.IsOnnx(reader, "Gather") ? graph_.Ints(Input(*reader, 1)) : std::nullopt;
       return index && std::all_of(index->begin(), index->end(), [&](int64_t i) { return i >= 0 && i != tokens; });
     });
+  }
+
+  // Do only the shapes of Reshape nodes depend on `value`, which are replaced?
+  bool OnlyNamesShapes(const std::string& value, int depth) const {
+    constexpr int kMostNodes = 4;  // Shape, Gather, Unsqueeze, Concat
+    const auto& readers = graph_.Consumers(value);
+    return depth < kMostNodes && !graph_.IsOutput(value) &&
+           std::all_of(
+               readers.begin(), readers.end(),
+               [&](const Node* reader) {
+                 if (graph_.IsOnnx(reader, "Reshape"))
+                   return Input(*reader, 0) != value && plan_.shapes.contains(reader);
+                 const bool hands_on = graph_.IsOnnx(reader, "Gather") || graph_.IsOnnx(reader, "Unsqueeze") ||
+                                       graph_.IsOnnx(reader, "Cast") || graph_.IsOnnx(reader, "Concat");
+                 return hands_on && OnlyNamesShapes(reader->output(0), depth + 1);
+               });
   }
 
   const Graph& graph_;
