@@ -194,8 +194,7 @@ class Walk {
   Decline Cut(const Node& node, const TokenRead& read) {
     const std::string& value = Input(node, read.input);
     const int64_t rank = RankOf(graph_, value);
-    if (rank < 0)
-      return Because(DeclineCode::kShapeUnknown, "{}: the shape of '{}' is not known", Describe(node), value);
+    if (rank < 0) return UnknownShape(node, value);
     const auto shape = graph_.Shape(value);
     const auto logits = graph_.Shape(plan_.logits);
     if (rank + read.axis < 1 || (shape && shape->front() == 1 && logits && logits->front() != 1))

@@ -37,10 +37,6 @@ Decline Mixed(const Node& node) {
   return Because(DeclineCode::kTokensMixed, "{}: is not known to compute each token on its own", Describe(node));
 }
 
-Decline NoShape(const Node& node, const std::string& value) {
-  return Because(DeclineCode::kShapeUnknown, "{}: the shape of '{}' is not known", Describe(node), value);
-}
-
 // The extent of `value` along `axis` from the end; 1 where it has no such axis, nothing where that is not known.
 std::optional<int64_t> ExtentFromEnd(const Graph& graph, const std::string& value, int64_t axis) {
   if (graph.Scalar(value)) return 1;
@@ -60,7 +56,7 @@ Reads ReadElementwise(const Asked& asked) {
     const std::string& value = asked.node.input(i);
     if (value.empty()) continue;
     const auto extent = ExtentFromEnd(asked.graph, value, asked.axis);
-    if (!extent) return NoShape(asked.node, value);
+    if (!extent) return UnknownShape(asked.node, value);
     if (*extent == 1) continue;
     if (asked.IsFixed(i))
       return Because(DeclineCode::kTokensMixed, "{}: constant '{}' has a row for each token", Describe(asked.node),
@@ -83,7 +79,7 @@ template <int kInputs>
 Reads ReadNorm(const Asked& asked) {
   const auto first = FindAttribute(asked.node, "axis") == nullptr ? std::optional<int64_t>(-1)
                                                                   : AxisAttribute(asked, "axis", Input(asked.node, 0));
-  if (!first) return NoShape(asked.node, Input(asked.node, 0));
+  if (!first) return UnknownShape(asked.node, Input(asked.node, 0));
   if (asked.axis >= *first) return Mixed(asked.node);
   TokenReads reads;
   for (int i = 0; i < kInputs; ++i) reads.inputs.push_back({i, asked.axis});
@@ -95,7 +91,7 @@ Reads ReadAlongAxis(const Asked& asked) {
   // Before opset 13 Softmax took all axes behind the first one.
   if (FindAttribute(asked.node, "axis") == nullptr) return Mixed(asked.node);
   const auto along = AxisAttribute(asked, "axis", Input(asked.node, 0));
-  if (!along) return NoShape(asked.node, Input(asked.node, 0));
+  if (!along) return UnknownShape(asked.node, Input(asked.node, 0));
   if (*along == asked.axis) return Mixed(asked.node);
   TokenReads reads;
   const int count = asked.node.op_type() == "Concat" ? asked.node.input_size() : 1;
@@ -143,7 +139,7 @@ Reads ReadReduce(const Asked& asked) {
 Reads ReadUnsqueeze(const Asked& asked) {
   const int64_t rank = RankOf(asked.graph, asked.node.output(0));
   const auto axes = Axes(asked, rank);
-  if (!axes) return NoShape(asked.node, asked.node.output(0));
+  if (!axes) return UnknownShape(asked.node, asked.node.output(0));
   if (Contains(*axes, asked.axis)) return Mixed(asked.node);
   // Axes behind the tokens that are new.
   const auto behind = std::count_if(axes->begin(), axes->end(), [&](int64_t axis) { return axis > asked.axis; });
@@ -152,7 +148,7 @@ Reads ReadUnsqueeze(const Asked& asked) {
 
 Reads ReadSqueeze(const Asked& asked) {
   auto axes = Axes(asked, RankOf(asked.graph, Input(asked.node, 0)));
-  if (!axes) return NoShape(asked.node, Input(asked.node, 0));
+  if (!axes) return UnknownShape(asked.node, Input(asked.node, 0));
   // From the end on: each axis that went from behind the tokens, or from their place, moves them.
   std::sort(axes->begin(), axes->end(), std::greater<>());
   int64_t axis = asked.axis;
@@ -172,7 +168,7 @@ Reads ReadSlice(const Asked& asked) {
   const auto axes = KnownInts(asked.graph, Input(asked.node, 3));
   if (!axes) return Mixed(asked.node);
   const int64_t rank = RankOf(asked.graph, Input(asked.node, 0));
-  if (rank < 0) return NoShape(asked.node, Input(asked.node, 0));
+  if (rank < 0) return UnknownShape(asked.node, Input(asked.node, 0));
   for (const int64_t axis : *axes)
     if ((axis < 0 ? axis : axis - rank) == asked.axis) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
@@ -183,7 +179,7 @@ Reads ReadGather(const Asked& asked) {
   const std::string& data = Input(asked.node, 0);
   const int64_t data_rank = RankOf(asked.graph, data);
   const auto along = AxisAttribute(asked, "axis", data);
-  if (data_rank < 0 || !along) return NoShape(asked.node, data);
+  if (data_rank < 0 || !along) return UnknownShape(asked.node, data);
   const int64_t rows = -1 - *along;  // axes of data behind the gathered one
   if (asked.IsFixed(0)) {            // the axes of the indices stand in the gathered one's place
     const int64_t axis = asked.axis + rows;
@@ -223,7 +219,7 @@ Reads ReadReshape(const Asked& asked) {
   const auto rank = static_cast<int64_t>(extents->size());
   const int64_t tokens = rank + asked.axis;
   const int64_t value_rank = RankOf(asked.graph, value);
-  if (tokens < 0 || value_rank < 0) return NoShape(asked.node, value);
+  if (tokens < 0 || value_rank < 0) return UnknownShape(asked.node, value);
   if (value_rank <= tokens) return Mixed(asked.node);
   std::vector<int64_t> shape(static_cast<size_t>(rank), 0);
   int open = 0;
@@ -392,6 +388,10 @@ class RankReader {
 };
 
 }  // namespace
+
+Decline UnknownShape(const Node& node, const std::string& value) {
+  return Because(DeclineCode::kShapeUnknown, "{}: the shape of '{}' is not known", Describe(node), value);
+}
 
 int64_t RankOf(const Graph& graph, const std::string& value) { return RankReader(graph).Read(value); }
 

@@ -24,6 +24,9 @@ class FixedValues {
 // The rank of `value`, by its declared shape or by the nodes that make it; -1: not known.
 int64_t RankOf(const Graph& graph, const std::string& value);
 
+// kShapeUnknown: `node` and what it reads.
+Decline UnknownShape(const Node& node, const std::string& value);
+
 struct TokenRead {
   int input = 0;
   int64_t axis = 0;  // counted from the end, as broadcasting does: -2 of [B, S, D]
