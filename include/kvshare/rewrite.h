@@ -60,6 +60,7 @@ struct RewriteOptions {
   std::optional<Rope> rope;       // none: the target's default
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run
+  bool fast_prefill = false;      // behind the last own keys only each sequence's last token: logits are [B, 1, V]
   bool prune_inputs = false;      // drop graph inputs that nothing reads any more
   std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)
   bool link_weights = false;  // weights in another folder: hard-link, which shares them with the original for good

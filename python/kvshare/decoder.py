@@ -20,7 +20,7 @@ class Decoder:
             self.past = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self.past.items()}
 
     def step(self, ids, mask, positions):
-        """The logits [B, S, vocabulary] of ids [B, S]; mask [B, T] has a column for each token of the cache too."""
+        """The logits [B, S or 1, vocabulary] of ids [B, S]; mask [B, T] has a column for each token of the cache too."""
         feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items() if name in self.inputs}
         if self.in_place:
@@ -56,7 +56,10 @@ def golden_steps(decoder, golden):
     """(logits, golden logits) of a case's prompt, where it is no padding, and of each decode step."""
     valid = np.arange(golden["input_ids"].shape[1])[None, :] < golden["lens"][:, None]
     logits = decoder.step(golden["input_ids"], golden["attention_mask"], golden["position_ids"])
-    yield logits[valid], golden["prefill_logits"][valid]
+    if logits.shape[1] == 1 < valid.shape[1]:  # of a model that computes each sequence's last token alone
+        yield logits[:, 0], golden["prefill_logits"][np.arange(len(valid)), golden["lens"] - 1]
+    else:
+        yield logits[valid], golden["prefill_logits"][valid]
     for t, ids in enumerate(golden["decode_input_ids"]):
         logits = decoder.step(ids[:, None], golden[f"decode_attention_mask_{t}"], golden["decode_position_ids"][t][:, None])
         yield logits[:, 0], golden["decode_logits"][t]

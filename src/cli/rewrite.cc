@@ -55,6 +55,8 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
   verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
+  verb->add_flag("--fast-prefill", options.fast_prefill,
+                 "Layers behind the last own keys compute each sequence's last token alone: logits are [B, 1, V]");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_option(

@@ -352,6 +352,12 @@ std::optional<std::vector<int64_t>> Graph::Shape(const std::string& value) const
   return shape;
 }
 
+std::string Graph::ExtentName(const std::string& value, int64_t axis) const {
+  const auto* type = TypeOf(value);
+  if (type == nullptr || axis < 0 || axis >= type->tensor_type().shape().dim_size()) return "";
+  return type->tensor_type().shape().dim(static_cast<int>(axis)).dim_param();
+}
+
 bool Graph::IsModelFunction(const Node& node) const {
   return !model_functions_->empty() && model_functions_->contains(FunctionKey(node.domain(), node.op_type()));
 }

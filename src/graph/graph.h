@@ -78,6 +78,8 @@ class Graph {
   // From graph inputs, outputs, value_info and initializers; 0 and nothing where unknown.
   int ElementType(const std::string& value) const;
   std::optional<std::vector<int64_t>> Shape(const std::string& value) const;  // -1: not fixed
+  // The symbol of an extent, "sequence_length"; "" where it has none or is not declared.
+  std::string ExtentName(const std::string& value, int64_t axis) const;
 
   // A node's op is a function of the model itself, whatever its name suggests.
   bool IsModelFunction(const Node& node) const;
@@ -103,6 +105,10 @@ class Graph {
   void AddInts(const std::string& name, const std::vector<int64_t>& values);
   void RemoveInitializer(const std::string& name);
   void RemoveInput(const std::string& name);
+  // What is declared of `value`, if anything: its extent `axis` (from the end) is `extent`.
+  void SetExtent(const std::string& value, int64_t axis, int64_t extent);
+  // Nodes in execution order again, after some were put before what they read. kInvalidInput: a cycle.
+  Status Reorder();
   // Drops value_info of values that no longer exist, in bodies too.
   void TrimValueInfo();
   void RequireImport(const std::string& domain, int64_t version);

@@ -180,6 +180,21 @@ void Graph::RemoveInput(const std::string& name) {
   index_->types.erase(name);
 }
 
+void Graph::SetExtent(const std::string& value, int64_t axis, int64_t extent) {
+  const auto found = index().types.find(value);
+  if (found == index().types.end() || !found->second->tensor_type().has_shape()) return;
+  auto& type = const_cast<onnx::TypeProto&>(*found->second);  // NOLINT(cppcoreguidelines-pro-type-const-cast): ours
+  auto& shape = *type.mutable_tensor_type()->mutable_shape();
+  const int64_t at = shape.dim_size() + axis;
+  if (at >= 0 && at < shape.dim_size()) shape.mutable_dim(static_cast<int>(at))->set_dim_value(extent);
+}
+
+Status Graph::Reorder() {
+  CompactAll();
+  Main().dependents_.clear();
+  return Sort();
+}
+
 void Graph::TrimValueInfo() {
   const GraphIndex& names = index();
   EraseWhere(*proto_->mutable_value_info(), [&](const auto& info) {

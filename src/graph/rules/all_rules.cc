@@ -13,6 +13,7 @@ const std::vector<Rule>& AllRules() {
       {kFoldRotaryRule, {Feature::kFoldRotary}, RunFoldRotary},
       {kOwnLayersRule, {Feature::kOwnInKvshare}, RunOwnLayers},
       {kUnnamePresentsRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunUnnamePresents},
+      {kFastPrefillRule, {Feature::kLastToken}, RunFastPrefill},
       {kDeadNodesRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunDeadNodes},
       {kPruneInputsRule, {Feature::kPruneInputs}, RunPruneInputs},
   };

@@ -71,6 +71,7 @@ inline constexpr const char* kSharedGqaRule = "shared-gqa";
 inline constexpr const char* kFoldRotaryRule = "fold-rotary";
 inline constexpr const char* kOwnLayersRule = "own-layers";
 inline constexpr const char* kUnnamePresentsRule = "unname-presents";
+inline constexpr const char* kFastPrefillRule = "fast-prefill";
 inline constexpr const char* kDeadNodesRule = "dead-nodes";
 inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
@@ -80,6 +81,7 @@ void RunSharedGqa(Rewriting& rewriting);
 void RunFoldRotary(Rewriting& rewriting);
 void RunOwnLayers(Rewriting& rewriting);
 void RunUnnamePresents(Rewriting& rewriting);
+void RunFastPrefill(Rewriting& rewriting);
 void RunDeadNodes(Rewriting& rewriting);
 void RunPruneInputs(Rewriting& rewriting);
 
