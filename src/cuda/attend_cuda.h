@@ -20,11 +20,10 @@ namespace kvshare::cuda {
 // The numbers of a call that lie on the device. They stand in place of the host arrays of AttentionCall: positions,
 // mask.first_column and scores.first_column, which must be null.
 struct DevicePositions {
-  DeviceNumbers length;                                  // valid keys of each sequence
-  DeviceNumbers query_position;                          // may be negative: set `least`
-  DeviceNumbers query_length;                            // rows that are tokens
-  DeviceNumbers mask_column = DeviceNumbers::Same(0);    // MaskView::first_column
-  DeviceNumbers scores_column = DeviceNumbers::Same(0);  // MutableScoresView::first_column
+  DeviceNumbers length;                                 // valid keys of each sequence
+  DeviceNumbers query_position;                         // may be negative: set `least`
+  DeviceNumbers query_length;                           // rows that are tokens
+  DeviceNumbers first_column = DeviceNumbers::Same(0);  // of mask and scores: the column of key 0
 };
 
 // The launches of one call. Depends on extents, types, strides, pointers' alignment and the device; never on values.
@@ -49,6 +48,7 @@ struct AppendPositions {
   DeviceNumbers past_length = DeviceNumbers::Same(0);
   DeviceNumbers length;
   DeviceNumbers skip = DeviceNumbers::Same(0);
+  DeviceNumbers rotary_start = DeviceNumbers::Same(0);  // position of new row 0 in the sequence: past_length, usually
 };
 
 // Needs CheckAppend(call).ok(). Enqueues one append; no scratch. Fails (kRefused) for f64, (kInternal) where a launch

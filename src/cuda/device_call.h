@@ -51,7 +51,6 @@ struct DeviceMask {
   int64_t query_stride = 0;
   int64_t key_stride = 0;
   int64_t keys = 0;
-  DeviceNumbers first_column = DeviceNumbers::Same(0);
 };
 
 // MutableScoresView: contiguous [B, Hq, S, keys].
@@ -61,7 +60,6 @@ struct DeviceScores {
   ScoreStage stage = ScoreStage::kRaw;
   int64_t keys = 0;
   float outside = 0;
-  DeviceNumbers first_column = DeviceNumbers::Same(0);
 };
 
 // What a row of channels goes through on its way: NormView, then RotaryView.
@@ -75,7 +73,8 @@ struct DeviceRow {
   int64_t max_positions = 0;
   int32_t half = 0;
   bool interleaved = false;
-  const int64_t* positions = nullptr;  // [B, tokens]; null: those of the call
+  const int64_t* positions = nullptr;  // [B, tokens]; null: row 0's position and those that follow it
+  bool same_start = false;             // positions[0] + token for every sequence, instead
 };
 
 // AttentionCall.
@@ -86,15 +85,16 @@ struct DeviceAttention {
   DeviceHeads value;
   DeviceOutput output;
   float scale = 1;
-  float softcap = 0;            // 0: off
-  int64_t window_left = -1;     // -1: unlimited
-  int64_t window_right = -1;    // -1: unlimited
-  bool has_sink = false;        // one more key of score head_sink[head], or 0 where null
+  float softcap = 0;                // 0: off
+  int64_t window_left = -1;         // -1: unlimited
+  int64_t window_right = -1;        // -1: unlimited
+  bool has_sink = false;            // one more key of score head_sink[head], or 0 where null
   const void* head_sink = nullptr;  // [Hq]
   DType head_sink_type = DType::kF32;
-  DeviceNumbers length;          // valid keys
-  DeviceNumbers query_position;  // of row 0
-  DeviceNumbers query_length;    // rows that are tokens
+  DeviceNumbers length;                                 // valid keys
+  DeviceNumbers query_position;                         // of row 0
+  DeviceNumbers query_length;                           // rows that are tokens
+  DeviceNumbers first_column = DeviceNumbers::Same(0);  // of mask and scores: the column of key 0
   DeviceMask mask;
   const void* key_mask = nullptr;  // KeyMaskView [B, T]
   DType key_mask_type = DType::kI64;
@@ -106,16 +106,17 @@ struct DeviceAttention {
 // AppendCall.
 struct DeviceAppend {
   int32_t B = 0, H = 0, S = 0, D = 0;
-  int64_t past_tokens = 0;     // capacities
+  int64_t past_tokens = 0;  // capacities
   int64_t present_tokens = 0;
-  bool in_place = false;       // past has present's memory
-  DeviceHeads past;            // data null: none
+  bool in_place = false;  // past has present's memory
+  DeviceHeads past;       // data null: none
   DeviceHeads fresh;
   DeviceOutput present;
   DeviceNumbers past_length = DeviceNumbers::Same(0);
   DeviceNumbers length;
   DeviceNumbers skip = DeviceNumbers::Same(0);
   DeviceRow fresh_row;
+  DeviceNumbers rotary_start = DeviceNumbers::Same(0);  // position of new row 0 in the sequence
 };
 
 }  // namespace kvshare::cuda

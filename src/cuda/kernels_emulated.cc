@@ -1,0 +1,1 @@
+#include "cuda/kernel_table-inl.h"
