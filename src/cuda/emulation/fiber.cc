@@ -4,8 +4,12 @@
 #include <cstring>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
+// As <sanitizer/common_interface_defs.h> and <sanitizer/asan_interface.h> declare them.
+extern "C" {
+void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);            // NOLINT
+void __sanitizer_finish_switch_fiber(void* fake_stack, const void** old_bottom, size_t* old_size);  // NOLINT
+void __asan_unpoison_memory_region(const volatile void* address, size_t size);                      // NOLINT
+}
 #endif
 
 #if defined(__x86_64__)

@@ -89,9 +89,9 @@ void Access(const void* p, size_t bytes, bool write, void* pc) {
       cell.write = now;
       continue;
     }
-    // Readers of one epoch are remembered together: those of one warp, or of none where they are of several.
+    // Readers between two barriers are remembered together: those of one warp, or of none where they are of several.
     Mark read = now;
-    if (cell.read.thread != kNobody && cell.read.thread != state.thread && cell.read.block_epoch == state.block_epoch) {
+    if (!Ordered(cell.read)) {
       read.thread = kSeveral;
       if (cell.read.warp != warp) read.warp = kNobody;
     }

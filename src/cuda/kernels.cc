@@ -1,5 +1,4 @@
-// The kernels themselves, made into the table. Compiled twice: by nvcc (kernels.cu) and for the emulator
-// (kernels_emulated.cc).
+// The kernels themselves, made into the table. Compiled twice: here for the emulator, and by nvcc as kernels.cu.
 #include "cuda/append-inl.h"
 #include "cuda/decode_warp-inl.h"
 #include "cuda/kernel_table.h"
@@ -19,6 +18,8 @@ constexpr DType kTypeOf = DType::kF16;
 template <>
 constexpr DType kTypeOf<BF16> = DType::kBF16;
 
+constexpr int kMostShared = 227 << 10;  // of any device
+
 unsigned Blocks(int64_t n) { return static_cast<unsigned>(n); }
 
 template <typename Shape>
@@ -36,6 +37,7 @@ Status LaunchPlain(const DeviceAttention& call, const AttendGrid& grid, void* st
 
 template <typename Shape>
 constexpr AttendKernel RowOf(const char* name) {
+  static_assert(Shape::kShared <= kMostShared);
   return {name,
           KernelFamily::kDecodeWarp,
           kTypeOf<typename Shape::Element>,

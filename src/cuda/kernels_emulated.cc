@@ -1,1 +1,0 @@
-#include "cuda/kernel_table-inl.h"
