@@ -24,7 +24,7 @@ DeviceOutput OutputOf(const MutableHeadsView& view) {
           view.token_stride, view.quant.scale, view.quant.per_channel};
 }
 
-DeviceRow RowOf(const NormView& norm, const RotaryView& rotary, const int64_t* positions) {
+DeviceRow RowOf(const NormView& norm, const RotaryView& rotary, const RotaryPositions& positions) {
   DeviceRow row;
   row.norm_weight = norm.weight;
   row.norm_type = norm.type;
@@ -35,7 +35,8 @@ DeviceRow RowOf(const NormView& norm, const RotaryView& rotary, const int64_t* p
   row.max_positions = rotary.max_positions;
   row.half = static_cast<int32_t>(rotary.half);
   row.interleaved = rotary.interleaved;
-  row.positions = positions;
+  row.positions = positions.data;
+  row.same_start = positions.same_start;
   return row;
 }
 

@@ -17,8 +17,7 @@
 
 namespace kvshare::cuda {
 
-// The numbers of a call that lie on the device. They stand in place of the host arrays of AttentionCall: positions,
-// mask.first_column and scores.first_column, which must be null.
+// The numbers of a call, which lie on the device. They stand in place of AttentionCall::positions, which is not read.
 struct DevicePositions {
   DeviceNumbers length;                                 // valid keys of each sequence
   DeviceNumbers query_position;                         // may be negative: set `least`
@@ -43,7 +42,7 @@ Result<AttendPlan> PlanAttend(const AttentionCall& call, const DevicePositions& 
 // Enqueues on `stream` (a cudaStream_t). Fails (kInternal) where a launch does.
 Status AttendCuda(const AttendPlan& plan, void* stream, void* scratch);
 
-// The numbers of an append that lie on the device, in place of AppendCall's host arrays, which must be null.
+// The numbers of an append, which lie on the device. They stand in place of AppendCall's own, which are not read.
 struct AppendPositions {
   DeviceNumbers past_length = DeviceNumbers::Same(0);
   DeviceNumbers length;
