@@ -266,13 +266,12 @@ def messages_of(source, refused, shared):
 
 
 def shared_helpers(sources):
-    """The helpers that a header declares: any file may call them."""
-    declared = set()
-    for path in (ROOT / "src").rglob("*.h"):
-        declared.update(re.findall(r"\b(?:Status|Decline) (\w+)\(", path.read_text()))
+    """The helpers that a header declares or defines: any file may call them."""
+    headers = [path.read_text() for path in sorted((ROOT / "src").rglob("*.h"))]
+    declared = {name for header in headers for name in re.findall(r"\b(?:Status|Decline) (\w+)\(", header)}
     found = {}
     for _ in range(2):  # the second time finds those that call one of the first
-        for source in sources:
+        for source in [*headers, *sources]:
             found |= {name: helper for name, helper in helpers_of(tokens_of(source), found) if name in declared}
     return found
 

@@ -3,7 +3,8 @@
 # root or by sudo; safe to run again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
-#   test   the ONNX Runtime releases that the tests run against, unpacked side by side
+#   test   the ONNX Runtime releases that the tests run against, unpacked side by side; where CUDA's compiler is, CuTe's
+#          headers
 #   lint   clang-format 19 and clang-tidy 23
 #   matrix every ONNX Runtime release from 1.19 on, unpacked side by side
 #   bench  the peers of `make bench`, in a venv of their own, build/bench-venv; each is optional
@@ -14,6 +15,7 @@
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+CUTLASS=nvidia-cutlass==4.2.0.0  # CuTe's headers: which lane of a warp holds which element
 TEST_ORT_VERSIONS=(1.24.4 1.27.0 1.30.0)  # beside the .venv's own
 MATRIX_ORT_VERSIONS=(1.19.2 1.20.1 1.21.1 1.22.1 1.23.2 1.24.4 1.25.1 1.26.0 1.27.0 1.28.0 1.29.0 1.30.0 1.31.1)
 ORT_API_VERSION=24  # the least whose headers have the kernel registry of plugin execution providers
@@ -166,6 +168,19 @@ fetch_ort_releases() {  # fetch_ort_releases VERSION...
   done
 }
 
+# They need CUDA's own headers, so without nvcc they are of no use.
+fetch_cutlass() {
+  command -v nvcc >/dev/null || return 0
+  [[ -d $DEPS/cutlass/include/cute ]] && return
+  echo "setup: ${CUTLASS%%=*}"
+  local work=$DEPS/cutlass.part
+  rm -rf "$work" "$DEPS/cutlass"
+  pip_install --no-deps --target "$work" "$CUTLASS"
+  mkdir "$DEPS/cutlass"
+  mv "$work/cutlass_library/source/include" "$DEPS/cutlass/include"
+  rm -rf "$work"
+}
+
 fetch_lint() {
   [[ $(cat .venv/lint.stamp 2>/dev/null) = "${LINT_TOOLS[*]}" ]] && return
   echo "setup: ${LINT_TOOLS[*]}"
@@ -270,7 +285,7 @@ for stage in "$@"; do
       fetch_source trixie highway CMakeLists.txt
       fetch_source bookworm protobuf src/google/protobuf/message_lite.h
       fetch_source bookworm libzip CMakeLists.txt ;;
-    test) make_venv; fetch_ort_releases "${TEST_ORT_VERSIONS[@]}" ;;
+    test) make_venv; fetch_ort_releases "${TEST_ORT_VERSIONS[@]}"; fetch_cutlass ;;
     matrix) make_venv; fetch_ort_releases "${MATRIX_ORT_VERSIONS[@]}" ;;
     lint) make_venv; fetch_lint ;;
     bench) fetch_bench_peers ;;

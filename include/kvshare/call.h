@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kvshare/lengths.h"
 #include "kvshare/shapes.h"
 #include "kvshare/status.h"
 
@@ -33,11 +34,13 @@ struct AttentionSpec {
   DType head_sink_type = DType::kF32;
 };
 
-// Where the keys and queries of each sequence stand. Null pointers take the default.
+// Where the keys and queries of each sequence stand.
 struct Positions {
-  const int64_t* length = nullptr;          // [B] valid keys; default T for all; CheckAttention refuses more than T
-  const int64_t* query_position = nullptr;  // [B] position of query row 0 on the keys' axis; default 0; may be negative
-  const int64_t* query_length = nullptr;    // [B] query rows that are tokens; later ones are padding, and give zeros
+  Lengths length = {};          // valid keys; default T for all; CheckAttention refuses more than T
+  Lengths query_position = {};  // of query row 0 on the keys' axis; default 0; may be negative, or Lengths::AtEnd()
+  Lengths query_length = {};    // query rows that are tokens, default S; later ones are padding, and give zeros
+  Lengths first_column = {};    // of mask and scores: the column of key 0; default 0, or what `cache` has dropped
+  WindowCache cache = {};
 };
 
 // One call. Rows of key and value at or past a sequence's length, and all rows no query sees, are never read.
@@ -52,14 +55,14 @@ struct AttentionCall {
   // read: a window written as a mask costs what a window costs. Floats of -6e4 and below count as hiding there, if the
   // row has one of -3e4 or more.
   MaskView mask;
-  // Optional. With it positions.* are ignored: pos(k) is the running count of ones up to and with k, query s has the
-  // position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left and
-  // pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.
+  // Optional. With it positions are ignored, but for first_column: pos(k) is the running count of ones up to and with
+  // k, query s has the position of column T-S+s, key k is visible iff its mask is set, pos(q) - pos(k) <= window_left
+  // and pos(k) - pos(q) <= window_right. Right and left padding and holes are all expressed by it.
   KeyMaskView key_mask;
   // Optional: the query is normalized, then rotated, while it is loaded (the source tensor is not written).
   NormView norm;
   RotaryView rotary;
-  const int64_t* rotary_positions = nullptr;  // [B, S], of padding too; default query_position[b] + s
+  RotaryPositions rotary_positions;  // default query_position[b] + s; padding takes row 0 of the tables
   // Optional: what the softmax is made of, or what it made, for who wants to look at it; K is read once or twice more.
   MutableScoresView scores;
   // Optional: adds the number of (kv head, token) rows of K that were read, counted once per unit of work.
@@ -72,21 +75,25 @@ struct AppendCall {
   // [B, H, capacity, D]; null: nothing before. With present's data and strides: appended in place. Otherwise present's
   // memory is its own.
   HeadsView past;
-  HeadsView fresh;                       // [B, H, S, D] new rows, f32, f16 or bf16
-  MutableHeadsView present;              // [B, H, capacity', D], capacity' >= every length
-  const int64_t* past_length = nullptr;  // [B] rows of past that are valid; the new rows follow them
-  // [B] valid rows of present afterwards; rows [length, capacity') are zeroed unless in place.
-  const int64_t* length = nullptr;
-  // [B] rows that a window-sized cache drops from the front: row t of present is row t + skip[b] of past followed by
-  // the new rows. Default 0.
-  const int64_t* skip = nullptr;
-  NormView norm;                              // null for values
-  RotaryView rotary;                          // null for values; after norm
-  const int64_t* rotary_positions = nullptr;  // [B, S]; default past_length[b] + s
+  HeadsView fresh;           // [B, H, S, D] new rows, f32, f16 or bf16
+  MutableHeadsView present;  // [B, H, capacity', D], capacity' >= every length
+  // Rows of past that are valid; the new rows follow them. Default 0; Lengths::AtEnd() is length - fresh_length.
+  Lengths past_length;
+  Lengths fresh_length;  // new rows that are tokens, the first ones; default S
+  // Valid rows of present afterwards; rows [length, capacity') are zeroed unless in place. Default past_length + S less
+  // skip.
+  Lengths length;
+  Lengths skip;  // rows dropped from the front: row t of present is row t + skip[b] of past and new rows; default 0
+  WindowCache cache;                 // instead of skip
+  NormView norm;                     // null for values
+  RotaryView rotary;                 // null for values; after norm
+  RotaryPositions rotary_positions;  // default past_length[b] + s
 };
 
-// The only judge of shapes: every extent, type and length of `call`, before any tensor element is read. `where` opens
-// the message: "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
+// The only judge of shapes: every extent and type of `call`, and the lengths and positions that lie in host memory,
+// before any tensor element is read. Those in a device's memory are for that device to clamp. `where` opens the
+// message:
+// "<op> '<node>'". Returns kInvalidInput with input, value and want; kRefused for a type the kernels lack.
 Status CheckAttention(const AttentionCall& call, std::string_view where);
 Status CheckAppend(const AppendCall& call, std::string_view where);
 // The two appends of one call, of its keys and of its values: also that neither writes where the other reads or writes.

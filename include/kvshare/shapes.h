@@ -105,8 +105,7 @@ inline HeadsView Const(const MutableHeadsView& v) {
 
 // A mask or bias over (b, head, query, key): element at data + b*batch_stride + head*head_stride + query*query_stride +
 // key*key_stride. A broadcast extent has stride 0. kBool: true keeps, false hides. Floats: added to the score after
-// scale and softcap; -inf hides. Keys at or past `keys` are hidden. Where key 0 of sequence b stands in a later column,
-// as in a window-sized cache, `first_column[b]` says in which; `keys` counts columns.
+// scale and softcap; -inf hides. Columns at or past `keys` are hidden. Key 0 stands in column Positions::first_column.
 struct MaskView {
   const void* data = nullptr;
   DType type = DType::kBool;
@@ -115,10 +114,8 @@ struct MaskView {
   int64_t query_stride = 0;
   int64_t key_stride = 0;
   int64_t keys = 0;
-  const int64_t* first_column = nullptr;  // [B]; default 0
 
   explicit operator bool() const { return data != nullptr; }
-  int64_t FirstColumn(int64_t b) const { return first_column != nullptr ? first_column[b] : 0; }
 };
 
 // Hugging Face's attention_mask [B, T] (kI64, kI32 or kBool; nonzero keeps), which also numbers the positions: that of
@@ -148,8 +145,8 @@ enum class ScoreStage : uint8_t {
   kWeights,     // after the softmax: 0 for a hidden key; a sink has its share of the 1
 };
 
-// The scores of a call, contiguous [B, Hq, S, keys]: that of key j of sequence b stands in column j, or in a later one
-// as MaskView has it. The two stages of every key read all of K's rows, and have T columns.
+// The scores of a call, contiguous [B, Hq, S, keys]: that of key 0 stands in column Positions::first_column. The two
+// stages of every key read all of K's rows, and have T columns.
 struct MutableScoresView {
   void* data = nullptr;
   DType type = DType::kF32;
@@ -157,10 +154,8 @@ struct MutableScoresView {
   int64_t keys = 0;
   // kMasked: of keys at or past the length and outside the window. Those that a mask hides hold -inf in any case.
   float outside = -std::numeric_limits<float>::infinity();
-  const int64_t* first_column = nullptr;  // [B]; default 0
 
   explicit operator bool() const { return data != nullptr; }
-  int64_t FirstColumn(int64_t b) const { return first_column != nullptr ? first_column[b] : 0; }
   bool OfEveryKey() const { return stage == ScoreStage::kRaw || stage == ScoreStage::kSoftcapped; }
 };
 

@@ -2,10 +2,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "attention/simd_target.h"
 #include "attention/unit.h"
+#include "core/place_sequences.h"
 #include "kvshare/attend.h"
 
 namespace kvshare {
@@ -70,7 +72,7 @@ constexpr int64_t kSerialMergeFloats = 32 << 10;
 constexpr int64_t kTrimElements = 256 << 10;
 
 struct TrimJob {
-  const AttentionCall* call;
+  const Job* job;
   const UnitCode* code;
   KeyRange* ranges;
   bool* masked;
@@ -78,13 +80,14 @@ struct TrimJob {
 };
 
 void TrimTask(void* arg, int64_t task) {
-  const auto& job = *static_cast<const TrimJob*>(arg);
-  const int64_t S = job.call->query.tokens;
-  const int64_t end = std::min((task + 1) * job.rows, job.call->query.batch * S);
-  for (int64_t row = task * job.rows; row < end; ++row) {
-    const MaskedRange left = job.code->trim_range(*job.call, row / S, row % S, job.ranges[row]);
-    job.ranges[row] = left.range;
-    job.masked[row] = left.masked;
+  const auto& trim = *static_cast<const TrimJob*>(arg);
+  const AttentionCall& call = *trim.job->call;
+  const int64_t S = call.query.tokens;
+  const int64_t end = std::min((task + 1) * trim.rows, call.query.batch * S);
+  for (int64_t row = task * trim.rows; row < end; ++row) {
+    const MaskedRange left = trim.code->trim_range(*trim.job, row / S, row % S, trim.ranges[row]);
+    trim.ranges[row] = left.range;
+    trim.masked[row] = left.masked;
   }
 }
 
@@ -94,12 +97,12 @@ bool MaskTrims(const AttentionCall& call) {
 }
 
 // No row of K or V is read for what a mask hides at the ends of the ranges.
-void TrimRanges(const AttentionCall& call, const UnitCode& code, const ParallelFor& parallel, KeyRange* ranges,
-                bool* masked) {
-  TrimJob job{&call, &code, ranges, masked,
-              std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
+void TrimRanges(const Job& job, const UnitCode& code, const ParallelFor& parallel, KeyRange* ranges, bool* masked) {
+  const AttentionCall& call = *job.call;
+  TrimJob trim{&job, &code, ranges, masked,
+               std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
   const int64_t rows = call.query.batch * call.query.tokens;
-  parallel.run(parallel.context, (rows + job.rows - 1) / job.rows, &TrimTask, &job);
+  parallel.run(parallel.context, (rows + trim.rows - 1) / trim.rows, &TrimTask, &trim);
 }
 
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
@@ -112,11 +115,13 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
   const UnitCode code = GetUnitCode();
   const int64_t rows = call.query.batch * call.query.tokens;
+  SequencePlace* sequences = nullptr;
   KeyRange* ranges = nullptr;
   bool* holes = nullptr;
   bool* masked = nullptr;
   const auto place_ranges = [&](void* memory) {
     Carver carver(memory);
+    sequences = carver.Take<SequencePlace>(call.query.batch);
     ranges = carver.Take<KeyRange>(rows);
     holes = carver.Take<bool>(call.query.batch);
     masked = carver.Take<bool>(rows);
@@ -124,14 +129,16 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   };
   const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr));
   place_ranges(range_memory.data());
-  FillKeyRanges(call, ranges, holes);
+  for (int64_t b = 0; b < call.query.batch; ++b) sequences[b] = PlaceOf(call, b);
+  FillKeyRanges(call, sequences, ranges, holes);
 
   Job job;
   job.call = &call;
+  job.sequences = sequences;
   job.ranges = ranges;
   job.holes = holes;
   if (MaskTrims(call)) {
-    TrimRanges(call, code, parallel, ranges, masked);
+    TrimRanges(job, code, parallel, ranges, masked);
     job.masked = masked;
   }
   KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.traits));
@@ -192,11 +199,28 @@ void AppendTask(void* arg, int64_t i) {
   const int64_t b = i / job.stretches / present.heads;
   try {
     const WorkspacePool::Lease row(*job.pool, AppendScratchBytes(present.head_size));
-    job.code->append(*job.call, b, head, begin, std::min(begin + job.stretch, present.tokens),
+    job.code->append(*job.call, PlaceOf(*job.call, b), b, head, begin, std::min(begin + job.stretch, present.tokens),
                      static_cast<float*>(row.data()));
   } catch (const std::bad_alloc&) {
     job.out_of_memory->store(true, std::memory_order_relaxed);
   }
+}
+
+struct Pasts {
+  int64_t shortest = std::numeric_limits<int64_t>::max();
+  int64_t longest = 0;
+  bool moves = false;  // rows are dropped before some of them
+};
+
+Pasts PastsOf(const AppendCall& call) {
+  Pasts pasts;
+  for (int64_t b = 0; b < call.present.batch; ++b) {
+    const AppendPlace place = PlaceOf(call, b);
+    pasts.shortest = std::min(pasts.shortest, place.past_length);
+    pasts.longest = std::max(pasts.longest, place.past_length);
+    pasts.moves = pasts.moves || place.skip > 0;
+  }
+  return pasts;
 }
 
 }  // namespace
@@ -210,12 +234,10 @@ Status Append(const AppendCall& call, const ParallelFor& parallel, WorkspacePool
   int64_t begin = 0;
   int64_t end = present.tokens;
   int64_t stretch = kAppendRows;
-  if (call.past.data == present.data && call.past_length != nullptr) {
-    const int64_t* const past_end = call.past_length + present.batch;
-    const bool moves =
-        call.skip != nullptr && std::any_of(call.skip, call.skip + present.batch, [](int64_t n) { return n > 0; });
-    begin = moves ? 0 : *std::min_element(call.past_length, past_end);
-    end = std::min(present.tokens, *std::max_element(call.past_length, past_end) + call.fresh.tokens);
+  if (call.past.data == present.data) {
+    const auto [shortest, longest, moves] = PastsOf(call);
+    begin = moves ? 0 : shortest;
+    end = std::min(present.tokens, longest + call.fresh.tokens);
     if (moves) stretch = end;
   }
   if (begin >= end) return {};

@@ -46,7 +46,7 @@ inline void ApplyMask(const Job& job, const Place& place, int64_t first_row, int
   const MaskView& mask = job.call->mask;
   const F32 df;
   const bool keep_or_hide = mask.type == DType::kBool;
-  const int64_t first_column = mask.FirstColumn(place.b) + first_key;
+  const int64_t first_column = job.sequences[place.b].first_column + first_key;
   const int64_t covered = std::clamp<int64_t>(mask.keys - first_column, 0, count);
   // Where the mask of row r begins; idle rows take the last one's.
   const auto offset = [&](int64_t r) HWY_ATTR {
@@ -95,13 +95,14 @@ inline constexpr float kSeen = -3e4F;
 // What a mask leaves of a row's `range`: without the keys it hides at both ends, so that a window that is written as a
 // mask is read as a window. All of the range where that is not certain. The mask is the same for all heads, its keys
 // adjacent.
-inline MaskedRange TrimRange(const AttentionCall& call, int64_t b, int64_t s, KeyRange range) {
-  const MaskView& mask = call.mask;
+inline MaskedRange TrimRange(const Job& job, int64_t b, int64_t s, KeyRange range) {
+  const MaskView& mask = job.call->mask;
+  const int64_t first_column = job.sequences[b].first_column;
   const F32 df;
   constexpr int64_t kVector = kLanes;
   constexpr int64_t kStretch = 4 * kVector;
-  const int64_t key0 = b * mask.batch_stride + s * mask.query_stride + mask.FirstColumn(b);
-  const int64_t end = std::min<int64_t>(range.end, mask.keys - mask.FirstColumn(b));
+  const int64_t key0 = b * mask.batch_stride + s * mask.query_stride + first_column;
+  const int64_t end = std::min<int64_t>(range.end, mask.keys - first_column);
   const auto seen = [&](int64_t key, int64_t n) HWY_ATTR {
     return hn::AndNot(hn::Le(LoadMask(mask, key0 + key, n), hn::Set(df, kHides)), hn::FirstN(df, n));
   };

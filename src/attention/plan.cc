@@ -62,14 +62,13 @@ void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, 
   }
 }
 
-void RangesFromPositions(const AttentionCall& call, int64_t b, KeyRange* ranges) {
+void RangesFromPositions(const AttentionCall& call, const SequencePlace& sequence, KeyRange* ranges) {
   const AttentionSpec& spec = call.spec;
-  const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : call.key.tokens;
-  const int64_t first = call.positions.query_position != nullptr ? call.positions.query_position[b] : 0;
-  const int64_t tokens = call.positions.query_length != nullptr ? call.positions.query_length[b] : call.query.tokens;
+  const int64_t length = sequence.length;
+  const int64_t tokens = sequence.query_length;
   for (int64_t s = tokens; s < call.query.tokens; ++s) ranges[s] = {};
   for (int64_t s = 0; s < tokens; ++s) {
-    const int64_t position = first + s;
+    const int64_t position = sequence.query_position + s;
     int64_t begin =
         spec.window_left == kUnlimited ? 0 : std::clamp<int64_t>(position - Reach(spec.window_left), 0, length);
     const int64_t end = spec.window_right == kUnlimited
@@ -113,12 +112,12 @@ void SetReadings(const AttentionCall& call, const TargetTraits& target, int64_t 
 
 }  // namespace
 
-void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes) {
+void FillKeyRanges(const AttentionCall& call, const SequencePlace* sequences, KeyRange* ranges, bool* holes) {
   for (int64_t b = 0; b < call.query.batch; ++b) {
     KeyRange* row = ranges + b * call.query.tokens;
     holes[b] = false;
     if (!call.key_mask) {
-      RangesFromPositions(call, b, row);
+      RangesFromPositions(call, sequences[b], row);
       continue;
     }
     const int64_t offset = b * call.key_mask.batch_stride;

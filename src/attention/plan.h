@@ -6,6 +6,7 @@
 
 #include "attention/kernel_table.h"
 #include "attention/tuning.h"
+#include "core/sequence_place.h"
 #include "kvshare/call.h"
 
 namespace kvshare {
@@ -38,8 +39,8 @@ struct TargetTraits {
   Reading (*reading)(const TileKernelRow*, int64_t head_size);  // how that kernel reads K or V, if it is narrow
 };
 
-// Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range).
-void FillKeyRanges(const AttentionCall& call, KeyRange* ranges, bool* holes);
+// Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range); `sequences` is [B].
+void FillKeyRanges(const AttentionCall& call, const SequencePlace* sequences, KeyRange* ranges, bool* holes);
 
 // Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
 Plan PlanScores(const AttentionCall& call);

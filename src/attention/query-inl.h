@@ -35,10 +35,7 @@ inline void LoadQuery(const Job& job, const Place& place, int64_t row, Scoring s
     return;
   }
   const int64_t s = place.PositionOf(job, row);
-  const int64_t position =
-      call.rotary_positions != nullptr
-          ? call.rotary_positions[place.b * call.query.tokens + s]
-          : (call.positions.query_position != nullptr ? call.positions.query_position[place.b] : 0) + s;
+  const int64_t position = job.sequences[place.b].RotaryOf(call, place.b, s);
   LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
   // The scales of quantized keys are folded into the query, so that the kernels see codes only.
   const Quant& quant = call.key.quant;

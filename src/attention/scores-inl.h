@@ -61,7 +61,7 @@ inline void FillUnseenScores(const Job& job, const Place& place, const Scratch& 
   const MutableScoresView& out = job.call->scores;
   const int64_t R = job.plan.block_rows;
   const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  const int64_t first_column = out.FirstColumn(place.b);
+  const int64_t first_column = job.sequences[place.b].first_column;
   const float outside = out.stage == ScoreStage::kWeights ? 0.0F : out.outside;
   for (int64_t row = 0; row < place.rows; ++row) {
     const int64_t i = row / R * state_lanes + row % R;
@@ -83,7 +83,7 @@ void StoreTile(const Job& job, const Place& place, const Scratch& scratch, int64
     const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
     const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
     StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
-                    ScoresRow(job, place, block * R + r) + out.FirstColumn(place.b) + first);
+                    ScoresRow(job, place, block * R + r) + job.sequences[place.b].first_column + first);
   }
 }
 

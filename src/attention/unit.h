@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/plan.h"
+#include "core/sequence_place.h"
 #include "kvshare/call.h"
 
 namespace kvshare {
@@ -13,8 +14,9 @@ namespace kvshare {
 struct Job {
   const AttentionCall* call = nullptr;
   Plan plan;
-  const KeyRange* ranges = nullptr;  // [B, S]
-  const bool* holes = nullptr;       // [B]
+  const SequencePlace* sequences = nullptr;  // [B]
+  const KeyRange* ranges = nullptr;          // [B, S]
+  const bool* holes = nullptr;               // [B]
   const bool* masked = nullptr;  // [B, S] whether call.mask does anything in the row's range; null: not computed, every
                                  // row counts as masked
   // Where splits > 1: what a unit leaves for the merge, [units, blocks * R] and [units, blocks * R, ValueStride()].
@@ -39,8 +41,9 @@ struct UnitCode {
   void (*run)(const Job& job, int64_t unit, void* scratch);     // one unit; writes the output where splits == 1
   void (*scores)(const Job& job, int64_t item, void* scratch);  // AttentionCall::scores of one item
   void (*merge)(const Job& job, int64_t item_row);              // one row of one item, from its splits' partials
-  MaskedRange (*trim_range)(const AttentionCall& call, int64_t b, int64_t s, KeyRange range);
-  void (*append)(const AppendCall& call, int64_t b, int64_t head, int64_t begin, int64_t end, float* row);
+  MaskedRange (*trim_range)(const Job& job, int64_t b, int64_t s, KeyRange range);
+  void (*append)(const AppendCall& call, const AppendPlace& place, int64_t b, int64_t head, int64_t begin, int64_t end,
+                 float* row);
   TargetTraits traits;
   const char* target;
 };

@@ -10,6 +10,12 @@
 
 #include "kvshare/shapes.h"
 
+#if defined(__CUDACC__)
+#define KVSHARE_HOST_DEVICE __host__ __device__
+#else
+#define KVSHARE_HOST_DEVICE
+#endif
+
 namespace kvshare {
 
 inline float F32FromBF16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
@@ -49,7 +55,7 @@ inline uint16_t F16FromF32(float value) {
 }
 
 // float8 e4m3fn: no infinities, 0x7F is NaN.
-inline float F32FromF8E4M3(uint8_t bits) {
+KVSHARE_HOST_DEVICE inline float F32FromF8E4M3(uint8_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
   const uint32_t exponent = (bits >> 3) & 0xF;
   const uint32_t mantissa = bits & 7;
@@ -62,7 +68,7 @@ inline float F32FromF8E4M3(uint8_t bits) {
 }
 
 // Round to nearest, ties to even; beyond the largest, 448, saturates; NaN stays NaN.
-inline uint8_t F8E4M3FromF32(float value) {
+KVSHARE_HOST_DEVICE inline uint8_t F8E4M3FromF32(float value) {
   const auto sign = static_cast<uint8_t>(std::signbit(value) ? 0x80 : 0);
   const float magnitude = std::fabs(value);
   if (std::isnan(value)) return sign | 0x7F;

@@ -17,6 +17,7 @@ struct Slot {
   const char* name;
   SlotType type;
   bool required = false;
+  bool on_host = false;  // the host reads it, whichever provider runs the op
 };
 
 struct Attribute {
@@ -75,7 +76,7 @@ inline constexpr Slot kGqaInputs[] = {
     {"past_key", SlotType::kCache},
     {"past_value", SlotType::kCache},
     {"seqlens_k", SlotType::kI32, true},
-    {"total_sequence_length", SlotType::kI32, true},
+    {"total_sequence_length", SlotType::kI32, true, /*on_host=*/true},
     {"cos_cache", SlotType::kT},
     {"sin_cache", SlotType::kT},
     {"position_ids", SlotType::kI64},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ep/graph_view.h"
+#include "ort/backends.h"
 #include "ort/op_types.h"
 #include "ort/ort_context.h"
 
@@ -147,7 +148,8 @@ Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::
   config.host = host;
   config.lower_right = plan.lower_right;
   const PlannedNode planned(node, plan);
-  KVSHARE_ASSIGN_OR_RETURN(const ort::OpBinding binding, ort::BindTypes(*row, planned, config));
+  KVSHARE_ASSIGN_OR_RETURN(const ort::OpBinding binding,
+                           ort::BindTypes(*row, planned, config, *ort::Backends().front()));
   return row->create(binding, planned);
 }
 

@@ -1,11 +1,12 @@
 // The truth: every formula of AttentionSpec written once, in double precision, one row at a time. Shares no code with
-// the kernels but the conversion of a single element.
+// the kernels but the conversion of a single element, and where sequences stand.
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
 
 #include "core/half.h"
+#include "core/place_sequences.h"
 #include "kvshare/oracle.h"
 
 namespace kvshare {
@@ -65,13 +66,12 @@ Axis AxisOf(const AttentionCall& call, int64_t b, int64_t s) {
     axis.query = axis.key[T - call.query.tokens + s];
     return axis;
   }
-  const int64_t length = call.positions.length != nullptr ? call.positions.length[b] : T;
-  const int64_t rows = call.positions.query_length != nullptr ? call.positions.query_length[b] : call.query.tokens;
+  const SequencePlace place = PlaceOf(call, b);
   for (int64_t j = 0; j < T; ++j) {
     axis.key[j] = j;
-    axis.present[j] = j < length && s < rows;
+    axis.present[j] = j < place.length && s < place.query_length;
   }
-  axis.query = (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
+  axis.query = place.query_position + s;
   return axis;
 }
 
@@ -81,9 +81,8 @@ bool Visible(const AttentionSpec& spec, int64_t query, int64_t key) {
 }
 
 // What the mask adds to a score: 0, a bias, or -inf.
-double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t j) {
+double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t column) {
   if (!mask) return 0;
-  const int64_t column = mask.FirstColumn(b) + j;
   if (column >= mask.keys) return kHidden;
   const double value =
       LoadElement(mask.data, mask.type,
@@ -95,14 +94,12 @@ double MaskAt(const MaskView& mask, int64_t b, int64_t head, int64_t s, int64_t 
 void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t head, int64_t s) {
   const AttentionSpec& spec = call.spec;
   const int64_t kv_head = head / (call.query.heads / call.key.heads);
-  const int64_t position = call.rotary_positions != nullptr
-                               ? call.rotary_positions[b * call.query.tokens + s]
-                               : (call.positions.query_position != nullptr ? call.positions.query_position[b] : 0) + s;
-  const std::vector<double> query = LoadRow(call.query, b, head, s, call.norm, call.rotary, position);
+  const SequencePlace place = PlaceOf(call, b);
+  const std::vector<double> query = LoadRow(call.query, b, head, s, call.norm, call.rotary, place.RotaryOf(call, b, s));
 
   const MutableScoresView& scores = call.scores;
   const int64_t scores_row = ((b * call.query.heads + head) * call.query.tokens + s) * scores.keys;
-  const int64_t first_column = scores.FirstColumn(b);
+  const int64_t first_column = place.first_column;
   const auto show = [&](ScoreStage stage, int64_t column, double value) {
     if (scores && scores.stage == stage && column < scores.keys)
       StoreElement(scores.data, scores.type, scores_row + column, value);
@@ -118,7 +115,7 @@ void AttendRow(const AttentionCall& call, const Axis& axis, int64_t b, int64_t h
   if (sink) max = sink_score;
   for (int64_t j = 0; j < call.key.tokens; ++j) {
     const bool within = axis.present[j] && Visible(spec, axis.query, axis.key[j]);
-    const double bias = within ? MaskAt(call.mask, b, head, s, j) : kHidden;
+    const double bias = within ? MaskAt(call.mask, b, head, s, first_column + j) : kHidden;
     if (within) show(ScoreStage::kMasked, first_column + j, bias);
     if (bias == kHidden && !(scores && scores.OfEveryKey())) continue;
     double dot = 0;
@@ -162,9 +159,7 @@ void AppendOracle(const AppendCall& call) {
   const MutableHeadsView& present = call.present;
   const bool in_place = call.past.data == present.data;
   for (int64_t b = 0; b < present.batch; ++b) {
-    const int64_t skip = call.skip != nullptr ? call.skip[b] : 0;
-    const int64_t past_length = call.past_length != nullptr ? call.past_length[b] : 0;
-    const int64_t length = call.length != nullptr ? call.length[b] : past_length + call.fresh.tokens - skip;
+    const auto [past_length, length, skip, first_position] = PlaceOf(call, b);
     for (int64_t head = 0; head < present.heads; ++head)
       for (int64_t t = 0; t < present.tokens; ++t) {
         const int64_t source = t + skip;  // among past and new rows
@@ -181,8 +176,7 @@ void AppendOracle(const AppendCall& call) {
           continue;
         }
         const int64_t s = source - past_length;
-        const int64_t position =
-            call.rotary_positions != nullptr ? call.rotary_positions[b * call.fresh.tokens + s] : source;
+        const int64_t position = call.rotary_positions.At(b, s, call.fresh.tokens, first_position);
         const std::vector<double> row = LoadRow(call.fresh, b, head, s, call.norm, call.rotary, position);
         for (int64_t d = 0; d < present.head_size; ++d) {
           const double scale = IsQuantized(present.type) ? present.quant.At(head, present.head_size, d) : 1;

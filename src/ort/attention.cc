@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
-#include "kvshare/attend.h"
-#include "kvshare/oracle.h"
+#include "kvshare/call.h"
 #include "ort/attention_mask.h"
 #include "ort/input_error.h"
 #include "ort/scratch.h"
@@ -110,8 +108,7 @@ class Attention final : public Kernel {
         attributes_(ReadAttributes(node)),
         inputs_(std::min<size_t>(node.InputCount(), kInputs)),
         lower_right_(std::string_view(binding.domain) == "kvshare" || binding.config.lower_right),
-        oracle_(binding.t == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE ||
-                binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE),
+        backend_(*binding.backend),
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
 
   const std::string& where() const { return where_; }
@@ -120,45 +117,42 @@ class Attention final : public Kernel {
   Status Run(CallContext& context) override {
     KVSHARE_ASSIGN_OR_RETURN(const Inputs in, context.Inputs<kInputs>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const Problem p, Judge(in));
-    const WorkspacePool::Lease numbers(Scratch::Pool(), static_cast<size_t>(3 * p.B) * sizeof(int64_t));
-    auto* const length = static_cast<int64_t*>(numbers.data());
-    int64_t* const query_position = length + p.B;
-    int64_t* const past_length = query_position + p.B;
-    KVSHARE_RETURN_IF_ERROR(FillLengths(in, p, length, query_position, past_length));
+    KVSHARE_ASSIGN_OR_RETURN(const Positions positions, PositionsOf(in, p));
 
     Outputs out;
     KVSHARE_RETURN_IF_ERROR(MakeOutputs(context, in, p, &out));
     AttentionCall call = ViewCall(in, p, out);
-    call.positions = {length, query_position};
+    call.positions = positions;
+    HostMemory memory;
+    Exec exec{context.Parallel(), Scratch::Pool(), memory};
+    exec.kernel = backend_.name;
 
     // Past and new rows must stand in one tensor: present, or scratch where the node has no such present.
     const bool joined = p.past > 0;
-    std::optional<WorkspacePool::Lease> key_scratch;
-    std::optional<WorkspacePool::Lease> value_scratch;
-    const AppendCall key = Join(p.past_key, p.key, out.present_key, joined, p.T, past_length, key_scratch);
-    const AppendCall value = Join(p.past_value, p.value, out.present_value, joined, p.T, past_length, value_scratch);
+    KVSHARE_ASSIGN_OR_RETURN(const AppendCall key, Join(p.past_key, p.key, out.present_key, joined, p, memory));
+    KVSHARE_ASSIGN_OR_RETURN(const AppendCall value, Join(p.past_value, p.value, out.present_value, joined, p, memory));
     if (joined) {
       call.key = Const(key.present);
       call.value = Const(value.present);
     }
     const bool attend = p.B > 0 && p.S > 0 && p.T > 0;
-    const ParallelFor parallel = context.Parallel();
-    std::optional<WorkspacePool::Lease> mask;
     if (attend && in[kMask] && !call.mask) {
-      mask.emplace(Scratch::Pool(), static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type));
-      ConvertMask(in[kMask], parallel, mask->data(), &call.mask);
+      KVSHARE_ASSIGN_OR_RETURN(void* const mask,
+                               memory.Take(static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type)));
+      ConvertMask(in[kMask], exec.parallel, mask, &call.mask);
     }
     if (p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppends(key, value));
     if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
     if (p.B > 0 && p.T > 0)
       for (const AppendCall* append : {&key, &value})
-        if (append->present) KVSHARE_RETURN_IF_ERROR(Append(*append, parallel));
+        if (append->present) KVSHARE_RETURN_IF_ERROR(backend_.append(*append, exec));
     if (attend)
-      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel));
+      KVSHARE_RETURN_IF_ERROR(backend_.attend(call, exec));
     else if (out.y.Count() > 0)  // without keys every row is zero; an empty tensor has no memory
-      std::memset(out.y.data, 0, static_cast<size_t>(out.y.Count()) * SizeOf(out.y.CoreType()));
-    stats_.Ran(oracle_ ? "oracle" : SimdTarget());
+      KVSHARE_RETURN_IF_ERROR(
+          backend_.clear(out.y.data, static_cast<size_t>(out.y.Count()) * SizeOf(out.y.CoreType()), exec));
+    stats_.Ran(exec.kernel);
     return {};
   }
 
@@ -171,19 +165,6 @@ class Attention final : public Kernel {
   Status CheckAppends(const AppendCall& key, const AppendCall& value) const {
     if (key.present && value.present) return CheckAppend(key, value, where_);
     return key.present || value.present ? CheckAppend(key.present ? key : value, where_) : Status();
-  }
-
-  // float64 is the oracle's.
-  Status Append(const AppendCall& call, const ParallelFor& parallel) const {
-    if (!oracle_) return kvshare::Append(call, parallel, Scratch::Pool());
-    AppendOracle(call);
-    return {};
-  }
-
-  Status Attend(const AttentionCall& call, const ParallelFor& parallel) const {
-    if (!oracle_) return kvshare::Attend(call, parallel, Scratch::Pool());
-    AttendOracle(call);
-    return {};
   }
 
   // Ranks, heads and which inputs may stand together.
@@ -220,25 +201,32 @@ class Attention final : public Kernel {
                       fmt::format("{}x{}x{}x{}", fresh.batch, fresh.heads, tokens, fresh.head_size));
   }
 
-  Status FillLengths(const Inputs& in, const Problem& p, int64_t* length, int64_t* query_position,
-                     int64_t* past_length) const {
+  // Lower right wherever the op knows how many keys came before; else at the top left, unless asked otherwise.
+  Result<Positions> PositionsOf(const Inputs& in, const Problem& p) const {
+    Positions positions;
     const Tensor& nonpad = in[kNonpad];
-    if (nonpad && (nonpad.rank != 1 || nonpad.dims[0] != p.B))
-      return InputError(where_, "nonpad_kv_seqlen", fmt::format("has shape {}", nonpad.ShapeText()),
-                        fmt::format("[B] = [{}]", p.B));
-    for (int64_t b = 0; b < p.B; ++b) {
-      length[b] = nonpad ? static_cast<const int64_t*>(nonpad.data)[b] : p.T;
-      if (length[b] < 0 || length[b] > p.T)
-        return InputError(where_, "nonpad_kv_seqlen", fmt::format("has nonpad_kv_seqlen[{}] = {}", b, length[b]),
-                          fmt::format("0 to {}, the tokens of 'K'", p.T));
-      // Lower right wherever the op knows how many keys came before; else at the top left, unless asked otherwise.
-      const bool lower_right = nonpad || (lower_right_ && !in[kPastK]);
-      query_position[b] = lower_right ? length[b] - p.S : p.past;
-      past_length[b] = p.past;
+    const bool lower_right = nonpad || (lower_right_ && !in[kPastK]);
+    positions.query_position = lower_right ? Lengths::AtEnd() : Lengths::Same(p.past);
+    if (nonpad) {
+      if (nonpad.rank != 1 || nonpad.dims[0] != p.B)
+        return InputError(where_, "nonpad_kv_seqlen", fmt::format("has shape {}", nonpad.ShapeText()),
+                          fmt::format("[B] = [{}]", p.B));
+      positions.length = static_cast<const int64_t*>(nonpad.data);
+      positions.length.memory = backend_.memory;
+      positions.length.bound = p.T;
     }
+    for (int64_t b = 0; nonpad && positions.length.OnHost() && b < p.B; ++b)
+      if (const int64_t length = positions.length.At(b); length < 0 || length > p.T)
+        return InputError(where_, "nonpad_kv_seqlen", fmt::format("has nonpad_kv_seqlen[{}] = {}", b, length),
+                          fmt::format("0 to {}, the tokens of 'K'", p.T));
+    KVSHARE_RETURN_IF_ERROR(CheckKeyMask(in, p));
+    return positions;
+  }
+
+  Status CheckKeyMask(const Inputs& in, const Problem& p) const {
     const Tensor& key_mask = in[kKeyMask];
     if (!key_mask) return {};
-    if (nonpad) return InputError(where_, "nonpad_kv_seqlen", "is given together with 'key_mask'", "one of them");
+    if (in[kNonpad]) return InputError(where_, "nonpad_kv_seqlen", "is given together with 'key_mask'", "one of them");
     if (key_mask.rank != 2 || key_mask.dims[0] != p.B || key_mask.dims[1] != p.T)
       return InputError(where_, "key_mask", fmt::format("has shape {}", key_mask.ShapeText()),
                         fmt::format("{}x{}, [B, T] of the keys", p.B, p.T));
@@ -284,18 +272,20 @@ class Attention final : public Kernel {
   }
 
   // Past, then new rows, in `present`, or in scratch where rows are joined without one; an empty call where neither is.
-  static AppendCall Join(const HeadsView& past, const HeadsView& fresh, const Tensor& present, bool joined, int64_t T,
-                         const int64_t* past_length, std::optional<WorkspacePool::Lease>& scratch) {
+  static Result<AppendCall> Join(const HeadsView& past, const HeadsView& fresh, const Tensor& present, bool joined,
+                                 const Problem& p, CallMemory& memory) {
     AppendCall call;
     if (!present && !joined) return call;
-    if (!present)
-      scratch.emplace(Scratch::Pool(),
-                      static_cast<size_t>(fresh.batch * fresh.heads * T * fresh.head_size) * SizeOf(fresh.type));
+    void* data = present.data;
+    if (!present) {
+      KVSHARE_ASSIGN_OR_RETURN(
+          data,
+          memory.Take(static_cast<size_t>(fresh.batch * fresh.heads * p.T * fresh.head_size) * SizeOf(fresh.type)));
+    }
     if (past.tokens > 0) call.past = past;
     call.fresh = fresh;
-    call.present = MutableHeadsView::Bnsh(present ? present.data : scratch->data(), fresh.type, fresh.batch,
-                                          fresh.heads, T, fresh.head_size);
-    call.past_length = past_length;
+    call.present = MutableHeadsView::Bnsh(data, fresh.type, fresh.batch, fresh.heads, p.T, fresh.head_size);
+    call.past_length = Lengths::Same(p.past);
     return call;
   }
 
@@ -303,7 +293,7 @@ class Attention final : public Kernel {
   Attributes attributes_;
   size_t inputs_;
   bool lower_right_;
-  bool oracle_;
+  const Backend& backend_;
   NodeStats& stats_;
   Scratch scratch_;
 };

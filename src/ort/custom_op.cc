@@ -34,6 +34,12 @@ OrtCustomOpInputOutputCharacteristic Need(const Slot& slot) {
   return slot.required ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
 }
 
+// Default is the provider's own memory.
+OrtMemType MemoryTypeOf(const CustomOp& op, size_t i) {
+  const Backend& backend = *op.binding.backend;
+  return backend.MemoryOf(op.row.inputs[i]) == backend.memory ? OrtMemTypeDefault : OrtMemTypeCPUInput;
+}
+
 struct Announcement {
   std::atomic<bool> pending = false;
   std::mutex mutex;
@@ -54,7 +60,7 @@ void Announce(const KernelInfo& node) {
 
 // Of a node that fits no kernel: the first input whose type is the reason.
 Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
-  KVSHARE_RETURN_IF_ERROR(BindTypes(op.row, node, op.binding.config).status());
+  KVSHARE_RETURN_IF_ERROR(BindTypes(op.row, node, op.binding.config, *op.binding.backend).status());
   return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", op.row.op, node.Name()));
 }
 
@@ -130,11 +136,11 @@ CustomOp::CustomOp(const OrtApi& host, const OpRow& op_row, const OpBinding& op_
     : OrtCustomOp{}, api(host), row(op_row), binding(op_binding) {
   version = kApiVersion;
   GetName = [](const OrtCustomOp* op) { return Self(op).row.op; };
-  GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // CPU
+  GetExecutionProviderType = [](const OrtCustomOp* op) { return Self(op).binding.backend->provider; };
   GetInputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.inputs.size(); };
   GetInputType = [](const OrtCustomOp* op, size_t i) { return InputTypeOf(Self(op), i); };
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.inputs[i]); };
-  GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  GetInputMemoryType = [](const OrtCustomOp* op, size_t i) { return MemoryTypeOf(Self(op), i); };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return Self(op).row.outputs.size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t i) { return OutputTypeOf(Self(op), i); };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) { return Need(Self(op).row.outputs[i]); };

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/ops.h"
 #include "kvshare/status.h"
 #include "ort/ort_context.h"
@@ -22,6 +23,7 @@ struct OpBinding {
   ONNXTensorElementDataType t;
   ONNXTensorElementDataType cache;
   SessionConfig config;
+  const Backend* backend;
 };
 
 // One node's kernel. Run() may be called from several threads at once.

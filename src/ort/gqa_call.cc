@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/place_sequences.h"
 #include "ort/input_error.h"
 
 namespace kvshare::ort {
@@ -253,111 +254,98 @@ Result<Step> ReadStep(std::string_view where, const GqaAttributes& attributes, c
   return step;
 }
 
-// Rows that a window-sized cache of capacity C holds after T tokens: T while they fit, then W to C, since it drops
-// C - W + 1 at a time.
-int64_t ResidentRows(int64_t T, int64_t C, int64_t W) {
-  if (T <= C) return T;
-  const int64_t dropped_at_once = C - W + 1;
-  return T - dropped_at_once * ((T - C + dropped_at_once - 1) / dropped_at_once);
-}
-
 // The oldest position that the step's first token sees in a window of W keys.
 int64_t OldestSeen(const Step& step, int64_t W) { return std::max<int64_t>(0, step.before - W + 1); }
 
-// A cache that keeps every token: key 0 is position 0.
-SequencePlace PlaceInFullCache(const Step& step) {
-  return {.length = step.T, .query_position = step.before, .past_length = step.before, .present_length = step.T};
-}
-
-// A window-sized cache: key 0 is the oldest position that is held after the step.
-SequencePlace PlaceInWindow(const Step& step, const GqaShape& shape, int64_t W) {
-  const int64_t C = shape.past_tokens;
-  const int64_t held_before = ResidentRows(step.before, C, W);
-  const int64_t held = ResidentRows(step.T, C, W);
-  const int64_t first = step.T - held;
-  return {.length = held,
-          .query_position = step.before - first,
-          .first_column = first,
-          .past_length = shape.Appends() ? held_before : held,
-          .present_length = held,
-          .skip = shape.Appends() ? held_before + step.Fresh() - held : 0,
-          .lacks_keys = step.Fresh() > 0 && first > OldestSeen(step, W)};
-}
-
 Status DroppedKeys(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, const Step& step,
-                   const SequencePlace& place, int64_t b) {
+                   const WindowPlace& place, int64_t b) {
   return InputError(
       where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
-      fmt::format("holds positions {} to {} of batch {}", place.first_column, step.T - 1, b),
+      fmt::format("holds positions {} to {} of batch {}", place.first, step.T - 1, b),
       fmt::format("position {} too, which the first of the {} new tokens sees: shorter chunks, or chunks "
                   "of at most C - W + 1 = {} that end where the cache is full",
                   OldestSeen(step, attributes.window), step.Fresh(), shape.past_tokens - attributes.window + 1));
 }
 
-// Fills lengths.rotary: with the given positions, or the rows' own. Not what their places among the keys say, since a
-// window-sized cache has dropped rows and padding has no position.
-Status PlaceRotary(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, const GqaShape& shape,
-                   const GqaLengths& lengths, const int64_t** rotary_positions) {
-  *rotary_positions = nullptr;
-  if (!attributes.rotary) return {};
+// With a window-sized cache: whether its present lacks keys that some query sees, so that the call must look at past
+// and new rows side by side.
+Status JudgeWindow(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, const Step& step,
+                   int64_t b, GqaRules& rules) {
+  WindowCache& cache = rules.positions.cache;
+  if (!cache) return {};
+  const WindowPlace place = PlaceInWindow(cache, step.T, step.before);
+  const bool lacks_keys = step.Fresh() > 0 && place.first > OldestSeen(step, attributes.window);
+  if (lacks_keys && !shape.Appends()) return DroppedKeys(where, attributes, shape, step, place, b);
+  cache.staged = cache.staged || lacks_keys;
+  rules.stage_rows = std::max(rules.stage_rows, place.held + place.skip);
+  return {};
+}
+
+Status JudgeRotary(std::string_view where, const GqaInputs& in, const GqaShape& shape, const Step& step, int64_t b,
+                   const RotaryPositions& positions) {
   const int64_t rows = in[kCosCache].dims[0];
+  for (int64_t s = 0; s < step.rows; ++s) {
+    const int64_t position = positions.At(b, s, shape.S, step.before);
+    if (position >= 0 && position < rows) continue;
+    if (!in[kPositionIds])
+      return InputError(where, "cos_cache", fmt::format("has {} rows", rows),
+                        fmt::format("a row for position {} of batch {}", position, b));
+    return InputError(where, "position_ids", fmt::format("puts token {} of batch {} at {}", s, b, position),
+                      fmt::format("0 to {}, the last row of 'cos_cache'", rows - 1));
+  }
+  return {};
+}
+
+// ONNX Runtime's rule: on a first prompt the first number counts, for all sequences.
+Result<RotaryPositions> RotaryRule(std::string_view where, const GqaInputs& in, const GqaShape& shape, Memory memory) {
+  RotaryPositions rule;
   const Tensor& ids = in[kPositionIds];
-  const auto* id = ids ? static_cast<const int64_t*>(ids.data) : nullptr;
-  if (ids && shape.B > 0 &&
+  if (!ids) return rule;
+  if (shape.B > 0 &&
       (shape.first_prompt ? ids.Count() < 1 : (ids.rank != 2 || ids.dims[0] != shape.B || ids.dims[1] != shape.S)))
     return InputError(where, "position_ids", HasShape(ids), fmt::format("{}x{}, [B, S]", shape.B, shape.S));
-  for (int64_t b = 0; b < shape.B; ++b)
-    for (int64_t s = 0; s < shape.S; ++s) {
-      const int64_t before = lengths.query_position[b] + lengths.first_column[b];
-      // ONNX Runtime's rule: on a first prompt the first number counts, for all sequences.
-      const int64_t position = !ids ? before + s : shape.first_prompt ? id[0] + s : id[b * shape.S + s];
-      const bool token = s < lengths.query_length[b];
-      if (token && (position < 0 || position >= rows)) {
-        if (!ids)
-          return InputError(where, "cos_cache", fmt::format("has {} rows", rows),
-                            fmt::format("a row for position {} of batch {}", position, b));
-        return InputError(where, "position_ids", fmt::format("puts token {} of batch {} at {}", s, b, position),
-                          fmt::format("0 to {}, the last row of 'cos_cache'", rows - 1));
-      }
-      lengths.rotary[b * shape.S + s] = token ? position : 0;
-    }
-  *rotary_positions = lengths.rotary;
-  return {};
+  rule.data = static_cast<const int64_t*>(ids.data);
+  rule.same_start = shape.first_prompt;
+  rule.memory = memory;
+  return rule;
+}
+
+Lengths Numbers(const Tensor& tensor, Lengths::Kind kind, Memory memory, int64_t bound) {
+  Lengths lengths;
+  lengths.kind = kind;
+  lengths.data = tensor.data;
+  lengths.type = DType::kI32;
+  lengths.memory = memory;
+  lengths.bound = bound;
+  return lengths;
 }
 
 }  // namespace
 
-void GqaLengths::Set(int64_t b, const SequencePlace& place) {
-  length[b] = place.length;
-  query_position[b] = place.query_position;
-  first_column[b] = place.first_column;
-  past_length[b] = place.past_length;
-  present_length[b] = place.present_length;
-  skip[b] = place.skip;
-  staged = staged || place.lacks_keys;
-}
-
-void GqaLengths::Stage(int64_t B) {
-  for (int64_t b = 0; b < B; ++b) {
-    first_column[b] -= skip[b];
-    query_position[b] += skip[b];
-    length[b] += skip[b];
-    stage_rows = std::max(stage_rows, length[b]);
+Result<GqaRules> GqaRulesOf(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
+                            const GqaShape& shape, Memory memory) {
+  GqaRules rules;
+  Positions& positions = rules.positions;
+  using Kind = Lengths::Kind;
+  positions.length = Numbers(in[kSeqlensK], Kind::kLessOne, memory, TokenLimit(attributes, in, shape).tokens);
+  if (in[kQuerySeqlens]) positions.query_length = Numbers(in[kQuerySeqlens], Kind::kGiven, memory, shape.S);
+  positions.query_position = shape.first_prompt ? Lengths::Same(0) : Lengths::AtEnd();
+  if (attributes.window_sized_cache)
+    positions.cache = {.capacity = shape.past_tokens, .window = attributes.window, .staged = false};
+  if (attributes.rotary) {
+    KVSHARE_ASSIGN_OR_RETURN(rules.rotary, RotaryRule(where, in, shape, memory));
   }
-}
-
-Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in,
-                       const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions) {
+  if (memory == Memory::kDevice) {  // one token sees what the present keeps; more may see what it drops
+    positions.cache.staged = attributes.window_sized_cache && shape.Appends() && shape.S > 1;
+    rules.stage_rows = shape.past_tokens + shape.S;
+    return rules;
+  }
   for (int64_t b = 0; b < shape.B; ++b) {
     KVSHARE_ASSIGN_OR_RETURN(const Step step, ReadStep(where, attributes, in, shape, b));
-    const SequencePlace place =
-        attributes.window_sized_cache ? PlaceInWindow(step, shape, attributes.window) : PlaceInFullCache(step);
-    if (place.lacks_keys && !shape.Appends()) return DroppedKeys(where, attributes, shape, step, place, b);
-    lengths.query_length[b] = step.rows;
-    lengths.Set(b, place);
+    KVSHARE_RETURN_IF_ERROR(JudgeWindow(where, attributes, shape, step, b, rules));
+    if (attributes.rotary) KVSHARE_RETURN_IF_ERROR(JudgeRotary(where, in, shape, step, b, rules.rotary));
   }
-  if (lengths.staged) lengths.Stage(shape.B);
-  return PlaceRotary(where, attributes, in, shape, lengths, rotary_positions);
+  return rules;
 }
 
 }  // namespace kvshare::ort

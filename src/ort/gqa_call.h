@@ -1,4 +1,4 @@
-// A call of GroupQueryAttention before there are views: which inputs may stand together, ranks, and the values of
+// A call of GroupQueryAttention before there are views: which inputs may stand together, ranks, and the rules of
 // lengths and positions. Extents and types of the views themselves are judged by CheckAttention and CheckAppend.
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/ops.h"
+#include "kvshare/call.h"
 #include "ort/ort_context.h"
 
 namespace kvshare::ort {
@@ -55,56 +56,22 @@ struct GqaShape {
   bool Appends() const { return form == KvForm::kOwn || form == KvForm::kPacked; }
 };
 
-// Where one sequence's queries and keys stand: members of GqaLengths without their array.
-struct SequencePlace {
-  int64_t length = 0;
-  int64_t query_position = 0;
-  int64_t first_column = 0;
-  int64_t past_length = 0;
-  int64_t present_length = 0;
-  int64_t skip = 0;
-  bool lacks_keys = false;  // the present has dropped a key that some query sees
-};
+// Where the sequences of a call stand, as rules that every backend can follow. Positions among keys are rows of the
+// keys that the queries look at: the present, a borrowed cache, or (staged) all of the past's rows and the new ones.
+struct GqaRules {
+  Positions positions;
+  RotaryPositions rotary;  // where anything is rotated
+  int64_t stage_rows = 0;  // where positions.cache.staged: the most rows that takes
 
-// The numbers of one call, each array with room for B, rotary for B*S. Positions among keys are rows of the keys that
-// the queries look at: the present, a borrowed cache, or (staged) all of the past's rows and the new ones.
-struct GqaLengths {
-  int64_t* length;          // valid keys
-  int64_t* query_position;  // of row 0, among the keys
-  int64_t* query_length;    // rows of query, key and value that are tokens
-  int64_t* first_column;    // absolute position of key 0
-  int64_t* past_length;     // rows of past that the new ones follow
-  int64_t* present_length;  // rows of present afterwards
-  int64_t* skip;            // rows that a window-sized cache drops
-  int64_t* rotary;          // absolute positions, where anything is rotated
-  // Some query needs a key that the present no longer has: attend over past and new rows set side by side.
-  bool staged = false;
-  int64_t stage_rows = 0;  // the most rows that takes
-
-  // Of sequence b; staged where any sequence lacks keys.
-  void Set(int64_t b, const SequencePlace& place);
-  // Moves every position of the B sequences: the keys are past and new rows side by side, also those that the present
-  // drops.
-  void Stage(int64_t B);
-
-  static constexpr int64_t kArrays = 7;  // of B numbers each
-  GqaLengths(int64_t* numbers, int64_t B)
-      : length(numbers),
-        query_position(numbers + B),
-        query_length(numbers + 2 * B),
-        first_column(numbers + 3 * B),
-        past_length(numbers + 4 * B),
-        present_length(numbers + 5 * B),
-        skip(numbers + 6 * B),
-        rotary(numbers + 7 * B) {}
+  bool Staged() const { return positions.cache.staged; }
 };
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& attributes, bool zero_window_allowed);
 // Reads no element but total_sequence_length.
 Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs);
-// Reads seqlens_k, query_seqlens and position_ids, and fills `lengths`. `*rotary_positions` is null where nothing is
-// rotated.
-Status CheckGqaLengths(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs,
-                       const GqaShape& shape, GqaLengths& lengths, const int64_t** rotary_positions);
+// What seqlens_k, query_seqlens and position_ids say. Judges them where they lie in `memory` that the host can read;
+// elsewhere it plans for whatever they may hold.
+Result<GqaRules> GqaRulesOf(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs,
+                            const GqaShape& shape, Memory memory);
 
 }  // namespace kvshare::ort

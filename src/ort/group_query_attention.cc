@@ -4,10 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/half.h"
-#include "kvshare/attend.h"
+#include "kvshare/call.h"
 #include "ort/gqa_call.h"
 #include "ort/scratch.h"
 #include "ort/stats.h"
@@ -98,16 +97,13 @@ class GroupQueryAttention final : public Kernel {
       : where_(std::move(where)),
         attributes_(attributes),
         inputs_(std::min<size_t>(node.InputCount(), kInputs)),
+        backend_(*binding.backend),
         stats_(StatsOf(binding.domain, binding.op, node.Name())) {}
 
   Status Run(CallContext& context) override {
     KVSHARE_ASSIGN_OR_RETURN(const GqaInputs in, context.Inputs<kInputs>(inputs_));
     KVSHARE_ASSIGN_OR_RETURN(const GqaShape shape, CheckGqaInputs(where_, attributes_, in));
-    const WorkspacePool::Lease numbers(
-        Scratch::Pool(), static_cast<size_t>(shape.B * (GqaLengths::kArrays + shape.S)) * sizeof(int64_t));
-    GqaLengths lengths(static_cast<int64_t*>(numbers.data()), shape.B);
-    const int64_t* rotary_positions = nullptr;
-    KVSHARE_RETURN_IF_ERROR(CheckGqaLengths(where_, attributes_, in, shape, lengths, &rotary_positions));
+    KVSHARE_ASSIGN_OR_RETURN(const GqaRules rules, GqaRulesOf(where_, attributes_, in, shape, backend_.memory));
 
     const std::array<int64_t, 3> output_dims = {shape.B, shape.S, shape.Hq * shape.D};
     const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.width};
@@ -120,17 +116,19 @@ class GroupQueryAttention final : public Kernel {
                                               present_key ? "present_key" : "present_value"));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor scores,
                              context.Output(gqa::kOutputQk, std::array{shape.B, shape.Hq, shape.S, shape.total}));
-    if (shape.B == 0) return Done();
+    HostMemory memory;
+    Exec exec{context.Parallel(), Scratch::Pool(), memory};
+    exec.kernel = backend_.name;
+    if (shape.B == 0) return Done(exec);
 
-    AttentionCall call = View(in, shape, lengths, output);
-    call.rotary_positions = rotary_positions;
+    AttentionCall call = View(in, shape, rules, output);
     if (scores) {
       const ScoreStage stage = attributes_.qk_output == 1 ? ScoreStage::kMasked : ScoreStage::kWeights;
-      call.scores = {scores.data, scores.CoreType(), stage, shape.total, /*outside=*/0, lengths.first_column};
+      call.scores = {scores.data, scores.CoreType(), stage, shape.total, /*outside=*/0};
     }
 
     Fills fills;
-    PlanFills(in, shape, lengths, rotary_positions, present_key, present_value, fills);
+    KVSHARE_RETURN_IF_ERROR(PlanFills(in, shape, rules, present_key, present_value, memory, fills));
     for (size_t i = 0; i < fills.count; i += 2)
       KVSHARE_RETURN_IF_ERROR(CheckAppend(fills.calls[i], fills.calls[i + 1], where_,
                                           shape.form == KvForm::kExternal ? "external" : "past"));
@@ -140,18 +138,17 @@ class GroupQueryAttention final : public Kernel {
     }
     if (shape.S > 0) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
-    const ParallelFor parallel = context.Parallel();
     for (const AppendCall& fill : fills.All())  // a borrowed cache bound onto its present is there already
-      if (shape.Appends() || fill.present.data != fill.past.data)
-        KVSHARE_RETURN_IF_ERROR(Append(fill, parallel, Scratch::Pool()));
+      if (shape.Appends() || fill.present.data != fill.past.data) KVSHARE_RETURN_IF_ERROR(backend_.append(fill, exec));
     if (attributes_.window == 0) {  // no key is visible; ONNX Runtime gives zeros. An empty tensor has no memory
       for (const Tensor& zeros : {output, scores})
         if (zeros && zeros.Count() > 0)
-          std::memset(zeros.data, 0, static_cast<size_t>(BytesOf(zeros.CoreType(), zeros.Count())));
+          KVSHARE_RETURN_IF_ERROR(
+              backend_.clear(zeros.data, static_cast<size_t>(BytesOf(zeros.CoreType(), zeros.Count())), exec));
     } else if (shape.S > 0) {
-      KVSHARE_RETURN_IF_ERROR(Attend(call, parallel, Scratch::Pool()));
+      KVSHARE_RETURN_IF_ERROR(backend_.attend(call, exec));
     }
-    return Done();
+    return Done(exec);
   }
 
  private:
@@ -159,37 +156,34 @@ class GroupQueryAttention final : public Kernel {
   struct Fills {
     std::array<AppendCall, 4> calls;
     size_t count = 0;
-    std::optional<WorkspacePool::Lease> scratch;
 
     std::span<const AppendCall> All() const { return {calls.data(), count}; }
   };
 
   // What is staged, or stands in no present, goes to scratch; before the present, which may overwrite the past.
-  void PlanFills(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, const int64_t* rotary_positions,
-                 const Tensor& present_key, const Tensor& present_value, Fills& fills) {
-    if (shape.Appends() && (lengths.staged || !present_key)) {
-      const int64_t rows = lengths.staged ? lengths.stage_rows : shape.capacity;
+  Status PlanFills(const GqaInputs& in, const GqaShape& shape, const GqaRules& rules, const Tensor& present_key,
+                   const Tensor& present_value, CallMemory& memory, Fills& fills) {
+    if (shape.Appends() && (rules.Staged() || !present_key)) {
+      const int64_t rows = rules.Staged() ? rules.stage_rows : shape.capacity;
       const int64_t cache_bytes =
           BytesOf(attributes_.cache, shape.B * shape.Hkv * rows * RowElements(attributes_.cache, shape.D));
-      fills.scratch.emplace(Scratch::Pool(), static_cast<size_t>(2 * cache_bytes));
-      auto* const data = static_cast<std::byte*>(fills.scratch->data());
+      KVSHARE_ASSIGN_OR_RETURN(void* const scratch, memory.Take(static_cast<size_t>(2 * cache_bytes)));
+      auto* const data = static_cast<std::byte*>(scratch);
       for (const bool key : {true, false}) {
         AppendCall& fill = fills.calls[fills.count++];
-        fill = ViewAppend(in, shape, lengths, key, key ? data : data + cache_bytes, rows, rotary_positions);
-        if (lengths.staged) {
-          fill.skip = nullptr;
-          fill.length = lengths.length;
-        }
+        fill = ViewAppend(in, shape, rules, key, key ? data : data + cache_bytes, rows);
+        fill.cache.staged = rules.Staged();
       }
     }
-    if (!present_key) return;
+    if (!present_key) return {};
     for (const bool key : {true, false})
-      fills.calls[fills.count++] = ViewAppend(in, shape, lengths, key, (key ? present_key : present_value).data,
-                                              shape.capacity, rotary_positions);
+      fills.calls[fills.count++] =
+          ViewAppend(in, shape, rules, key, (key ? present_key : present_value).data, shape.capacity);
+    return {};
   }
 
-  Status Done() {
-    stats_.Ran(SimdTarget());
+  Status Done(const Exec& exec) {
+    stats_.Ran(exec.kernel);
     return {};
   }
 
@@ -200,8 +194,7 @@ class GroupQueryAttention final : public Kernel {
   }
 
   // Everything but the keys of a form that appends.
-  AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths,
-                     const Tensor& output) const {
+  AttentionCall View(const GqaInputs& in, const GqaShape& shape, const GqaRules& rules, const Tensor& output) const {
     AttentionCall call;
     const int64_t all = shape.form == KvForm::kPacked ? shape.Hq + 2 * shape.Hkv : shape.Hq;
     call.query = Folded(in[kQuery], all, 0, shape.Hq, shape.D);
@@ -221,7 +214,8 @@ class GroupQueryAttention final : public Kernel {
       call.spec.head_sink = in[kHeadSink].data;
       call.spec.head_sink_type = in[kHeadSink].CoreType();
     }
-    call.positions = {lengths.length, lengths.query_position, lengths.query_length};
+    call.positions = rules.positions;
+    call.rotary_positions = rules.rotary;
     if (const Tensor& bias = in[kAttentionBias]) {
       const int64_t row = shape.S * shape.total;
       call.mask = {bias.data,
@@ -230,8 +224,7 @@ class GroupQueryAttention final : public Kernel {
                    bias.dims[1] == 1 ? 0 : row,
                    shape.total,
                    1,
-                   shape.total,
-                   lengths.first_column};
+                   shape.total};
     }
     return call;
   }
@@ -258,19 +251,22 @@ class GroupQueryAttention final : public Kernel {
   }
 
   // New rows into a cache of `rows` rows; where nothing is new, past (or the borrowed pair) passed through.
-  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaLengths& lengths, bool key, void* present,
-                        int64_t rows, const int64_t* rotary_positions) const {
+  AppendCall ViewAppend(const GqaInputs& in, const GqaShape& shape, const GqaRules& rules, bool key, void* present,
+                        int64_t rows) const {
     AppendCall call;
     call.past = Past(in, shape, key);
     call.present = MutableHeadsView::Bnsh(present, attributes_.cache, shape.B, shape.Hkv, rows, shape.D);
     call.present.quant = QuantOf(in, key);
-    call.past_length = lengths.past_length;
-    call.length = lengths.present_length;
-    call.skip = lengths.skip;
+    call.past_length = rules.positions.query_position;
+    call.fresh_length = rules.positions.query_length;
+    call.length = rules.positions.length;
+    call.cache = rules.positions.cache;
+    call.cache.staged = false;
     if (!shape.Appends()) {
       call.fresh = call.past;
       call.fresh.tokens = 0;
-      call.past_length = call.length;
+      call.past_length = Lengths::AtEnd();
+      call.fresh_length = Lengths::Same(0);
       return call;
     }
     call.fresh = shape.form == KvForm::kPacked ? Folded(in[kQuery], shape.Hq + 2 * shape.Hkv,
@@ -279,13 +275,14 @@ class GroupQueryAttention final : public Kernel {
     if (!key) return call;
     call.norm = Norm(in[kKNormWeight], attributes_.key_epsilon);
     call.rotary = Rotary(in);
-    call.rotary_positions = rotary_positions;
+    call.rotary_positions = rules.rotary;
     return call;
   }
 
   std::string where_;
   GqaAttributes attributes_;
   size_t inputs_;
+  const Backend& backend_;
   NodeStats& stats_;
   Scratch scratch_;
 };

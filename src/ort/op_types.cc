@@ -35,8 +35,9 @@ ONNXTensorElementDataType FixedType(SlotType type) {
   }
 }
 
-Result<OpBinding> BindTypes(const OpRow& row, const NodeInfo& node, const SessionConfig& config) {
-  OpBinding binding{row.domain, row.op, kUnknown, kUnknown, config};
+Result<OpBinding> BindTypes(const OpRow& row, const NodeInfo& node, const SessionConfig& config,
+                            const Backend& backend) {
+  OpBinding binding{row.domain, row.op, kUnknown, kUnknown, config, &backend};
   for (size_t i = 0; i < row.inputs.size(); ++i) {
     const Slot& slot = row.inputs[i];
     const auto type = node.InputType(i);

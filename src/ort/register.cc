@@ -10,6 +10,7 @@
 
 #include "kvshare/version.h"
 #include "ort/attention.h"
+#include "ort/backends.h"
 #include "ort/custom_op.h"
 #include "ort/group_query_attention.h"
 #include "ort/session_config.h"
@@ -52,29 +53,31 @@ struct OpSet {
   std::map<std::string, OrtCustomOpDomain*> domains;
 };
 
+// Every pair of types of one op.
+Status AddOps(const OrtApi& api, const OpRow& row, const SessionConfig& config, const Backend& backend,
+              OrtCustomOpDomain* domain, OpSet* set) {
+  const auto add = [&](ONNXTensorElementDataType t, ONNXTensorElementDataType cache) {
+    const CustomOp& op = set->ops.emplace_back(api, row, OpBinding{row.domain, row.op, t, cache, config, &backend});
+    return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
+  };
+  for (const auto t : row.t) {
+    // ORT takes the first op that fits; where a node has no cache input, its presents have the query's type.
+    KVSHARE_RETURN_IF_ERROR(add(t, t));
+    for (const auto cache : row.cache)
+      if (cache != t) KVSHARE_RETURN_IF_ERROR(add(t, cache));
+  }
+  // Last, what fits nothing above, so that the refusal can name the input.
+  constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  for (const auto t : row.t) KVSHARE_RETURN_IF_ERROR(add(t, kAnyType));
+  return add(kAnyType, kAnyType);
+}
+
 Status Fill(const OrtApi& api, const SessionConfig& config, OpSet* set) {
   for (const OpRow& row : kOps) {
     if (!Wanted(row, config)) continue;
     OrtCustomOpDomain*& domain = set->domains[row.domain];
     if (domain == nullptr) KVSHARE_RETURN_IF_ERROR(FromOrt(api, api.CreateCustomOpDomain(row.domain, &domain)));
-    for (const auto t : row.t) {
-      // ORT takes the first op that fits; where a node has no cache input, its presents have the query's type.
-      const auto add = [&](ONNXTensorElementDataType cache) {
-        const CustomOp& op = set->ops.emplace_back(api, row, OpBinding{row.domain, row.op, t, cache, config});
-        return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
-      };
-      KVSHARE_RETURN_IF_ERROR(add(t));
-      for (const auto cache : row.cache)
-        if (cache != t) KVSHARE_RETURN_IF_ERROR(add(cache));
-    }
-    // Last, what fits nothing above, so that the refusal can name the input.
-    constexpr auto kAnyType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    const auto add_any = [&](ONNXTensorElementDataType t) {
-      const CustomOp& op = set->ops.emplace_back(api, row, OpBinding{row.domain, row.op, t, kAnyType, config});
-      return FromOrt(api, api.CustomOpDomain_Add(domain, &op));
-    };
-    for (const auto t : row.t) KVSHARE_RETURN_IF_ERROR(add_any(t));
-    KVSHARE_RETURN_IF_ERROR(add_any(kAnyType));
+    for (const Backend* backend : Backends()) KVSHARE_RETURN_IF_ERROR(AddOps(api, row, config, *backend, domain, set));
   }
   return {};
 }

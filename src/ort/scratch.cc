@@ -16,6 +16,8 @@ WorkspacePool& Scratch::Pool() {
   return pool;
 }
 
+Result<void*> HostMemory::Take(size_t bytes) { return leases_.at(taken_++).emplace(Scratch::Pool(), bytes).data(); }
+
 Scratch::Scratch() { holders.fetch_add(1, std::memory_order_relaxed); }
 
 Scratch::~Scratch() {

@@ -148,7 +148,7 @@ TEST(CheckAttention, NamesMasksAndTablesThatItCannotRead) {
   ExpectRefusal(
       [](Good& g) {
         g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, 8};
-        g.call.mask.first_column = g.length;
+        g.call.positions.first_column = g.length;
         g.length[1] = 8;
         g.length[0] = 8;
         g.call.mask.keys = 7;
@@ -157,7 +157,7 @@ TEST(CheckAttention, NamesMasksAndTablesThatItCannotRead) {
   ExpectRefusal(
       [](Good& g) {
         g.call.scores = {g.data, DType::kF32, ScoreStage::kMasked, 7};
-        g.call.scores.first_column = g.length;
+        g.call.positions.first_column = g.length;
       },
       bad, "Op 'node': scores of batch 0 begin in column 8; needs 0 to 7");
   ExpectRefusal([](Good& g) { g.call.rotary = {g.data, nullptr, DType::kF32, 64, 8, false}; }, bad,
@@ -189,13 +189,13 @@ TEST(CheckAttention, RefusesTheLargestAndTheSmallestNumbers) {
   static const int64_t columns[2] = {0, -1};
   EXPECT_TRUE(refuses([](Good& g) {
     g.call.mask = {g.data, DType::kF32, 0, 0, 0, 1, 8};
-    g.call.mask.first_column = columns;
+    g.call.positions.first_column = columns;
   }));
   static const int64_t last[2] = {most, most};
   for (const int64_t keys : {least, int64_t{8}, most})
     EXPECT_TRUE(refuses([&](Good& g) {
       g.call.scores = {g.data, DType::kF32, ScoreStage::kWeights, keys};
-      g.call.scores.first_column = last;
+      g.call.positions.first_column = last;
     }));
 }
 

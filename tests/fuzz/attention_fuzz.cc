@@ -220,7 +220,7 @@ void TryAttention(Bytes& in) {
   if (in.Below(3) == 0)
     call.mask = {mask.data.get(), mask.type, mask_heads * S * columns,  mask_heads > 1 ? S * columns : 0,
                  columns,         1,         in.Rarely() ? -1 : columns};
-  if (in.Below(4) == 0) call.mask.first_column = column.data();
+  if (in.Below(4) == 0) call.positions.first_column = column.data();
 
   const int64_t half = in.Of({D / 2, 1, D / 4});
   const int64_t rows = in.Of({T + S, T + S, 3});
@@ -238,7 +238,7 @@ void TryAttention(Bytes& in) {
   if (in.Below(3) == 0) {
     call.scores = {scores.data.get(), score_type, static_cast<ScoreStage>(in.Below(4)), score_columns};
     if (in.Below(2) == 0) call.scores.outside = 0;
-    if (in.Below(2) == 0) call.scores.first_column = score_column.data();
+    if (in.Below(2) == 0) call.positions.first_column = score_column.data();
     std::memcpy(want_scores.data.get(), scores.data.get(), static_cast<size_t>(BytesOf(score_type, scores.count)));
   }
 
@@ -255,7 +255,7 @@ void TryAttention(Bytes& in) {
 
   if (!CheckAttention(call, "fuzz").ok()) return;
   const bool holds_nan = kv_type != DType::kI8 && kv_type != DType::kI4;
-  if (holds_nan && !call.key_mask && call.positions.length != nullptr)
+  if (holds_nan && !call.key_mask && call.positions.length)
     for (int64_t b = 0; b < B; ++b) {
       if (!call.scores || !call.scores.OfEveryKey()) Poison(key, call.key, b, length[b]);
       Poison(value, call.value, b, length[b]);

@@ -1,0 +1,77 @@
+// The state of the block that runs on this thread of the host; for the emulator's own files.
+#pragma once
+
+#include <vector>
+
+#include "cuda/emulation/emulator.h"
+#include "cuda/emulation/fiber.h"
+#include "cuda/gpu.h"
+
+namespace gpu::emulation {
+
+enum class Wait : uint8_t { kNothing, kWarp, kBlock, kEnded };
+enum class WarpOp : uint8_t { kSync, kShuffle, kMmaHalf, kMmaBF16, kLdMatrix, kLdMatrixTrans, kMovMatrix };
+
+// A CopyAsync under way.
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+  int group;
+};
+
+// What a lane brings to a warp operation, and takes from it.
+struct Slot {
+  uint32_t in[10];
+  uint32_t out[4];
+  const void* address;  // LdMatrix: of the row that the lane names
+  uint8_t row[16];
+  int lane;  // Shuffle: whose value
+};
+
+struct CudaThread {
+  Fiber fiber;
+  Wait wait = Wait::kNothing;
+  Where where;
+  std::vector<Copy> copies;
+  int group = 0;  // of the next commit
+  Slot slot;
+};
+
+struct Warp {
+  int arrived = 0;
+  WarpOp op = WarpOp::kSync;
+  Where where;
+};
+
+struct Machine {
+  std::vector<CudaThread> threads;
+  std::vector<Warp> warps;
+  std::vector<int> next;  // the ring in which threads take turns
+  int first = 0;
+  int current = 0;
+  int at_barrier = 0;
+  int ended = 0;
+  Where barrier;
+  Fiber host;
+  Dim block, grid;
+  char* shared = nullptr;
+  size_t shared_bytes = 0;
+  const std::function<void()>* body = nullptr;
+};
+
+// The block at hand, and the thread of it that runs.
+Machine& TheMachine();
+Counters& Count();
+CudaThread& Self();
+
+[[noreturn]] void Fail(const char* what, const Where& where);
+
+// The lanes of a warp meet; the last to come calls `Execute` for all, and all go on.
+void Meet(WarpOp op, const Where& where);
+void Execute(WarpOp op, CudaThread* lanes);
+
+// Returns when the current thread may go on.
+void Yield();
+
+}  // namespace gpu::emulation

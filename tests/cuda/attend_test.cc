@@ -1,0 +1,339 @@
+// The kernels against the oracle, at sizes that fill no tile, with NaN wherever nobody may read. Run in three builds:
+// plain, with races looked for, with AddressSanitizer.
+#include "cuda/emulation/emulator.h"
+#include "cuda/emulation/runtime.h"
+#include "tests/cuda/device_problem.h"
+
+namespace kvshare::cuda {
+namespace {
+
+using testing::DeviceProblem;
+using testing::ExpectClose;
+using testing::ExpectDeviceMatchesOracle;
+using testing::Must;
+using testing::Problem;
+
+constexpr DeviceFacts kSmall{8, size_t{99} << 10};   // sm_89
+constexpr DeviceFacts kLarge{8, size_t{227} << 10};  // sm_90; few multiprocessors, so that splits have work
+
+double ToleranceOf(DType type) { return type == DType::kBF16 ? 1.6e-2 : type == DType::kF16 ? 2e-3 : 1e-5; }
+
+void Become(const DeviceFacts& device) {
+  emulation::SetDevice(device);
+  ASSERT_TRUE(PrepareKernels().ok());
+}
+
+// Keys and values that no row sees become NaN.
+void PoisonUnseen(Problem& p) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (int64_t b = 0; b < p.B; ++b) {
+    const int64_t first = p.window > 0 ? std::max<int64_t>(0, p.query_position[b] - p.window + 1) : 0;
+    for (int64_t j = 0; j < p.T; ++j) {
+      if (j >= first && j < p.length[b]) continue;
+      for (int64_t head = 0; head < p.Hkv; ++head) {
+        const int64_t row = p.bsnh ? (b * p.T + j) * p.Hkv + head : (b * p.Hkv + head) * p.T + j;
+        for (int64_t d = 0; d < p.D; ++d) p.key.Set(row * p.D + d, nan);
+        for (int64_t d = 0; d < p.Dv; ++d) p.value.Set(row * p.Dv + d, nan);
+      }
+    }
+  }
+}
+
+// The order in which warps and blocks run: natural, reversed, random.
+class Emulated : public ::testing::TestWithParam<uint64_t> {
+ protected:
+  void SetUp() override {
+    gpu::emulation::SetSeed(GetParam());
+    Become(kLarge);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Seeds, Emulated, ::testing::Values(0, 1, 7));
+
+TEST_P(Emulated, EveryDecodeKernelMatchesTheOracle) {
+  for (const AttendKernel& kernel : AttendKernels()) {
+    if (kernel.family != KernelFamily::kDecodeWarp) continue;
+    Become({2, kernel.shared_bytes});
+    Problem p;
+    p.type = p.kv_type = kernel.element;
+    p.D = kernel.D;
+    p.S = kernel.rows / 8;
+    p.T = 16 * kernel.threads / 32 + 21;  // more than one turn of every warp's, and a broken tile
+    p.Hq = 7;
+    p.scale = 1 / std::sqrt(static_cast<float>(p.D));
+    p.Fill();
+    PoisonUnseen(p);
+    EXPECT_STREQ(DeviceProblem(p).Plan().kernel->name, kernel.name);
+    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+  }
+}
+
+struct Feature {
+  const char* name;
+  void (*set)(Problem& p);
+};
+const Feature kFeatures[] = {
+    {"plain", [](Problem&) {}},
+    {"window", [](Problem& p) { p.window = 37; }},
+    {"window of one key", [](Problem& p) { p.window = 1; }},
+    {"keys ahead", [](Problem& p) { p.window = 20, p.ahead = 3; }},
+    {"not causal", [](Problem& p) { p.causal = false; }},
+    {"softcap", [](Problem& p) { p.softcap = 3; }},
+    {"smooth softmax", [](Problem& p) { p.smooth = true; }},
+    {"BSNH", [](Problem& p) { p.bsnh = true, p.Hkv = 2, p.Hq = 6; }},
+    {"ragged", [](Problem& p) { p.B = 3, p.length = {101, 1, 44}; }},
+    {"no keys", [](Problem& p) { p.B = 2, p.length = {0, 17}; }},
+    {"row before all keys", [](Problem& p) { p.query_position = {-2}; }},
+    {"rows behind all keys", [](Problem& p) { p.window = 30, p.length = {50}, p.query_position = {77}; }},
+    {"padded rows", [](Problem& p) { p.B = 2, p.query_length = {2, 0}, p.query_position = {40, 3}; }},
+    {"many rows", [](Problem& p) { p.S = 7; }},
+    {"one head a group", [](Problem& p) { p.Hkv = 3, p.Hq = 3; }},
+    {"rotary", [](Problem& p) { p.rotary_half = p.D / 2; }},
+    {"partial interleaved rotary", [](Problem& p) { p.rotary_half = 12, p.interleaved = true; }},
+};
+
+TEST_P(Emulated, EveryFeatureMatchesTheOracle) {
+  for (const Feature& feature : kFeatures)
+    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+      Problem p;
+      p.type = p.kv_type = type;
+      p.D = type == DType::kBF16 ? 64 : 56;  // less than a kernel's
+      p.S = 3;
+      p.T = 101;
+      p.Hq = 5;
+      feature.set(p);
+      p.scale = 1 / std::sqrt(static_cast<float>(p.D));
+      p.Fill();
+      PoisonUnseen(p);
+      SCOPED_TRACE(::testing::Message() << feature.name << " " << NameOf(type));
+      ExpectDeviceMatchesOracle(p, ToleranceOf(type));
+      if (HasFatalFailure()) return;
+    }
+}
+
+TEST_P(Emulated, SinksNormsAndMasksMatchTheOracle) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const DType mask : {DType::kBool, DType::kF32, type})
+      for (const bool per_head : {false, true}) {
+        Problem p;
+        p.type = p.kv_type = type;
+        p.B = 2;
+        p.D = 64;
+        p.S = 2;
+        p.T = 70;
+        p.Hq = 6;
+        p.Hkv = 2;
+        p.Fill();
+        p.AddSinks();
+        p.AddNorm();
+        p.AddBias(mask, per_head);
+        SCOPED_TRACE(::testing::Message() << NameOf(type) << " " << NameOf(mask) << " per head " << per_head);
+        ExpectDeviceMatchesOracle(p, 2 * ToleranceOf(type));  // normalized queries are rounded before the products
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_P(Emulated, SmallDevicesHaveAKernelForEveryHeadSize) {
+  Become(kSmall);
+  for (const int64_t D : {64, 128, 256, 512}) {
+    Problem p;
+    p.type = p.kv_type = DType::kF16;
+    p.D = D;
+    p.T = 50;
+    p.scale = 1 / std::sqrt(static_cast<float>(D));
+    p.Fill();
+    EXPECT_EQ(DeviceProblem(p).Plan().kernel->family, KernelFamily::kDecodeWarp) << D;
+    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+  }
+}
+
+TEST_P(Emulated, EveryMixOfTypesAndEveryCacheMatchesTheOracle) {
+  for (const DType type : {DType::kF32, DType::kF16})
+    for (const DType cache : {DType::kF32, DType::kBF16, DType::kI8, DType::kI4, DType::kF8E4M3}) {
+      Problem p;
+      p.type = type;
+      p.kv_type = cache;
+      p.D = 37;
+      p.Dv = 21;
+      p.S = 2;
+      p.T = 45;
+      p.Hq = 4;
+      p.Hkv = 2;
+      p.per_channel = type == DType::kF32;
+      p.Fill();
+      SCOPED_TRACE(::testing::Message() << NameOf(type) << " " << NameOf(cache));
+      ExpectDeviceMatchesOracle(p, ToleranceOf(type));
+    }
+}
+
+TEST_P(Emulated, KeyMasksMatchTheOracle) {
+  for (const DType type : {DType::kI64, DType::kI32, DType::kBool})
+    for (const int64_t window : {0, 9}) {
+      Problem p;
+      p.B = 2;
+      p.S = 3;
+      p.T = 300;
+      p.D = 16;
+      p.window = window;
+      p.rotary_half = 8;
+      p.Fill();
+      p.key_mask = kvshare::testing::Array(type, p.B * p.T);
+      for (int64_t i = 0; i < p.B * p.T; ++i) {
+        const bool kept = i < p.T ? i >= 31 : i % 3 != 0;  // left padding, and holes
+        const auto wide = static_cast<int64_t>(kept);
+        std::memcpy(p.key_mask.bytes.data() + i * static_cast<int64_t>(SizeOf(type)), &wide, SizeOf(type));
+      }
+      SCOPED_TRACE(::testing::Message() << NameOf(type) << " window " << window);
+      ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    }
+}
+
+TEST_P(Emulated, ScoresOfEveryStageMatchTheOracle) {
+  for (const ScoreStage stage : {ScoreStage::kRaw, ScoreStage::kSoftcapped, ScoreStage::kMasked, ScoreStage::kWeights})
+    for (const bool masked : {false, true}) {
+      Problem p;
+      p.B = 2;
+      p.S = 2;
+      p.T = 140;
+      p.D = 16;
+      p.Hq = 4;
+      p.window = 50;
+      p.softcap = 4;
+      p.length = {140, 77};
+      p.show_scores = true;
+      p.stage = stage;
+      p.smooth = true;
+      p.Fill();
+      if (masked) p.AddBias(DType::kF32, true);
+      SCOPED_TRACE(::testing::Message() << "stage " << static_cast<int>(stage) << " masked " << masked);
+      ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    }
+}
+
+TEST_P(Emulated, AnyCallMatchesTheOracle) {
+  std::mt19937 random(static_cast<uint32_t>(GetParam()) + 5);
+  const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
+  for (int round = 0; round < kvshare::testing::Rounds(25); ++round) {
+    Problem p;
+    p.seed = static_cast<uint32_t>(random());
+    p.type = p.kv_type = pick({0, 1, 2}) == 0 ? DType::kBF16 : DType::kF16;
+    p.B = pick({1, 2});
+    p.Hkv = pick({1, 2});
+    p.Hq = p.Hkv * pick({1, 2, 3, 8});
+    p.S = pick({1, 1, 2, 6});
+    p.T = p.S + static_cast<int64_t>(random() % 200);
+    p.D = pick({8, 40, 64, 96, 128, 200});
+    p.window = pick({0, 0, 5, 64});
+    p.softcap = pick({0, 0, 5}) == 5 ? 5.0F : 0.0F;
+    p.bsnh = pick({0, 1}) == 1;
+    for (int64_t b = 0; b < p.B; ++b) p.length.push_back(p.S + static_cast<int64_t>(random() % (p.T - p.S + 1)));
+    p.scale = 1 / std::sqrt(static_cast<float>(p.D));
+    p.Fill();
+    PoisonUnseen(p);
+    if (pick({0, 0, 1}) == 1) p.AddSinks();
+    Become(pick({0, 1}) == 1 ? kLarge : kSmall);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " S " << p.S << " T " << p.T << " D " << p.D << " Hq "
+                                      << p.Hq << " window " << p.window);
+    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    if (HasFatalFailure()) return;
+  }
+}
+
+// What the kernels were written for: K and V once a KV head, and only what some row sees.
+TEST_P(Emulated, DecodeReadsEverySeenKeyOnceAndSharesItsBanks) {
+  for (const int64_t D : {64, 128, 256, 512})
+    for (const int64_t window : {0, 40}) {
+      Problem p;
+      p.type = p.kv_type = DType::kF16;
+      p.Hkv = 2;
+      p.Hq = 16;
+      p.D = D;
+      p.T = 333;
+      p.length = {290};
+      p.window = window;
+      p.Fill();
+      DeviceProblem device(p);
+      gpu::emulation::ResetCounters();
+      device.Run();
+      const gpu::emulation::Counters counted = gpu::emulation::Counted();
+      const int64_t seen = window > 0 ? window : 290;
+      const bool split = device.Plan().splits > 1;
+      EXPECT_EQ(split, window == 0) << D;  // not below a turn of a block's warps
+      EXPECT_EQ(counted.copied_bytes, 2 * p.Hkv * seen * D * 2) << D << " window " << window;
+      EXPECT_EQ(counted.bank_conflicts, 0) << D;
+      EXPECT_EQ(counted.mma, 2 * p.Hkv * (D / 16) * ((seen + 15) / 16)) << D << " window " << window;
+      EXPECT_EQ(counted.launches, split ? 2 : 1);  // splits, and their merge
+    }
+}
+
+TEST(Capture, AGraphServesLengthsThatCameLater) {
+  Become(kLarge);
+  Problem p;
+  p.type = p.kv_type = DType::kF16;
+  p.B = 2;
+  p.T = 300;
+  p.length = {300, 300};
+  p.Fill();
+  DeviceProblem device(p);
+  const AttendPlan plan = device.Plan();
+  void* const scratch = device.memory.New(plan.scratch_bytes);
+  void* const stream = Must(CreateStream());
+  ASSERT_TRUE(BeginCapture(stream).ok());
+  ASSERT_TRUE(AttendCuda(plan, stream, scratch).ok());
+  EXPECT_FALSE(Allocate(16).ok());
+  EXPECT_FALSE(Synchronize(stream).ok());
+  const std::unique_ptr<Graph> graph = Must(EndCapture(stream));
+  for (const std::vector<int64_t>& length : {std::vector<int64_t>{300, 17}, {1, 299}, {160, 161}}) {
+    p.length = length;
+    p.query_position = {length[0] - 1, length[1] - 1};
+    const size_t bytes = length.size() * sizeof(int64_t);
+    ASSERT_TRUE(Upload(const_cast<void*>(device.positions.length.data), p.length.data(), bytes).ok());
+    ASSERT_TRUE(Upload(const_cast<void*>(device.positions.query_position.data), p.query_position.data(), bytes).ok());
+    ASSERT_TRUE(graph->Replay(stream).ok());
+    ASSERT_TRUE(Synchronize(stream).ok());
+    device.Get(p);
+    kvshare::testing::Array truth;
+    AttendOracle(p.Call(truth));
+    ExpectClose(truth, device.output, p.Dv, ToleranceOf(p.type));
+  }
+  ASSERT_TRUE(DestroyStream(stream).ok());
+}
+
+TEST(Lengths, AreClampedWhereNobodyCouldCheckThem) {
+  Become(kLarge);
+  for (const DType type : {DType::kF16, DType::kF32}) {
+    Problem p;
+    p.type = p.kv_type = type;
+    p.B = 2;
+    p.length = {64, 0};
+    p.query_position = {63, -1};
+    p.Fill();
+    DeviceProblem device(p);
+    const std::vector<int64_t> wild = {int64_t{1} << 40, -5};
+    ASSERT_TRUE(Upload(const_cast<void*>(device.positions.length.data), wild.data(), 16).ok());
+    device.Run();
+    device.Get(p);
+    kvshare::testing::Array truth;
+    AttendOracle(p.Call(truth));
+    ExpectClose(truth, device.output, p.Dv, ToleranceOf(type));
+  }
+}
+
+TEST(Refusals, NameWhatNoKernelServes) {
+  Become(kSmall);
+  Problem p;
+  p.type = p.kv_type = DType::kF64;
+  p.Fill();
+  Result<AttendPlan> plan = PlanAttend(DeviceProblem(p).call, {}, kSmall, "Attention 'a'");
+  EXPECT_EQ(plan.status().message(), "Attention 'a': no CUDA kernel for f64; have f32, f16 and bf16");
+  Problem wide;
+  wide.D = 20000;
+  wide.T = 1;
+  wide.Fill();
+  plan = PlanAttend(DeviceProblem(wide).call, {}, kSmall, "Attention 'a'");
+  EXPECT_EQ(plan.status().code(), StatusCode::kRefused);
+  EXPECT_EQ(plan.status().message(),
+            "Attention 'a': head sizes 20000 and 20000 need 160512 bytes of a block's memory; the device has 101376");
+}
+
+}  // namespace
+}  // namespace kvshare::cuda

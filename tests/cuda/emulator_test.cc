@@ -1,0 +1,240 @@
+// The emulator itself: what it computes, and each broken rule that it must name.
+#include "cuda/emulation/emulator.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "cuda/emulation/race.h"
+#include "cuda/emulation/runtime.h"
+#include "cuda/gpu.h"
+#include "cuda/launch.h"
+
+namespace kvshare::cuda {
+namespace {
+
+using gpu::emulation::RunGrid;
+
+constexpr int kWarp = 32;
+
+TEST(Emulator, RunsEveryThreadOfEveryBlockInEveryOrder) {
+  for (const uint64_t seed : {0, 1, 9}) {
+    gpu::emulation::SetSeed(seed);
+    std::vector<int> ran(3 * 2 * 4 * 64);
+    RunGrid({3, 2, 4}, 64, 0, [&] {
+      const gpu::Dim block = gpu::Block();
+      ++ran[((block.z * 2 + block.y) * 3 + block.x) * 64 + gpu::Thread()];
+      EXPECT_EQ(gpu::Grid().z, 4U);
+      EXPECT_EQ(gpu::Threads(), 64);
+    });
+    for (const int times : ran) EXPECT_EQ(times, 1);
+  }
+}
+
+TEST(Emulator, BarriersShowWhatOthersWrote) {
+  RunGrid({}, 128, 128 * sizeof(int), [] {
+    int* const shared = reinterpret_cast<int*>(gpu::Shared());
+    shared[gpu::Thread()] = gpu::Thread();
+    gpu::SyncThreads();
+    EXPECT_EQ(shared[127 - gpu::Thread()], 127 - gpu::Thread());
+  });
+}
+
+TEST(Emulator, ShufflesBetweenLanes) {
+  RunGrid({}, 64, 0, [] {
+    const auto mine = static_cast<float>(gpu::Thread());
+    EXPECT_EQ(gpu::ShuffleXor(mine, 5), static_cast<float>(gpu::Thread() ^ 5));
+    EXPECT_EQ(gpu::Shuffle(mine, 3), static_cast<float>((gpu::Thread() & ~31) + 3));
+  });
+}
+
+TEST(Emulator, TransposesAMatrixBetweenLanes) {
+  RunGrid({}, kWarp, 0, [] {
+    const auto element = [](int row, int column) { return static_cast<uint32_t>(row * 8 + column); };
+    const int g = gpu::Thread() / 4, t = gpu::Thread() % 4;
+    const uint32_t two = gpu::MovMatrixTrans(element(g, 2 * t) | element(g, 2 * t + 1) << 16);
+    EXPECT_EQ(two, element(2 * t, g) | element(2 * t + 1, g) << 16);
+  });
+}
+
+TEST(Emulator, RoundsTo16BitsToNearestTiesToEven) {
+  EXPECT_EQ(gpu::Pack2<gpu::Half>(1.0F, 2.0F), 0x40003C00U);
+  EXPECT_EQ(gpu::Pack2<gpu::BF16>(1.0F, 2.0F), 0x40003F80U);
+  EXPECT_EQ(gpu::Narrow<gpu::Half>(1.0F + 0x1p-11F), 0x3C00);
+  EXPECT_EQ(gpu::Narrow<gpu::BF16>(1.0F + 0x3p-8F), 0x3F82);
+  EXPECT_EQ(gpu::Widen<gpu::Half>(0x3C01), 1.0F + 0x1p-10F);
+  EXPECT_EQ(gpu::Widen<gpu::BF16>(0x3F81), 1.0F + 0x1p-7F);
+}
+
+TEST(Emulator, SharedMemoryStartsAsNan) {
+  RunGrid({2}, kWarp, 256, [] {
+    float* const mine = reinterpret_cast<float*>(gpu::Shared()) + gpu::Thread();
+    EXPECT_TRUE(std::isnan(*mine));
+    *mine = 1;  // the next block starts afresh
+  });
+}
+
+TEST(Emulator, AsynchronousCopiesArriveAtTheWaitAndNotBefore) {
+  alignas(16) float source[4] = {1, 2, 3, 4};
+  RunGrid({}, kWarp, 2 * 16 * kWarp, [&] {
+    float* const a = reinterpret_cast<float*>(gpu::Shared()) + 4 * gpu::Thread();
+    float* const b = a + 4 * kWarp;
+    a[0] = b[0] = 7;
+    gpu::CopyAsync(a, source, 16);
+    gpu::CopyCommit();
+    gpu::CopyAsync(b, source, 8);
+    gpu::CopyCommit();
+    EXPECT_TRUE(std::isnan(a[0]));
+    gpu::CopyWait<1>();
+    EXPECT_EQ(a[3], 4);
+    EXPECT_TRUE(std::isnan(b[0]));
+    gpu::CopyWait<0>();
+    EXPECT_EQ(b[1], 2);
+    EXPECT_EQ(b[2], 0);  // past the bytes that were read
+  });
+}
+
+TEST(Emulator, CountsBankConflicts) {
+  const auto conflicts = [](int row_bytes) {
+    gpu::emulation::ResetCounters();
+    RunGrid({}, kWarp, static_cast<size_t>(kWarp) * row_bytes, [&] {
+      uint32_t r[4];
+      gpu::LdMatrix(r, gpu::Shared() + gpu::Thread() * row_bytes);
+    });
+    return gpu::emulation::Counted().bank_conflicts;
+  };
+  EXPECT_EQ(conflicts(128), 4 * 7);  // all eight rows in one group of banks
+  EXPECT_EQ(conflicts(128 + 16), 0);
+}
+
+using EmulatorDeathTest = ::testing::Test;
+
+TEST(EmulatorDeathTest, LanesThatMeetAtDifferentOperationsAreNamed) {
+  const auto body = [] {
+    if (gpu::Thread() == 9)
+      gpu::ShuffleXor(0, 2);
+    else
+      gpu::ShuffleXor(0, 1);
+  };
+  EXPECT_DEATH(RunGrid({}, kWarp, 0, body),
+               "the warp has diverged: a lane is at .*emulator_test.cc:[0-9]+, warp 0 lane 9");
+}
+
+TEST(EmulatorDeathTest, ABlockInWhichNobodyCanGoOnIsNamed) {
+  EXPECT_DEATH(RunGrid({}, 64, 0,
+                       [] {
+                         if (gpu::Thread() < 33) gpu::SyncThreads();
+                       }),
+               "no thread of block \\(0, 0, 0\\) can go on(.|\n)*warp 0 lane 0 and on: waits for its block");
+  EXPECT_DEATH(RunGrid({}, kWarp, 0,
+                       [] {
+                         if (gpu::Thread() != 3) gpu::SyncWarp();
+                       }),
+               "waits for its warp(.|\n)*lane 3 and on: has returned");
+}
+
+TEST(EmulatorDeathTest, ThreadsThatMeetAtDifferentBarriersAreNamed) {
+  const auto body = [] {  // a macro's argument would be one line
+    if (gpu::Thread() < kWarp)
+      gpu::SyncThreads();
+    else
+      gpu::SyncThreads();
+  };
+  EXPECT_DEATH(RunGrid({}, 64, 0, body), "others wait at (.|\n)*threads meet at different barriers: one is at");
+}
+
+TEST(EmulatorDeathTest, MisalignedAndForeignRowsAreNamed) {
+  uint32_t r[4];
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::LdMatrix(r, gpu::Shared() + 8); }), "not 16-byte aligned");
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::LdMatrix(r, gpu::Shared() + 1024); }), "outside shared memory");
+  alignas(16) char source[32];
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared(), source + 4, 16); }), "not 16-byte aligned");
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared() + 1024, source, 16); }), "outside shared");
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared(), source, 17); }), "outside 0 to 16");
+}
+
+TEST(EmulatorDeathTest, ACopyNobodyWaitedForIsNamed) {
+  alignas(16) char source[16] = {};
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared() + 16 * gpu::Thread(), source, 16); }),
+               "returns before its asynchronous copies have arrived at .*emulator_test.cc");
+}
+
+#if defined(KVSHARE_CUDA_RACE)
+
+// Accesses that the compiler reports by itself in kernels; this file is compiled without.
+void Touch(int place, bool write) { gpu::emulation::race::Access(gpu::Shared() + 4 * place, 4, write, nullptr); }
+
+TEST(EmulatorDeathTest, AccessesThatNoBarrierOrdersAreNamed) {
+  const auto neighbour = [](bool first, bool then, int threads, int distance) {
+    RunGrid({}, threads, 4096, [=] {
+      if (gpu::Thread() == 0) Touch(0, first);
+      if (gpu::Thread() == distance) Touch(0, then);
+    });
+  };
+  gpu::emulation::SetSeed(0);
+  EXPECT_DEATH(neighbour(true, false, 64, 1), "read after write; thread 1 .* after a thread of warp 0");
+  EXPECT_DEATH(neighbour(false, true, 64, 40), "write after read; thread 40");
+  EXPECT_DEATH(neighbour(true, true, 64, 40), "write after write; thread 40");
+  EXPECT_DEATH(RunGrid({}, 64, 4096,
+                       [] {
+                         if (gpu::Thread() == 0) Touch(0, true);
+                         gpu::SyncWarp();  // orders one warp only
+                         if (gpu::Thread() == 40) Touch(0, false);
+                       }),
+               "read after write");
+  EXPECT_DEATH(RunGrid({}, kWarp, 4096,
+                       [] {
+                         Touch(0, false);  // all lanes
+                         if (gpu::Thread() == 3) Touch(0, true);
+                       }),
+               "write after read");
+}
+
+TEST(Emulator, BarriersOrderAccesses) {
+  RunGrid({}, 64, 4096, [] {
+    Touch(gpu::Thread() / kWarp * kWarp + gpu::Thread() * 7 % kWarp, false);
+    gpu::SyncWarp();
+    Touch(gpu::Thread(), true);
+    gpu::SyncThreads();
+    Touch(63 - gpu::Thread(), false);
+    gpu::SyncThreads();
+    Touch(gpu::Thread(), true);
+  });
+}
+
+#endif
+
+void AnyKernel() {}
+
+TEST(EmulatedRuntime, RefusesWhatADeviceRefuses) {
+  emulation::SetDevice({8, size_t{99} << 10});
+  EXPECT_TRUE(Launch(&AnyKernel, {{1}, kWarp, size_t{48} << 10}, nullptr).ok());
+  EXPECT_FALSE(Launch(&AnyKernel, {{1}, kWarp, size_t{49} << 10}, nullptr).ok());  // has not asked
+  EXPECT_TRUE(AllowShared(&AnyKernel, size_t{99} << 10).ok());
+  EXPECT_TRUE(Launch(&AnyKernel, {{1}, kWarp, size_t{49} << 10}, nullptr).ok());
+  EXPECT_FALSE(AllowShared(&AnyKernel, size_t{100} << 10).ok());
+  EXPECT_FALSE(Launch(&AnyKernel, {{0}, kWarp, 0}, nullptr).ok());
+  EXPECT_FALSE(Launch(&AnyKernel, {{1, 65536}, kWarp, 0}, nullptr).ok());
+  EXPECT_FALSE(Launch(&AnyKernel, {{1}, 2048, 0}, nullptr).ok());
+  EXPECT_FALSE(Launch(&AnyKernel, {{1}, 40, 0}, nullptr).ok());
+}
+
+TEST(EmulatedRuntime, RefusesAllocationAndWaitingWhileAStreamIsCaptured) {
+  int stream = 0;
+  void* const before = *Allocate(16);
+  ASSERT_TRUE(BeginCapture(&stream).ok());
+  EXPECT_EQ(Allocate(16).status().message(), "emulated CUDA: memory is allocated while a stream is captured");
+  EXPECT_FALSE(Free(before).ok());
+  EXPECT_FALSE(Upload(before, &stream, 4).ok());
+  EXPECT_FALSE(Download(&stream, before, 4).ok());
+  EXPECT_FALSE(Synchronize(&stream).ok());
+  EXPECT_FALSE(AllowShared(&AnyKernel, 1).ok());
+  ASSERT_TRUE(EndCapture(&stream).ok());
+  EXPECT_TRUE(Free(before).ok());
+  EXPECT_FALSE(EndCapture(&stream).ok());
+}
+
+}  // namespace
+}  // namespace kvshare::cuda
