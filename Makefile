@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: arm arm-clang bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -26,6 +26,14 @@ bench-model: build  ## tokens/s of a whole model of E2B's shape, ONNX Runtime al
 matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
 	scripts/setup.sh matrix
 	.venv/bin/python scripts/matrix.py
+
+arm:      ## aarch64 Linux: cross-built, its tests under qemu, the op library in ONNX Runtime's wheel for it
+	scripts/setup.sh build arm
+	cmake --workflow --preset arm
+
+arm-clang: ## the attention core by clang 19, which knows bf16's dot products
+	scripts/setup.sh build arm arm-clang
+	cmake --workflow --preset arm-clang
 
 mutate:   ## does a test fail for each seeded fault? NAMES="..." runs some
 	scripts/setup.sh build test
@@ -84,6 +92,8 @@ fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 ci-full:  ## .ci/run, and what takes too long for it
 	.ci/run
 	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.(sessions|property)'
+	$(MAKE) arm
+	$(MAKE) arm-clang
 	$(MAKE) matrix
 	$(MAKE) mutate
 	$(MAKE) genai

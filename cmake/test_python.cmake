@@ -1,4 +1,24 @@
-# KVSHARE_PYTHON as tests and examples run it: with what sanitized libraries need.
+# KVSHARE_PYTHON as tests and examples run it, with what sanitized libraries need or in the emulator, and KVSHARE_TOOL, the
+# command line as they start it.
+set(KVSHARE_TOOL $<TARGET_FILE:kvshare>)
+set(KVSHARE_HOST_PYTHON "${KVSHARE_PYTHON}")
+set(KVSHARE_PYTHON_PACKAGES "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages")
+if(CMAKE_CROSSCOMPILING)
+  list(JOIN CMAKE_CROSSCOMPILING_EMULATOR "' '" emulator)
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/kvshare" @ONLY CONTENT
+       "#!/bin/sh\nexec '@emulator@' '@CMAKE_RUNTIME_OUTPUT_DIRECTORY@/kvshare' \"$@\"\n")
+  set(KVSHARE_TOOL "${PROJECT_BINARY_DIR}/kvshare")
+  # sys.executable, which tests start again, is to be this script too.
+  set(KVSHARE_PYTHON_PACKAGES "${KVSHARE_DEPS}/arm/python")
+  set(packages "${PROJECT_BINARY_DIR}/python-path:${KVSHARE_PYTHON_PACKAGES}")
+  file(WRITE "${PROJECT_BINARY_DIR}/python-path/sitecustomize.py" "import sys\nsys.executable = '${PROJECT_BINARY_DIR}/python'\n")
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/python" @ONLY CONTENT
+       "#!/bin/sh\nexport PYTHONPATH=\"@packages@:$PYTHONPATH\"\nexec '@emulator@' '@CMAKE_SYSROOT@/usr/bin/python3.11' \"$@\"\n")
+  foreach(script kvshare python)
+    file(CHMOD "${PROJECT_BINARY_DIR}/${script}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+  endforeach()
+  set(KVSHARE_PYTHON "${PROJECT_BINARY_DIR}/python")
+endif()
 if(KVSHARE_SANITIZE MATCHES "address")
   # Python is not instrumented: the runtime has to be there before the libraries that it loads, and so has the C++ runtime
   # whose exceptions it watches. Python leaks by design.

