@@ -1,4 +1,4 @@
-// Per-target: the tile kernels of int8 and int4 caches where the target multiplies bytes, four at a time (VNNI).
+// Per-target: the tile kernels of int8 and int4 caches where the target multiplies bytes, four at a time.
 //
 // Codes stay bytes. The other side, queries and weights, is cut into kDigits digits of 8 bits, on a scale of its own
 // for every query row and for every row's weights of one stretch of keys: 24 bits, as many as f32 has. A product of a
@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/byte_products-inl.h"
 #include "attention/columns-inl.h"
 #include "attention/exact-inl.h"
 #include "attention/fetch-inl.h"
@@ -44,15 +45,11 @@ bool MayScore(float step, int64_t head_size) {
   return step * kMostCode<T> * std::sqrt(static_cast<float>(head_size)) < 5e-5F;
 }
 
-#if HWY_TARGET <= HWY_AVX3_DL  // kHasVnni
+#if KVSHARE_BYTE_DOTS
 
-using Sums = hn::Vec<I32>;
-using U8 = hn::Repartition<uint8_t, F32>;
-using I8 = hn::RebindToSigned<U8>;
-
-inline constexpr int kPass = 4;                    // query rows, whose sums of digits fill 24 registers
-inline constexpr int64_t kBlockKeys = 2 * kLanes;  // keys packed at a time
-inline constexpr int64_t kWeightStretch = 128;     // keys whose weights share a scale
+inline constexpr int kPass = 4;  // query rows, whose sums of digits fill 12 registers a vector of keys or of V
+inline constexpr int64_t kBlockKeys = kScoreQuadVectors * kLanes;  // keys packed at a time
+inline constexpr int64_t kWeightStretch = 128;                     // keys whose weights share a scale
 
 // Bytes of kQuadChannels channels, or the first n of them.
 HWY_INLINE hn::Vec<I8> LoadCodes(const int8_t* p) { return hn::LoadU(I8(), p); }
@@ -66,14 +63,10 @@ HWY_INLINE hn::Vec<I8> LoadCodes(I4Pointer p) {
 HWY_INLINE hn::Vec<I8> LoadCodesN(I4Pointer p, size_t n) {
   return hn::IfThenElseZero(hn::FirstN(I8(), n), CodesOfPairs(hn::LoadN(U8(), p.pairs, (n + 1) / 2)));
 }
-// sum += four bytes of `a` times four digits of `b`, a lane. In assembly, since g++ 12 copies integer sums to other
-// registers and back.
-HWY_INLINE void AddProducts(hn::Vec<U8> a, hn::Vec<I8> b, Sums& sum) {
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
-}
 
 // Block b of v[k] becomes block k of v[b].
-HWY_INLINE void TransposeBlocks(Vec (&v)[4]) {
+HWY_INLINE void TransposeBlocks([[maybe_unused]] Vec (&v)[4]) {
+#if !HWY_TARGET_IS_NEON  // whose vectors are one block
   const F32 df;
   const Vec lower02 = hn::ConcatLowerLower(df, v[2], v[0]);
   const Vec lower13 = hn::ConcatLowerLower(df, v[3], v[1]);
@@ -83,6 +76,7 @@ HWY_INLINE void TransposeBlocks(Vec (&v)[4]) {
   v[1] = hn::OddEvenBlocks(lower13, hn::SwapAdjacentBlocks(lower02));
   v[2] = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(upper13), upper02);
   v[3] = hn::OddEvenBlocks(upper13, hn::SwapAdjacentBlocks(upper02));
+#endif
 }
 
 // What the digits' sums of a lane are together.
@@ -93,8 +87,8 @@ HWY_INLINE Vec SumOfDigits(Sums low, Sums middle, Sums high) {
 }
 
 // A row of `count` <= kMostDigitChannels queries in f32 becomes digits in place, [kDigits][QuadVectors][kLanes] quads
-// and one more vector; returns what its scores must be multiplied by. Codes are multiplied with 128 added, so sums
-// begin with what that adds.
+// and one more vector; returns what its scores must be multiplied by. Where codes are multiplied with 128 added, sums
+// begin with what takes that back.
 inline float PackQueryDigits(float* row, int64_t count) {
   const F32 df;
   const I32 di;
@@ -126,28 +120,33 @@ inline float PackQueryDigits(float* row, int64_t count) {
       hn::Store(hn::ShiftRight<8>(hn::Sub(rest, low)), di, code + d);
       sum = hn::Add(sum, low);
     }
-    begins[digit] = -128 * hn::ReduceSum(di, sum);
+    begins[digit] = kSignedProducts ? 0 : -128 * hn::ReduceSum(di, sum);
   }
   return largest / kMost + hn::ReduceSum(df, poison);
 }
 
-// Quads of kLanes keys: [head_size / kQuad rounded up to kLanes][stride / kLanes][kLanes], with 128 added to codes.
-// Brings the rows `next` into L2, and the rows `ahead` bytes after the keys'.
+// Codes as products take them.
+HWY_INLINE Vec ForProducts(hn::Vec<I8> codes) {
+  return hn::BitCast(F32(), kSignedProducts ? codes : hn::Xor(codes, hn::Set(I8(), -128)));
+}
+
+// Quads of kLanes keys: [head_size / kQuad rounded up to kLanes][stride / kLanes][kLanes]. Brings the rows `next` into
+// L2, and the rows `ahead` bytes after the keys'.
 template <typename T>
 HWY_INLINE void PackKeyQuads(const typename Element<T>::Pointer (&key)[kLanes], int64_t head_size, int64_t stride,
                              const char* const (&next)[kLanes], int64_t ahead, float* HWY_RESTRICT packed) {
   const F32 df;
-  const U8 du;
+  constexpr int kBlocks = kLanes / 4;
   for (int64_t c = 0; c < head_size; c += kQuadChannels, packed += kLanes * stride) {
     const size_t n = std::min(kQuadChannels, head_size - c);
     Vec columns[4][4];
     HWY_UNROLL(4)
-    for (int g = 0; g < 4; ++g) {
+    for (int g = 0; g < kBlocks; ++g) {
       Vec rows[4];
       HWY_UNROLL(4)
       for (int k = 0; k < 4; ++k) {
         const auto codes = n == kQuadChannels ? LoadCodes(key[4 * g + k] + c) : LoadCodesN(key[4 * g + k] + c, n);
-        rows[k] = hn::BitCast(df, hn::Xor(hn::BitCast(du, codes), hn::Set(du, 128)));
+        rows[k] = ForProducts(codes);
         if (OpensLine<T>(c, kQuadChannels)) {
           PrefetchL2(next[4 * g + k] + Element<T>::Bytes(c));
           PrefetchL2(static_cast<const char*>(Element<T>::Address(key[4 * g + k])) + ahead + Element<T>::Bytes(c));
@@ -160,9 +159,50 @@ HWY_INLINE void PackKeyQuads(const typename Element<T>::Pointer (&key)[kLanes], 
       Vec blocks[4] = {columns[0][i], columns[1][i], columns[2][i], columns[3][i]};
       TransposeBlocks(blocks);
       HWY_UNROLL(4)
-      for (int b = 0; b < 4; ++b) hn::Store(blocks[b], df, packed + (4 * b + i) * stride);
+      for (int b = 0; b < kBlocks; ++b) hn::Store(blocks[b], df, packed + (4 * b + i) * stride);
     }
   }
+}
+
+// The products of one vector of quads of every digit and row with kVectors vectors of packed keys each.
+template <int kVectors>
+HWY_INLINE void AddScoreQuads(const int32_t* HWY_RESTRICT q, int64_t digit, const float* HWY_RESTRICT packed,
+                              Sums (&sums)[kVectors][kDigits][kPass]) {
+  const F32 df;
+  const I32 di;
+#if HWY_TARGET_IS_NEON
+  static_assert(kVectors == 1);
+  hn::Vec<I8> keys[kLanes];
+  HWY_UNROLL(4)
+  for (size_t lane = 0; lane < kLanes; ++lane) keys[lane] = hn::BitCast(I8(), hn::Load(df, packed + lane * kLanes));
+  HWY_UNROLL(3)
+  for (int g = 0; g < kDigits; ++g) {
+    HWY_UNROLL(4)
+    for (int r = 0; r < kPass; ++r) {
+      const auto quads = hn::BitCast(I8(), hn::Load(di, q + g * digit + r * kLanes));
+      AddProductsOfLane<0>(keys[0], quads, sums[0][g][r]);
+      AddProductsOfLane<1>(keys[1], quads, sums[0][g][r]);
+      AddProductsOfLane<2>(keys[2], quads, sums[0][g][r]);
+      AddProductsOfLane<3>(keys[3], quads, sums[0][g][r]);
+    }
+  }
+#else
+  HWY_UNROLL(4)
+  for (size_t lane = 0; lane < kLanes; ++lane, packed += kVectors * kLanes) {
+    hn::Vec<I8> keys[kVectors];
+    HWY_UNROLL(2)
+    for (int v = 0; v < kVectors; ++v) keys[v] = hn::BitCast(I8(), hn::Load(df, packed + v * kLanes));
+    HWY_UNROLL(3)
+    for (int g = 0; g < kDigits; ++g) {
+      HWY_UNROLL(4)
+      for (int r = 0; r < kPass; ++r) {
+        const auto quad = hn::BitCast(I8(), hn::Set(di, q[g * digit + r * kLanes + lane]));
+        HWY_UNROLL(2)
+        for (int v = 0; v < kVectors; ++v) AddProducts(keys[v], quad, sums[v][g][r]);
+      }
+    }
+  }
+#endif
 }
 
 // kPass rows from `first` on against kVectors vectors of packed keys.
@@ -182,25 +222,9 @@ HWY_INLINE void ScoreQuads(const float* HWY_RESTRICT query, int first, const flo
       for (int r = 0; r < kPass; ++r) sums[v][g][r] = hn::Set(di, begins[r * kLanes + g]);
     }
   }
-  for (int64_t vector = 0; vector < vectors; ++vector) {
-    const auto* q = reinterpret_cast<const int32_t*>(query + (vector * R + first) * kLanes);
-    const int64_t digit = vectors * R * kLanes;
-    HWY_UNROLL(4)
-    for (size_t lane = 0; lane < kLanes; ++lane, packed += kVectors * kLanes) {
-      hn::Vec<U8> keys[kVectors];
-      HWY_UNROLL(2)
-      for (int v = 0; v < kVectors; ++v) keys[v] = hn::BitCast(U8(), hn::Load(df, packed + v * kLanes));
-      HWY_UNROLL(3)
-      for (int g = 0; g < kDigits; ++g) {
-        HWY_UNROLL(4)
-        for (int r = 0; r < kPass; ++r) {
-          const auto quad = hn::BitCast(I8(), hn::Set(di, q[g * digit + r * kLanes + lane]));
-          HWY_UNROLL(2)
-          for (int v = 0; v < kVectors; ++v) AddProducts(keys[v], quad, sums[v][g][r]);
-        }
-      }
-    }
-  }
+  const auto* q = reinterpret_cast<const int32_t*>(query + first * kLanes);
+  for (int64_t vector = 0; vector < vectors; ++vector, q += R * kLanes, packed += kVectors * kLanes * kLanes)
+    AddScoreQuads<kVectors>(q, vectors * R * kLanes, packed, sums);
   HWY_UNROLL(2)
   for (int v = 0; v < kVectors; ++v) {
     Vec rows[kPass];
@@ -215,12 +239,13 @@ HWY_INLINE void ScoreQuads(const float* HWY_RESTRICT query, int first, const flo
 
 // ScoreTile of tile-inl.h, of queries that PackQueryDigits packed.
 template <typename T, int R>
-void ScoreDigits(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows, int64_t stride, int64_t count,
-                 int64_t head_size, const Fetch& fetch, const float* factors, float* HWY_RESTRICT scores) {
+KVSHARE_BYTE_DOTS_ATTR void ScoreDigits(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_rows,
+                                        int64_t stride, int64_t count, int64_t head_size, const Fetch& fetch,
+                                        const float* factors, float* HWY_RESTRICT scores) {
   const auto keys = Element<T>::From(key_rows);
   HWY_ALIGN float packed[kMostDigitChannels / kQuad * kBlockKeys];
   for (int64_t j = 0; j < count; j += kBlockKeys) {
-    const int vectors = count - j > static_cast<int64_t>(kLanes) ? 2 : 1;
+    const int vectors = count - j > static_cast<int64_t>(kLanes) ? kScoreQuadVectors : 1;
     for (int v = 0; v < vectors; ++v) {
       typename Element<T>::Pointer key[kLanes];
       const char* next[kLanes];
@@ -233,8 +258,8 @@ void ScoreDigits(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_r
       PackKeyQuads<T>(key, head_size, vectors * kLanes, next, ahead, packed + v * kLanes);
     }
     for (int first = 0; first < R; first += kPass) {
-      if (vectors == 2)
-        ScoreQuads<R, 2>(query, first, packed, head_size, factors, scores + j * R);
+      if (vectors == kScoreQuadVectors)
+        ScoreQuads<R, kScoreQuadVectors>(query, first, packed, head_size, factors, scores + j * R);
       else
         ScoreQuads<R, 1>(query, first, packed, head_size, factors, scores + j * R);
     }
@@ -252,44 +277,53 @@ inline void PackWeightDigits(const float* HWY_RESTRICT weights, int64_t count, i
                              float* HWY_RESTRICT factors) {
   const F32 df;
   const I32 di;
-  constexpr float kMost = 255 << 16;            // three digits can say a little more
-  constexpr int kVectors = R * kQuad / kLanes;  // of a quad of keys
+  constexpr float kMost = (kSignedProducts ? 127 : 255) << 16;  // three digits can say a little more
+  constexpr int kVectors = R * kQuad / kLanes;                  // of a quad of keys
+  constexpr int kRowVecs = kRowVectors<R>;
+  constexpr int kLastBlock = kRowVecs == 1 ? 1 : 0;  // of the last vector: rows 4 to 7
   const int64_t lanes = count * R;
   const auto load = [&](int64_t i) HWY_ATTR {
     return i + static_cast<int64_t>(kLanes) <= lanes ? hn::Load(df, weights + i)
                                                      : hn::LoadN(df, weights + i, std::max<int64_t>(lanes - i, 0));
   };
-  Vec most = hn::Zero(df);
-  Vec poison = hn::Zero(df);
-  for (int64_t i = 0; i < lanes; i += kLanes) {
-    const Vec weight = load(i);
-    most = hn::Max(most, weight);
-    poison = hn::MulAdd(weight, hn::Zero(df), poison);
+  Vec to_code[kRowVecs];
+  for (int row = 0; row < kRowVecs; ++row) {
+    Vec most = hn::Zero(df);
+    Vec poison = hn::Zero(df);
+    for (int64_t i = row * kLanes; i < lanes; i += kRowVecs * kLanes) {
+      const Vec weight = load(i);
+      most = hn::Max(most, weight);
+      poison = hn::MulAdd(weight, hn::Zero(df), poison);
+    }
+    most = AcrossKeys<R>(most, MaxOp());
+    poison = AcrossKeys<R>(poison, AddOp());
+    hn::Store(hn::Add(hn::Div(most, hn::Set(df, kMost)), poison), df, factors + row * kLanes);
+    to_code[row] = hn::IfThenZeroElse(hn::Eq(most, hn::Zero(df)), hn::Div(hn::Set(df, kMost), most));
   }
-  most = AcrossKeys<R>(most, MaxOp());
-  poison = AcrossKeys<R>(poison, AddOp());
-  hn::Store(hn::Add(hn::Div(most, hn::Set(df, kMost)), poison), df, factors);
-  const Vec to_code = hn::IfThenZeroElse(hn::Eq(most, hn::Zero(df)), hn::Div(hn::Set(df, kMost), most));
   for (int64_t i = 0; i < lanes; i += R * kQuad, digits += R * kDigits) {
     Sums code[kVectors];
     HWY_UNROLL(2)
-    for (int v = 0; v < kVectors; ++v) code[v] = hn::NearestInt(hn::Mul(load(i + v * kLanes), to_code));
+    for (int v = 0; v < kVectors; ++v) code[v] = hn::NearestInt(hn::Mul(load(i + v * kLanes), to_code[v % kRowVecs]));
     HWY_UNROLL(3)
     for (int g = 0; g < kDigits; ++g) {
-      Vec quads = hn::Zero(df);
+      Vec quads[kRowVecs];
+      HWY_UNROLL(2)
+      for (int row = 0; row < kRowVecs; ++row) quads[row] = hn::Zero(df);
       HWY_UNROLL(2)
       for (int v = 0; v < kVectors; ++v) {
         // Key k of the quad is its byte k.
         constexpr int kShift = R == 4 ? 2 : 3;
         const auto key = hn::Add(hn::ShiftRight<kShift>(hn::Iota(di, 0)), hn::Set(di, v * kLanes / R));
         const auto digit = hn::And(code[v], hn::Set(di, 0xFF));
-        quads = hn::Or(quads, hn::BitCast(df, hn::Shl(digit, hn::ShiftLeft<3>(key))));
-        code[v] = hn::ShiftRight<8>(code[v]);
+        const auto quad = hn::BitCast(df, hn::Shl(digit, hn::ShiftLeft<3>(key)));
+        quads[v % kRowVecs] = hn::Or(quads[v % kRowVecs], quad);
+        // A signed digit is 256 less from 128 on.
+        code[v] = hn::ShiftRight<8>(kSignedProducts ? hn::Add(code[v], hn::Set(di, 128)) : code[v]);
       }
-      quads = AcrossKeys<R>(quads, OrOp());
       auto* to = reinterpret_cast<float*>(digits) + g * kPass;
-      hn::Store(BlockOf<0>(quads), Quad(), to);
-      if constexpr (R == 8) hn::Store(BlockOf<1>(quads), Quad(), to + kDigits * kPass);
+      for (Vec& row : quads) row = AcrossKeys<R>(row, OrOp());
+      hn::Store(BlockOf<0>(quads[0]), Quad(), to);
+      if constexpr (R == 8) hn::Store(BlockOf<kLastBlock>(quads[kRowVecs - 1]), Quad(), to + kDigits * kPass);
     }
   }
 }
@@ -313,12 +347,23 @@ HWY_INLINE void WeightQuads(const int32_t* HWY_RESTRICT digits, const float* HWY
     for (int c = 0; c < 2; ++c) value[c] = hn::BitCast(I8(), hn::Load(df, values + c * kLanes));
     HWY_UNROLL(3)
     for (int g = 0; g < kDigits; ++g) {
+#if HWY_TARGET_IS_NEON
+      const auto weights = hn::BitCast(I8(), hn::Load(di, digits + g * kPass));
+      HWY_UNROLL(2)
+      for (int c = 0; c < 2; ++c) {
+        AddProductsOfLane<0>(value[c], weights, sums[g][0][c]);
+        AddProductsOfLane<1>(value[c], weights, sums[g][1][c]);
+        AddProductsOfLane<2>(value[c], weights, sums[g][2][c]);
+        AddProductsOfLane<3>(value[c], weights, sums[g][3][c]);
+      }
+#else
       HWY_UNROLL(4)
       for (int r = 0; r < kPass; ++r) {
-        const auto weight = hn::BitCast(U8(), hn::Set(di, digits[g * kPass + r]));
+        const auto weight = hn::BitCast(I8(), hn::Set(di, digits[g * kPass + r]));
         HWY_UNROLL(2)
         for (int c = 0; c < 2; ++c) AddProducts(weight, value[c], sums[g][r][c]);
       }
+#endif
     }
   }
   HWY_UNROLL(4)
@@ -331,8 +376,9 @@ HWY_INLINE void WeightQuads(const int32_t* HWY_RESTRICT digits, const float* HWY
 
 // All rows of one strip of V. Not inline: g++ 12 unrolls no loop that lies eight deep.
 template <int R>
-HWY_NOINLINE void WeightStripOfQuads(const int32_t* HWY_RESTRICT digits, const float* HWY_RESTRICT values,
-                                     int64_t quads, float* HWY_RESTRICT out, int64_t out_stride) {
+KVSHARE_BYTE_DOTS_ATTR HWY_NOINLINE void WeightStripOfQuads(const int32_t* HWY_RESTRICT digits,
+                                                            const float* HWY_RESTRICT values, int64_t quads,
+                                                            float* HWY_RESTRICT out, int64_t out_stride) {
   for (int r = 0; r < R; r += kPass)
     for (int c = 0; c < 4; c += 2)
       WeightQuads<R>(digits + r * kDigits, values + c * kLanes, quads, out + r * out_stride + c * kLanes, out_stride);
@@ -434,7 +480,7 @@ void WeightDigits(float* HWY_RESTRICT weights, const void* HWY_RESTRICT value_ro
   }
 }
 
-#endif  // HWY_TARGET <= HWY_AVX3_DL
+#endif  // KVSHARE_BYTE_DOTS
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -47,13 +47,20 @@ struct TileCode {
 extern const TileCode kF32Code[];
 extern const TileCode k16BitCode[];
 extern const TileCode kQuantizedCode[];
+#if HWY_TARGET_IS_NEON
+extern const TileCode kQuantizedInF32Code[];  // of CPUs that lack the products of digits
+#endif
 
 inline const TileCode& CodeOf(const TileKernelRow* row) {
   const auto index = row - TileKernels().data();
   switch (BytesOf(row->type, 2)) {  // of two elements
     case 8: return kF32Code[index];
     case 4: return k16BitCode[index];
-    default: return kQuantizedCode[index];
+    default:
+#if HWY_TARGET_IS_NEON
+      if (!HasByteDots()) return kQuantizedInF32Code[index];
+#endif
+      return kQuantizedCode[index];
   }
 }
 

@@ -18,5 +18,15 @@ const TileCode kQuantizedCode[] = {
 #undef KVSHARE_TILE_KERNEL
 };
 
+#if HWY_TARGET_IS_NEON
+const TileCode kQuantizedInF32Code[] = {
+#define KVSHARE_TILE_KERNEL(name, type, rows, products) \
+  CodeIfMine<DType::type, Products::kFma, rows,         \
+             DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+#include "attention/attention_kernels.inc"
+#undef KVSHARE_TILE_KERNEL
+};
+#endif
+
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

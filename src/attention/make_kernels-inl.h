@@ -96,7 +96,7 @@ constexpr TileCode CodeOfRow() {
     code.score_f64 = &ScoreInF64<T, R>;
     code.may_score_f32 = &MayScoreInF32<T>;
   }
-#if HWY_TARGET <= HWY_AVX3_DL  // kHasVnni; the others multiply in f32
+#if KVSHARE_BYTE_DOTS  // the others multiply in f32
   if constexpr (kProducts == Products::kDigits) {
     code.narrow[static_cast<int>(Reading::kTileAhead)] = {&ScoreDigits<T, R>, &WeightDigits<T, R>};
     code.pack_query = &PackQueryDigits;

@@ -2,7 +2,7 @@
 // they multiply, by f32 FMA or by dot products of 16 bits (products-inl.h).
 //
 // ScoreTile   S[key][row] = q[row] . k[key]   summed along D with one accumulator a (key, row) pair, so that K is read
-//             as it lies: no packing, no transposition. One tree of shuffles turns kLanes accumulators into one vector
+//             as it lies: no packing, no transposition. A tree of shuffles turns kLanes accumulators into one vector
 //             whose lanes are (key, row).
 // WeightTile  o[row][:] += S[key][row] * v[key][:]   a few columns of V at a time, each line of V touched once.
 //
@@ -40,7 +40,7 @@ HWY_INLINE Vec SumQuads(Vec a, Vec b, Vec c, Vec d) {
 }
 
 // Lane i of the result is the sum of all lanes of sums[i].
-HWY_INLINE Vec SumEach(const Vec (&sums)[kLanes]) {
+HWY_INLINE Vec SumEach(const Vec* sums) {
   const F32 df;
   if constexpr (kLanes == 4) {
     return SumQuads(sums[0], sums[1], sums[2], sums[3]);
@@ -92,16 +92,20 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
   constexpr bool kSpread = kReading == Reading::kSpread;
   constexpr bool kAhead = kFetch && kReading == Reading::kTileAhead;
   constexpr bool kStream = kFetch && kReading == Reading::kStream;
-  constexpr int kRows = kSpread ? kSpreadRows<P, R> : std::min<int>(R, kLanes);  // rows a pass
-  constexpr int kKeys = kLanes / kRows;                                          // keys a pass
+  constexpr int kMostSums = kSpread ? kLanes : kScoreVectors * kLanes;
+  constexpr int kRows = kSpread ? kSpreadRows<P, R> : std::min(R, kMostSums);  // rows a pass
+  constexpr int kKeys = std::min(kMostSums / kRows, kScoreKeys);               // keys a pass
+  constexpr int kSums = kKeys * kRows;
+  constexpr int kVectors = kSums / kLanes;
   constexpr int64_t kStep = P::kElements * kLanes;
   const int64_t whole = head_size / kStep * kStep;
   const size_t rest = head_size - whole;
-  // kStream: of the kLanes products of a step over D every kLineSlots-th brings a line; of shorter steps those that
+  // kStream: of the kSums products of a step over D every kLineSlots-th brings a line; of shorter steps those that
   // open a line bring one a key.
   constexpr int64_t kStepBytes = Element<T>::Bytes(kKeys * kStep);
-  constexpr int kLineSlots = std::max<int>(1, kLanes * kLine / kStepBytes);
+  constexpr int kLineSlots = std::max<int>(1, kSums * kLine / kStepBytes);
   static_assert(!kStream || kRows == R);
+  static_assert(kVectors == 1 || kRows == R);  // scores of a pass lie side by side
   const int64_t steps = (count + kKeys - 1) / kKeys;
   for (int64_t step = 0; step < steps; ++step) {
     int64_t at[kKeys];
@@ -125,9 +129,9 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
       }
     }
     for (int first = 0; first < R; first += kRows) {
-      typename P::Sum sums[kLanes];
+      typename P::Sum sums[kSums];
       HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) sums[i] = P::Zero();
+      for (int i = 0; i < kSums; ++i) sums[i] = P::Zero();
       const float* HWY_RESTRICT q = query + first * kLanes;
       const auto add_step = [&](int64_t d, [[maybe_unused]] bool opens_line) HWY_ATTR {
         typename P::Factor k_vectors[kKeys];
@@ -152,12 +156,13 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
         }
         q += R * kLanes;
       };
-      constexpr int64_t kTurn = kUnroll * kStep;
+      constexpr int kTurnSteps = ScoreUnroll(kSums, kKeys, !std::is_same_v<T, float>);
+      constexpr int64_t kTurn = kTurnSteps * kStep;
       constexpr bool kWholeLines = Element<T>::Bytes(kTurn) % 64 == 0;
       int64_t d = 0;
       for (; d + kTurn <= whole; d += kTurn) {
-        HWY_UNROLL(kUnroll)
-        for (int u = 0; u < kUnroll; ++u)
+        HWY_UNROLL(4)
+        for (int u = 0; u < kTurnSteps; ++u)
           add_step(d + u * kStep, OpensLine<T>((kWholeLines ? 0 : d) + u * kStep, kStep));
       }
       for (; d < whole; d += kStep) add_step(d, OpensLine<T>(d, kStep));
@@ -170,17 +175,21 @@ HWY_INLINE void ScoreRows(const float* HWY_RESTRICT query, typename P::Pointer k
             sums[k * kRows + r] = P::MulAdd(P::FromCells(hn::Load(df, q + r * kLanes)), k_vector, sums[k * kRows + r]);
         }
       }
-      Vec each[kLanes];
+      Vec each[kSums];
       HWY_UNROLL(16)
-      for (size_t i = 0; i < kLanes; ++i) each[i] = P::ToF32(sums[i]);
-      Vec total = SumEach(each);
-      if constexpr (P::kScoreFactors) total = hn::Mul(total, hn::Load(df, factors + first));
-      if constexpr (kSpread) {
-        HWY_ALIGN float lanes[kLanes];
-        hn::Store(total, df, lanes);
-        for (int k = 0; k < kKeys; ++k) std::copy_n(lanes + k * kRows, kRows, scores + at[k] * R + first);
-      } else {
-        hn::Store(total, df, scores + step * kKeys * R + first);
+      for (int i = 0; i < kSums; ++i) each[i] = P::ToF32(sums[i]);
+      HWY_UNROLL(4)
+      for (int v = 0; v < kVectors; ++v) {
+        Vec total = SumEach(each + v * kLanes);
+        if constexpr (P::kScoreFactors)
+          total = hn::Mul(total, hn::Load(df, factors + first + v * kLanes % kStateLanes<kRows>));
+        if constexpr (kSpread) {
+          HWY_ALIGN float lanes[kLanes];
+          hn::Store(total, df, lanes);
+          for (int k = 0; k < kKeys; ++k) std::copy_n(lanes + k * kRows, kRows, scores + at[k] * R + first);
+        } else {
+          hn::Store(total, df, scores + step * kKeys * R + first + v * kLanes);
+        }
       }
     }
   }
@@ -197,6 +206,15 @@ void ScoreTile(const float* HWY_RESTRICT query, const void* HWY_RESTRICT key_row
       return ScoreRows<P, R, kReading, true>(query, keys, stride, count, head_size, fetch, factors, scores);
   }
   ScoreRows<P, R, kReading, false>(query, keys, stride, count, head_size, fetch, factors, scores);
+}
+
+// Cell i of a row of whole vectors, in each lane. NEON multiplies by a lane of the vector, which is loaded once.
+HWY_INLINE Vec CellOf(const float* cells, size_t i) {
+#if HWY_TARGET_IS_NEON
+  return hn::Set(F32(), hn::LoadU(F32(), cells + i / kLanes * kLanes).raw[i % kLanes]);
+#else
+  return hn::Set(F32(), cells[i]);
+#endif
 }
 
 // The sum that a vector of `out` begins with, and where the kColumns sums of a row end.
@@ -237,7 +255,7 @@ HWY_INLINE const char* WeightStrip(const float* HWY_RESTRICT weights, typename P
     P::template LoadValues<kColumns, kPartial>(values, values + to_last, lanes, v);
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
-      const auto weight = P::FromCells(hn::Set(df, weights[r]));
+      const auto weight = P::FromCells(R < static_cast<int>(kLanes) ? hn::Set(df, weights[r]) : CellOf(weights, r));
       HWY_UNROLL(16)
       for (int c = 0; c < kColumns; ++c) {
         if constexpr (kStream)
@@ -279,9 +297,10 @@ HWY_INLINE void WeightRows(const float* HWY_RESTRICT weights, typename P::Pointe
                            int64_t head_size, const Fetch& fetch, const float* rescale, float* HWY_RESTRICT out,
                            int64_t out_stride) {
   // Rather two columns of few rows than one of many, since a load then feeds two sums.
-  constexpr int kRows = std::min(R, kNarrowSums / 2);
+  constexpr int kSums = NarrowSums(R, !std::is_same_v<typename P::Type, float>);
+  constexpr int kRows = std::min(R, kSums / 2);
   constexpr int kLeast = P::kElements;  // vectors of V that a load gives
-  constexpr int kColumns = std::clamp(kNarrowSums / kRows, kLeast, 8);
+  constexpr int kColumns = std::clamp(kSums / kRows, kLeast, 8);
   const char* line = fetch.rows;
   // A strip fetches with its first rows. kTileAhead: its own columns of the next rows; whole lines of them.
   const auto strip = [&](int64_t d, auto columns, auto partial, size_t lanes) HWY_ATTR {

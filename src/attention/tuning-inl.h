@@ -18,22 +18,41 @@ namespace kvshare::HWY_NAMESPACE {
 inline constexpr bool kIsAvx512 = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3;
 inline constexpr bool kIsAvx2 = HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2;
 inline constexpr bool kHasVnni = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL;
+inline constexpr bool kIsNeon = HWY_TARGET_IS_NEON != 0;
+// Whether the target's code may multiply bytes four at a time: by VNNI, or by Arm's sdot where HasByteDots().
+#define KVSHARE_BYTE_DOTS (HWY_TARGET_IS_NEON || HWY_TARGET <= HWY_AVX3_DL)
 
-// Sums that a narrow kernel of weights keeps in registers: 16 of 32 registers, or 8 of 16.
-inline constexpr int kNarrowSums = kIsAvx512 || HWY_TARGET_IS_NEON ? 16 : 8;
+// Sums that a narrow kernel of weights of that many query rows keeps in registers: 16 of 32 registers, or 8 of 16. NEON
+// would spill beside 16 sums of two rows where their eight vectors of V are converted.
+constexpr int NarrowSums(int rows, bool converts) { return kIsAvx512 || (kIsNeon && (rows > 2 || !converts)) ? 16 : 8; }
+
+// A pass of the narrow kernel of scores: at most kScoreVectors vectors of sums, of at most kScoreKeys keys. One vector
+// of 8 or 16 lanes has as many sums as the multipliers need. Of NEON's four lanes it takes four: 16 sums keep two
+// multipliers busy whose results take four cycles, and each load of K or of a query serves several of them.
+inline constexpr int kScoreVectors = kIsNeon ? 4 : 1;
+inline constexpr int kScoreKeys = kIsNeon ? 4 : 16;
 
 // A pass of the wide kernels of scores: kPassVectors vectors of query rows against kPassKeys keys, whose sums fill 24
 // of 32 registers or 12 of 16. The fewer loads a multiplication the better: 12 keys and two vectors reach 82 % of the
-// peak, 8 and three 97 %. Of weights: kStripRows rows, kStripVectors vectors of V. NEON spills beyond the smaller
-// passes.
-inline constexpr int kPassVectors = 3;
-inline constexpr int kPassKeys = kIsAvx512 ? 8 : 4;
-inline constexpr int kStripRows = 6;
+// peak, 8 and three 97 %. Of weights: kStripRows rows, kStripVectors vectors of V. NEON multiplies by one lane of a
+// register, so that a load brings four cells: those of 8 keys or rows, beside 16 sums.
+inline constexpr int kPassVectors = kIsNeon ? 2 : 3;
+inline constexpr int kPassKeys = kIsAvx512 || kIsNeon ? 8 : 4;
+inline constexpr int kStripRows = kIsNeon ? 8 : 6;
 inline constexpr int kStripVectors = kIsAvx512 ? 4 : 2;
+
+// Steps of a pass of the wide kernel of scores from one look for lines to bring to the next: a step of NEON has four
+// lanes only.
+inline constexpr int64_t kLineSteps = kIsNeon ? 4 : 1;
 
 // Turns of a loop at once. While the core's other thread is at work, instructions are what counts: one at a time, AVX2
 // takes 18 for 8 multiplications of scores and 24 for 12 of weights, four at a time 16 and 20.
 inline constexpr int kUnroll = 4;
+// The same for the narrow kernel of scores: NEON spills where 16 sums of many keys, or of keys that are converted,
+// leave few registers.
+constexpr int ScoreUnroll(int sums, int keys, bool converts) {
+  return kIsNeon && sums == 16 && (keys > 2 || converts) ? 2 : kUnroll;
+}
 // The same for the narrow kernel of weights, whose turns are longer.
 inline constexpr int kCellUnroll = 2;
 
@@ -50,7 +69,7 @@ inline bool FastDots(DType type) {
   switch (type) {
     case DType::kBF16: return kNativeDotBF16 && HasFastBF16Dots();
     case DType::kI8:
-    case DType::kI4: return kHasVnni;
+    case DType::kI4: return kHasVnni || (kIsNeon && HasByteDots());
     default: return false;
   }
 }

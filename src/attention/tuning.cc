@@ -4,6 +4,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace kvshare {
@@ -37,6 +40,15 @@ bool HasFastBF16Dots() {
   return __builtin_cpu_is("amd") != 0;
 #else
   return true;
+#endif
+}
+
+bool HasByteDots() {
+#if defined(__aarch64__)
+  static const bool has = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  return has;
+#else
+  return false;
 #endif
 }
 

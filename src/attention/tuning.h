@@ -30,6 +30,8 @@ void SetCpuForTest(Cpu cpu);
 // Whether dot products of bf16, where the target has them, are faster than f32 FMA. On Sapphire Rapids one takes as
 // long as four FMA.
 bool HasFastBF16Dots();
+// Whether this CPU has Arm's dot products of bytes (sdot), which no SIMD target of Highway's but NEON_BF16 stands for.
+bool HasByteDots();
 
 // The most channels that kernels of digits serve: their packed keys and sums stay in L1.
 inline constexpr int64_t kMostDigitChannels = 1024;

@@ -162,7 +162,7 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
     for (int v = 0; v < kPassVectors; ++v) q[v] = P::FromCells(hn::Load(df, query + v * kLanes));
     HWY_UNROLL(16)
     for (int k = 0; k < kKeys; ++k) {
-      Vec cell = hn::Set(df, keys[k * kLanes + lane]);
+      Vec cell = CellOf(keys + k * kLanes, lane);
       KeepInRegister(cell);
       HWY_UNROLL(4)
       for (int v = 0; v < kPassVectors; ++v) sums[k][v] = MulAddInPlace<P>(q[v], P::FromCells(cell), sums[k][v]);
@@ -170,7 +170,7 @@ HWY_INLINE void ScorePass(const float* HWY_RESTRICT query, const float* HWY_REST
     query += kPassRows;
   };
   for (int64_t step = 0; step < steps; ++step, keys += kPassKeys * kLanes) {
-    lines.Fetch(lines_a_step);
+    if (step % kLineSteps == 0) lines.Fetch(kLineSteps * lines_a_step);
     for (size_t lane = 0; lane < kLanes; lane += kUnroll) {
       HWY_UNROLL(kUnroll)
       for (size_t u = 0; u < kUnroll; ++u) add_cell(lane + u);
@@ -232,7 +232,7 @@ HWY_INLINE void WeightPass(const float* HWY_RESTRICT weights, int64_t weight_str
     for (int c = 0; c < kColumns; ++c) v[c] = P::FromCells(hn::Load(df, values + c * kLanes));
     HWY_UNROLL(16)
     for (int r = 0; r < kRows; ++r) {
-      Vec cell = hn::Set(df, weights[r]);
+      Vec cell = CellOf(weights, r);
       KeepInRegister(cell);
       HWY_UNROLL(4)
       for (int c = 0; c < kColumns; ++c) sums[r][c] = P::MulAdd(P::FromCells(cell), v[c], sums[r][c]);
