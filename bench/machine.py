@@ -12,11 +12,12 @@ BUSY = 0.5  # load average above which figures are not to be published
 
 
 def describe():
-    names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]
-    flags = pathlib.Path("/proc/cpuinfo").read_text()
-    simd = "AVX-512" if " avx512f" in flags else "AVX2"
-    return f"{names[0]}, {os.cpu_count()} CPUs, {llc_bytes() >> 20} MB last-level cache, {simd}, Linux {platform.release()}"
+    cpu = pathlib.Path("/proc/cpuinfo").read_text()
+    # Arm's kernels give no name but the part's number.
+    name = next(line.split(":")[1].strip() for key in ("model name", "CPU part", "Features")
+                for line in cpu.splitlines() if line.startswith(key))
+    simd = "NEON" if platform.machine() == "aarch64" else "AVX-512" if " avx512f" in cpu else "AVX2"
+    return f"{name}, {os.cpu_count()} CPUs, {llc_bytes() >> 20} MB last-level cache, {simd}, Linux {platform.release()}"
 
 
 def load():

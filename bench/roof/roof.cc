@@ -3,8 +3,7 @@
 //   GB/s of plain reads from DRAM in eight streams, GB/s of reads in one, with a prefetch into L2, GFLOP/s of fp32 FMA,
 //
 // each followed by the involuntary context switches during its measurement. Vectors are chosen at run time, by target
-// attributes: AVX-512, else AVX2 and FMA; the program itself is plain x86-64.
-#include <immintrin.h>
+// attributes: AVX-512, else AVX2 and FMA; the program itself is plain x86-64. On Arm they are NEON's.
 #include <sys/resource.h>
 
 #include <atomic>
@@ -18,37 +17,51 @@
 #include <vector>
 
 #include "roof/read.h"
+#include "roof/vectors.h"
 
 namespace {
 
+#ifndef __aarch64__
 using kvshare::roof::IsWide;
+#endif
 using kvshare::roof::Sum;
 
 constexpr size_t kBufferBytes = size_t{512} << 20;  // far beyond any last-level cache
 constexpr size_t kPieceBytes = size_t{16} << 20;    // read in one measurement, the next piece each time
 constexpr long kFmaRounds = 500'000;
-constexpr int kAccumulators = 12;  // hide FMA's latency on two ports
+constexpr int kAccumulators = kvshare::roof::kFmaSums;
 
 // The loop for one kind of vector. The empty asm keeps every FMA where it stands.
 #define KVSHARE_MULTIPLY(TARGET, VECTOR, P)                                 \
   constexpr size_t kLanes = sizeof(VECTOR) / sizeof(float);                 \
-  __attribute__((target(TARGET))) void Multiply() {                         \
+  KVSHARE_TARGET(TARGET) void Multiply() {                                  \
     VECTOR sums[kAccumulators] = {};                                        \
     const VECTOR a = P##_set1_ps(0.5F), b = P##_set1_ps(0.25F);             \
     for (long round = 0; round < kFmaRounds; ++round) {                     \
-      _Pragma("GCC unroll 12") for (size_t k = 0; k < kAccumulators; ++k) { \
+      _Pragma("GCC unroll 16") for (size_t k = 0; k < kAccumulators; ++k) { \
         sums[k] = P##_fmadd_ps(a, b, sums[k]);                              \
-        __asm__ volatile("" : "+v"(sums[k]));                               \
+        __asm__ volatile("" : KVSHARE_VECTOR_CONSTRAINT(sums[k]));          \
       }                                                                     \
     }                                                                       \
   }
 
+#ifdef __aarch64__
+KVSHARE_MULTIPLY("", float32x4_t, neon)
+size_t Lanes() { return kLanes; }
+void Pause() { __asm__ volatile("yield"); }
+bool HasFma() { return true; }
+#else
 namespace avx2 {
 KVSHARE_MULTIPLY("avx2,fma", __m256, _mm256)
 }
 namespace avx512 {
 KVSHARE_MULTIPLY("avx512f", __m512, _mm512)
 }
+size_t Lanes() { return IsWide() ? avx512::kLanes : avx2::kLanes; }
+void Multiply() { IsWide() ? avx512::Multiply() : avx2::Multiply(); }
+void Pause() { _mm_pause(); }
+bool HasFma() { return IsWide() || __builtin_cpu_supports("fma") != 0; }
+#endif
 
 // Seconds from a common start until all have finished; work(0) runs on the caller.
 double Together(int threads, const std::function<void(int)>& work) {
@@ -58,11 +71,11 @@ double Together(int threads, const std::function<void(int)>& work) {
   for (int t = 1; t < threads; ++t) {
     others.emplace_back([&, t] {
       ++ready;
-      while (!go) _mm_pause();
+      while (!go) Pause();
       work(t);
     });
   }
-  while (ready < threads - 1) _mm_pause();
+  while (ready < threads - 1) Pause();
   const auto start = std::chrono::steady_clock::now();
   go = true;
   work(0);
@@ -89,8 +102,7 @@ Measurement Measure(int threads, double amount, const std::function<void(int)>& 
 }  // namespace
 
 int main() {
-  const bool wide = IsWide();
-  if (!wide && __builtin_cpu_supports("fma") == 0) {
+  if (!HasFma()) {
     std::fputs("kvshare_roof: this CPU has no FMA\n", stderr);
     return 1;
   }
@@ -110,9 +122,8 @@ int main() {
     });
   };
   const auto multiply = [&](int threads) {
-    const size_t lanes = wide ? avx512::kLanes : avx2::kLanes;
-    const double operations = 2.0 * kFmaRounds * kAccumulators * static_cast<double>(lanes) * threads;
-    return Measure(threads, operations, [&](int) { wide ? avx512::Multiply() : avx2::Multiply(); });
+    const double operations = 2.0 * kFmaRounds * kAccumulators * static_cast<double>(Lanes()) * threads;
+    return Measure(threads, operations, [&](int) { Multiply(); });
   };
   int threads = 0;
   while (std::scanf("%d", &threads) == 1 && threads > 0) {
