@@ -227,7 +227,16 @@ def test_doctor_counts_what_ran_here(via):
         kvshare.doctor(DATA / "mixed_bias_asis" / "model.onnx", via="x")
 
 
+def test_doctor_finds_the_way_that_suits_this_onnxruntime(tmp_path):
+    path = borrower(tmp_path / "m.onnx")
+    found = kvshare.doctor(path)
+    assert (found.nodes_here, found.drop_in) == (2, "1") and found.entries == ({} if ORT >= (1, 24) else {"kvshare.drop_in": "1"})
+    kvshare.rewrite(path, tmp_path / "r.onnx")
+    found = kvshare.doctor(tmp_path / "r.onnx")
+    assert (found.nodes_here, found.entries) == (2, {})
+
+
 def test_what_onnxruntime_refuses_is_one_line(tmp_path):
     with pytest.raises(kvshare.KvshareError) as failure:
-        kvshare.doctor(borrower(tmp_path / "m.onnx"))
+        kvshare.doctor(borrower(tmp_path / "m.onnx", "nobody"))
     assert "\n" not in str(failure.value)
