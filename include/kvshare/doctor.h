@@ -56,10 +56,11 @@ struct OpSummary {
 
 std::vector<OpSummary> SummarizeOps(const LibraryStats& stats);
 
-// Loads `model_path` in `runtime` with `options.library`, which must be a kvshare library (Via::kAsNeeded means kOps
-// here), and runs it: a decoder a prefill and a decode step, another model once. The counters are this process's: the
-// library is loaded here too. kInvalidInput as Inspect; kRefused where ONNX Runtime does not take the model or the
-// inputs made up for it.
+// Loads `model_path` in `runtime` with `options.library`, which must be a kvshare library (Via::kAsNeeded means
+// here: kOps beside an entry that begins with "kvshare."; else kEp from ONNX Runtime 1.24 on; before it kOps for a
+// model that imports domain kvshare and kDropIn for any other), and runs it: a decoder a prefill and a decode step,
+// another model once. The counters are this process's: the library is loaded here too. kInvalidInput as Inspect;
+// kRefused where ONNX Runtime does not take the model or the inputs made up for it.
 Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& options, const Runtime& runtime);
 
 }  // namespace kvshare

@@ -57,7 +57,8 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     # rewritten models comes with the device, and a wrong option would only send the model to the CPU's provider.
     if not options.has_providers():
         options.add_provider_for_devices(devices(ort), {**ours, **(kvshare_options or {})})
-    return ort.InferenceSession(model, options, **kwargs)
+    # Without it onnxruntime 1.24's Python answers a wrong option with a session on the CPU's provider.
+    return ort.InferenceSession(model, options, **{"enable_fallback": 0, **kwargs})
 
 
 def session_options(

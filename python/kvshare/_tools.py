@@ -182,13 +182,15 @@ def verify(
 def doctor(
     model: Model,
     *,
-    via: str = "ops",
+    via: str = "",
     entries: Mapping[str, str] | None = None,
     extents: Mapping[str, int] | None = None,
 ) -> Diagnosis:
     """Runs a model on random inputs in the caller's onnxruntime and tells which nodes kvshare really served.
 
-    via, entries, extents: as verify has them. Raises as verify does.
+    via: as verify has it, but "" is what suits the model and this onnxruntime: the execution provider from 1.24 on, before it
+        the operators of a rewritten model, or those that replace ONNX Runtime's.
+    entries, extents: as verify has them. Raises as verify does.
     """
     with as_file(model) as path:
         return Diagnosis.from_json(_call(_native.diagnose, path, Runtime(), via=via, library=library_path(),

@@ -70,10 +70,12 @@ void AddRunFlags(CLI::App& verb, RunFlags& flags) {
   verb.add_option("--ort", flags.ort,
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
   verb.add_option("--lib", flags.library, "library to register (default: libkvshare_ort.so beside this program)");
-  verb.add_option("--via", flags.via,
-                  "how kvshare comes in: ep (as an execution provider, ONNX Runtime 1.24 or later), ops (its "
-                  "operators), dropin "
-                  "(its operators in place of ONNX Runtime's own)")
+  verb.add_option(
+          "--via", flags.via,
+          "how kvshare comes in: ep (as an execution provider, ONNX Runtime 1.24 or later), ops (its "
+          "operators), dropin "
+          "(its operators in place of ONNX Runtime's own); default of doctor: what suits the model and this ONNX "
+          "Runtime; of verify: ops, where the model needs them")
       ->check(CLI::IsMember({"ep", "ops", "dropin"}));
   verb.add_option("--entry", flags.entries, "session entry, e.g. kvshare.drop_in=1; set before the registration")
       ->type_name("KEY=VALUE")

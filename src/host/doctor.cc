@@ -82,7 +82,7 @@ std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
 Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& options, const Runtime& runtime) {
   KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect(model_path));
   RunOptions always = options;
-  if (always.via == Via::kAsNeeded) always.via = Via::kOps;
+  always.via = host::ViaFor(inspection, options, runtime.version());
   KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, always));
   const std::string& file = setup.provider.empty() ? setup.library : setup.provider;
   KVSHARE_ASSIGN_OR_RETURN(const auto library, host::KvshareLibrary::Open(file));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 
 namespace kvshare::host {
@@ -12,10 +13,23 @@ bool Imports(const Inspection& inspection, const std::string& domain) {
   return std::find(inspection.imports.begin(), inspection.imports.end(), domain) != inspection.imports.end();
 }
 
-bool IsNeeded(const Inspection& inspection, const RunOptions& options) {
-  return options.via != Via::kAsNeeded || Imports(inspection, "kvshare") ||
-         std::any_of(options.entries.begin(), options.entries.end(),
+bool IsRewritten(const Inspection& inspection) { return Imports(inspection, "kvshare"); }
+
+bool HasEntryOfKvshare(const RunOptions& options) {
+  return std::any_of(options.entries.begin(), options.entries.end(),
                      [](const auto& entry) { return entry.first.starts_with("kvshare."); });
+}
+
+bool IsNeeded(const Inspection& inspection, const RunOptions& options) {
+  return options.via != Via::kAsNeeded || IsRewritten(inspection) || HasEntryOfKvshare(options);
+}
+
+// "1.24.4" and later have the execution provider.
+bool HasProvider(const std::string& version) {
+  constexpr int kFirstMinor = 24;
+  int major = 0;
+  int minor = 0;
+  return std::sscanf(version.c_str(), "%d.%d", &major, &minor) == 2 && (major > 1 || minor >= kFirstMinor);
 }
 
 }  // namespace
@@ -37,6 +51,13 @@ std::string DropInFor(const Inspection& inspection) {
   const bool gqa = std::any_of(inspection.layers.begin(), inspection.layers.end(),
                                [](const AttentionLayer& l) { return l.form == LayerForm::kGroupQueryAttention; });
   return gqa ? "1" : "attention";
+}
+
+Via ViaFor(const Inspection& inspection, const RunOptions& options, const std::string& version) {
+  if (options.via != Via::kAsNeeded) return options.via;
+  if (HasEntryOfKvshare(options)) return Via::kOps;
+  if (HasProvider(version)) return Via::kEp;
+  return IsRewritten(inspection) ? Via::kOps : Via::kDropIn;
 }
 
 Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& options) {

@@ -15,6 +15,10 @@ std::map<std::string, CacheExtents> CachesOf(const Inspection& inspection);
 // The value of kvshare.drop_in that suits the model as it is; "" where it has no layer that kvshare serves.
 std::string DropInFor(const Inspection& inspection);
 
+// How kvshare comes into a session of ONNX Runtime `version`, which is to be examined: what `options` says, or what
+// suits the model. Entries of kvshare's are for its operators.
+Via ViaFor(const Inspection& inspection, const RunOptions& options, const std::string& version);
+
 // How the model wants to be loaded. kRefused where the library is needed and not there; kInvalidInput where an entry
 // contradicts `options.via`.
 Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& options);

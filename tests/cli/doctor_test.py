@@ -29,7 +29,7 @@ def test_drop_in_equals_the_plain_model(kvshare, case):
 
 
 def test_doctor_counts_what_ran_in_kvshare(kvshare, rewritten):
-    done = kvshare("doctor", rewritten)
+    done = kvshare("doctor", rewritten, "--via", "ops")
     assert done.returncode == EQUAL, done.stdout + done.stderr
     assert "10 nodes ran in kvshare" in done.stdout
     assert "kvshare::GroupQueryAttention" in done.stdout
@@ -38,9 +38,15 @@ def test_doctor_counts_what_ran_in_kvshare(kvshare, rewritten):
 
 
 def test_doctor_says_what_to_do_where_nothing_runs_in_kvshare(kvshare, case):
-    done = kvshare("doctor", case.model("mixed_bias_asis"))
+    done = kvshare("doctor", case.model("mixed_bias_asis"), "--via", "ops")
     assert done.returncode == DIFFERS
     assert "kvshare rewrite" in done.stdout and "kvshare.drop_in=1" in done.stdout
+
+
+def test_doctor_takes_the_execution_provider_by_default(kvshare, case, rewritten):
+    for model in (case.model("mixed_bias_asis"), rewritten):
+        report = json.loads(kvshare("doctor", model, "--json").stdout)
+        assert (report["via"], report["nodes_here"]) == ("ep", 10)
 
 
 def test_doctor_sets_entries_before_it_registers(kvshare, case):

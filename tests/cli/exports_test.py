@@ -107,7 +107,7 @@ def test_layers_that_take_the_same_key_and_value_share_them(kvshare, tmp_path):
 def test_a_model_without_com_microsoft_is_told_to_replace_attention_alone(kvshare, tmp_path):
     # ONNX Runtime makes FusedMatMul of com.microsoft from its last two nodes.
     model = torchs_sharing_layers(tmp_path / "model.onnx")
-    done = kvshare("doctor", model)
+    done = kvshare("doctor", model, "--via", "ops")
     assert done.returncode == DIFFERS and "--entry kvshare.drop_in=attention" in done.stdout, done.stdout + done.stderr
     done = kvshare("doctor", model, "--entry", "kvshare.drop_in=attention")
     assert done.returncode == EQUAL and "2 nodes ran in kvshare" in done.stdout, done.stdout + done.stderr

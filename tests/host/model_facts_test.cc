@@ -36,6 +36,20 @@ TEST(SetupFor, RegistersTheLibraryWhereItIsNeeded) {
   EXPECT_FALSE(SetupFor(rewritten, Options(Via::kOps))->imports_microsoft);
 }
 
+TEST(ViaFor, ChoosesWhatSuitsTheModelAndTheHost) {
+  const Inspection plain = Model(LayerForm::kGroupQueryAttention, {"", "com.microsoft"});
+  const Inspection rewritten = Model(LayerForm::kGroupQueryAttention, {"", "kvshare"});
+  const RunOptions none = Options(Via::kAsNeeded);
+  for (const char* version : {"1.24.0", "1.32.0", "2.0.0"}) {
+    EXPECT_EQ(ViaFor(plain, none, version), Via::kEp) << version;
+    EXPECT_EQ(ViaFor(rewritten, none, version), Via::kEp) << version;
+  }
+  EXPECT_EQ(ViaFor(plain, none, "1.23.2"), Via::kDropIn);
+  EXPECT_EQ(ViaFor(rewritten, none, "1.23.2"), Via::kOps);
+  EXPECT_EQ(ViaFor(plain, Options(Via::kAsNeeded, {{"kvshare.drop_in", "gqa"}}), "1.32.0"), Via::kOps);
+  EXPECT_EQ(ViaFor(plain, Options(Via::kOps), "1.32.0"), Via::kOps);
+}
+
 TEST(SetupFor, AnExecutionProviderIsNoOperatorLibrary) {
   const auto setup = SetupFor(Model(LayerForm::kAttention, {""}), Options(Via::kEp));
   EXPECT_EQ(setup->library, "");

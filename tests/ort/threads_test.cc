@@ -2,6 +2,8 @@
 // In C++, because ThreadSanitizer wants an instrumented program around the library.
 #include <gtest/gtest.h>
 
+#include <ostream>
+#include <string>
 #include <thread>
 
 #include "host/find_ort.h"
@@ -13,7 +15,22 @@ namespace {
 
 constexpr int kThreads = 8;
 constexpr int kRounds = 3;
-const std::string kCase = std::string(KVSHARE_TEST_DATA) + "/head_shared_gqa";
+
+// How the library comes in, and a case of tests/data that it serves so.
+struct Way {
+  const char* name;
+  const char* model;
+  SessionSetup setup;
+};
+
+void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
+
+const Way kWays[] = {
+    {"DropIn", "head_shared_gqa", {.entries = {{"kvshare.drop_in", "1"}}, .library = KVSHARE_ORT_LIBRARY}},
+    {"Provider", "mixed_bias_asis", {.provider = KVSHARE_ORT_LIBRARY}},  // with masks in one node, and aliases
+};
+
+std::string Folder(const Way& way) { return std::string(KVSHARE_TEST_DATA) + "/" + way.model; }
 
 std::shared_ptr<const OrtHost> Ort() {
   const auto file = FindOrt("", KVSHARE_TEST_DATA);
@@ -23,16 +40,15 @@ std::shared_ptr<const OrtHost> Ort() {
   return *ort;
 }
 
-Session DropInSession(const std::shared_ptr<const OrtHost>& ort) {
-  auto session = Session::Create(ort, kCase + "/model.onnx",
-                                 {.entries = {{"kvshare.drop_in", "1"}}, .library = KVSHARE_ORT_LIBRARY});
+Session Open(const std::shared_ptr<const OrtHost>& ort, const Way& way) {
+  auto session = Session::Create(ort, Folder(way) + "/model.onnx", way.setup);
   EXPECT_TRUE(session.ok()) << session.status().message();
   return *std::move(session);
 }
 
 // The prompt of the case, with an empty past.
-NamedTensors Feeds(const Session& session) {
-  NamedTensors feeds = *ReadNpz(kCase + "/golden.npz");
+NamedTensors Feeds(const Session& session, const Way& way) {
+  NamedTensors feeds = *ReadNpz(Folder(way) + "/golden.npz");
   for (const ValueInfo& input : session.Describe().inputs)
     if (!feeds.contains(input.name))
       feeds[input.name] = Tensor::Zeros(input.type, {1, input.shape[1], 0, input.shape[3]});
@@ -46,10 +62,12 @@ void OnThreads(const Body& body) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST(OrtThreads, ThatRunOneSessionGetTheBitsOfARunAlone) {
+class OrtThreads : public testing::TestWithParam<Way> {};
+
+TEST_P(OrtThreads, ThatRunOneSessionGetTheBitsOfARunAlone) {
   const auto ort = Ort();
-  const Session session = DropInSession(ort);
-  const NamedTensors feeds = Feeds(session);
+  const Session session = Open(ort, GetParam());
+  const NamedTensors feeds = Feeds(session, GetParam());
   const auto alone = session.Run(feeds);
   ASSERT_TRUE(alone.ok()) << alone.status().message();
   OnThreads([&] {
@@ -61,19 +79,22 @@ TEST(OrtThreads, ThatRunOneSessionGetTheBitsOfARunAlone) {
   });
 }
 
-TEST(OrtThreads, MayMakeAndEndSessionsOfTheirOwn) {
+TEST_P(OrtThreads, MayMakeAndEndSessionsOfTheirOwn) {
   const auto ort = Ort();
-  const Session first = DropInSession(ort);
-  const NamedTensors feeds = Feeds(first);
+  const Session first = Open(ort, GetParam());
+  const NamedTensors feeds = Feeds(first, GetParam());
   const auto alone = first.Run(feeds);
   ASSERT_TRUE(alone.ok()) << alone.status().message();
   OnThreads([&] {
-    const Session session = DropInSession(ort);
+    const Session session = Open(ort, GetParam());
     const auto outputs = session.Run(feeds);
     ASSERT_TRUE(outputs.ok()) << outputs.status().message();
     EXPECT_EQ(alone->at("logits").data, outputs->at("logits").data);
   });
 }
+
+INSTANTIATE_TEST_SUITE_P(Ways, OrtThreads, testing::ValuesIn(kWays),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace kvshare::host
