@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string_view>
 
 #include "core/ops.h"
 #include "kvshare/attend.h"
@@ -27,6 +28,7 @@ struct Exec {
   ParallelFor parallel;          // the host's threads
   WorkspacePool& pool;           // scratch of host kernels
   CallMemory& memory;            // caches and masks that the adapter makes on the way
+  std::string_view where;        // opens the message of a refusal: "<op> '<node>'"
   void* stream = nullptr;        // a device's work is queued there, in order
   const char* kernel = nullptr;  // set to what computed the call; static storage
 };
@@ -38,6 +40,8 @@ struct Backend {
   // Where tensors and the numbers in them lie, and CallMemory. kDevice: the host reads none of them, and the backend
   // clamps lengths and positions to what the call's extents allow.
   Memory memory;
+  // Once a kernel is created, never during a call.
+  Status (*prepare)();
   // Both need a call that CheckAttention or CheckAppend takes. kRefused where no kernel serves it; it then has written
   // nothing, and nobody else computes it.
   Status (*append)(const AppendCall& call, Exec& exec);

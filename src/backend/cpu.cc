@@ -24,6 +24,8 @@ Status AttendOnCpu(const AttentionCall& call, Exec& exec) {
   return {};
 }
 
+Status PrepareCpu() { return {}; }
+
 Status ClearOnCpu(void* data, size_t bytes, Exec& /*exec*/) {
   std::memset(data, 0, bytes);
   return {};
@@ -32,7 +34,7 @@ Status ClearOnCpu(void* data, size_t bytes, Exec& /*exec*/) {
 }  // namespace
 
 const Backend& CpuBackend() {
-  static constexpr Backend kCpu = {"cpu", nullptr, Memory::kHost, AppendOnCpu, AttendOnCpu, ClearOnCpu};
+  static constexpr Backend kCpu = {"cpu", nullptr, Memory::kHost, PrepareCpu, AppendOnCpu, AttendOnCpu, ClearOnCpu};
   return kCpu;
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "cuda/device_call.h"
+#include "cuda/places.h"
 #include "kvshare/status.h"
 
 namespace kvshare::cuda {
@@ -48,6 +49,8 @@ Status LaunchPrepareQuery(const DeviceAttention& call, const DeviceOutput& to, v
 Status LaunchCountKeys(const DeviceAttention& call, int32_t* counts, void* stream);
 Status LaunchDropRows(const DeviceAppend& call, void* stream);
 Status LaunchAppendRows(const DeviceAppend& call, int64_t rows, void* stream);
+Status LaunchPlaceSequences(const DeviceRules& rules, void* stream);
+Status LaunchClear(void* data, size_t bytes, void* stream);
 
 // Shared memory of the kernels that take any head size.
 size_t PlainShared(int64_t D, int64_t Dv);

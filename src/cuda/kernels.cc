@@ -4,6 +4,7 @@
 #include "cuda/kernel_table.h"
 #include "cuda/launch.h"
 #include "cuda/merge-inl.h"
+#include "cuda/places-inl.h"
 #include "cuda/plain-inl.h"
 #include "cuda/runtime.h"
 
@@ -109,6 +110,18 @@ Status LaunchAppendRows(const DeviceAppend& call, int64_t rows, void* stream) {
                           kRowWarps * 32,
                           AppendShared(call.D)};
   return Launch(&AppendRowsKernel, shape, stream, call);
+}
+
+Status LaunchPlaceSequences(const DeviceRules& rules, void* stream) {
+  const LaunchShape shape{{Blocks((int64_t{rules.B} + kPlaceThreads - 1) / kPlaceThreads)}, kPlaceThreads, 0};
+  return Launch(&PlaceSequencesKernel, shape, stream, rules);
+}
+
+Status LaunchClear(void* data, size_t bytes, void* stream) {
+  if (bytes == 0) return {};
+  const size_t blocks = std::min((bytes + kClearThreads - 1) / kClearThreads, kMostClearBlocks);
+  return Launch(&ClearKernel, {{static_cast<unsigned>(blocks)}, kClearThreads, 0}, stream, static_cast<char*>(data),
+                static_cast<int64_t>(bytes));
 }
 
 }  // namespace kvshare::cuda

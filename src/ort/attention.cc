@@ -8,6 +8,7 @@
 
 #include "kvshare/call.h"
 #include "ort/attention_mask.h"
+#include "ort/call_exec.h"
 #include "ort/input_error.h"
 #include "ort/scratch.h"
 #include "ort/stats.h"
@@ -123,22 +124,26 @@ class Attention final : public Kernel {
     KVSHARE_RETURN_IF_ERROR(MakeOutputs(context, in, p, &out));
     AttentionCall call = ViewCall(in, p, out);
     call.positions = positions;
-    HostMemory memory;
-    Exec exec{context.Parallel(), Scratch::Pool(), memory};
-    exec.kernel = backend_.name;
+    CallExec call_exec(context, backend_, in[kQ], where_);
+    KVSHARE_RETURN_IF_ERROR(call_exec.Begin());
+    Exec& exec = *call_exec;
 
     // Past and new rows must stand in one tensor: present, or scratch where the node has no such present.
     const bool joined = p.past > 0;
-    KVSHARE_ASSIGN_OR_RETURN(const AppendCall key, Join(p.past_key, p.key, out.present_key, joined, p, memory));
-    KVSHARE_ASSIGN_OR_RETURN(const AppendCall value, Join(p.past_value, p.value, out.present_value, joined, p, memory));
+    KVSHARE_ASSIGN_OR_RETURN(const AppendCall key, Join(p.past_key, p.key, out.present_key, joined, p, exec.memory));
+    KVSHARE_ASSIGN_OR_RETURN(const AppendCall value,
+                             Join(p.past_value, p.value, out.present_value, joined, p, exec.memory));
     if (joined) {
       call.key = Const(key.present);
       call.value = Const(value.present);
     }
     const bool attend = p.B > 0 && p.S > 0 && p.T > 0;
     if (attend && in[kMask] && !call.mask) {
+      if (backend_.memory == Memory::kDevice)
+        return InputError(where_, "attn_mask", fmt::format("has type {}", NameOf(in[kMask].type)),
+                          "bool, f32, f16 or bf16: no kernel of this provider converts it");
       KVSHARE_ASSIGN_OR_RETURN(void* const mask,
-                               memory.Take(static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type)));
+                               exec.memory.Take(static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type)));
       ConvertMask(in[kMask], exec.parallel, mask, &call.mask);
     }
     if (p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppends(key, value));
@@ -305,6 +310,7 @@ Result<std::unique_ptr<Kernel>> CreateAttention(const OpBinding& binding, const 
   KVSHARE_RETURN_IF_ERROR(CheckAttributes(kernel->where(), kernel->attributes()));
   KVSHARE_RETURN_IF_ERROR(CheckMaskType(kernel->where(), node.InputType(kMask)));
   KVSHARE_RETURN_IF_ERROR(CheckKeyMaskType(kernel->where(), node.InputType(kKeyMask)));
+  KVSHARE_RETURN_IF_ERROR(binding.backend->prepare());
   return std::unique_ptr<Kernel>(std::move(kernel));
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/half.h"
 #include "kvshare/call.h"
+#include "ort/call_exec.h"
 #include "ort/gqa_call.h"
 #include "ort/scratch.h"
 #include "ort/stats.h"
@@ -116,9 +117,9 @@ class GroupQueryAttention final : public Kernel {
                                               present_key ? "present_key" : "present_value"));
     KVSHARE_ASSIGN_OR_RETURN(const Tensor scores,
                              context.Output(gqa::kOutputQk, std::array{shape.B, shape.Hq, shape.S, shape.total}));
-    HostMemory memory;
-    Exec exec{context.Parallel(), Scratch::Pool(), memory};
-    exec.kernel = backend_.name;
+    CallExec call_exec(context, backend_, in[kQuery], where_);
+    KVSHARE_RETURN_IF_ERROR(call_exec.Begin());
+    Exec& exec = *call_exec;
     if (shape.B == 0) return Done(exec);
 
     AttentionCall call = View(in, shape, rules, output);
@@ -128,7 +129,7 @@ class GroupQueryAttention final : public Kernel {
     }
 
     Fills fills;
-    KVSHARE_RETURN_IF_ERROR(PlanFills(in, shape, rules, present_key, present_value, memory, fills));
+    KVSHARE_RETURN_IF_ERROR(PlanFills(in, shape, rules, present_key, present_value, exec.memory, fills));
     for (size_t i = 0; i < fills.count; i += 2)
       KVSHARE_RETURN_IF_ERROR(CheckAppend(fills.calls[i], fills.calls[i + 1], where_,
                                           shape.form == KvForm::kExternal ? "external" : "past"));
@@ -297,6 +298,7 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   if (node.HasOutput(gqa::kOutputQk) && attributes.qk_output == 0)
     return Status::InvalidInput(fmt::format(
         "{}: output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2", where));
+  KVSHARE_RETURN_IF_ERROR(binding.backend->prepare());
   return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>(binding, node, where, attributes));
 }
 

@@ -162,6 +162,12 @@ Result<Tensor> CallContext::Output(size_t index, std::span<const int64_t> dims) 
   return tensor;
 }
 
+Result<void*> CallContext::Stream() const {
+  void* stream = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(api_, api_.KernelContext_GetGPUComputeStream(context_, &stream)));
+  return stream;
+}
+
 ParallelFor CallContext::Parallel() {
   return {this, [](void* self, int64_t n, void (*body)(void*, int64_t), void* arg) {
             struct Job {

@@ -121,6 +121,11 @@ class CallContext {
   virtual Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
   // ORT's own thread pool; valid as long as this context.
   ParallelFor Parallel();
+  // Of the provider that runs the node: its queue of work on the device; null on the CPU.
+  Result<void*> Stream() const;
+
+  const OrtApi& api() const { return api_; }
+  OrtKernelContext* ort() const { return context_; }
 
  private:
   const OrtApi& api_;

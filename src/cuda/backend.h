@@ -1,0 +1,12 @@
+// CUDA kernels as a row of the backend table.
+#pragma once
+
+#include "backend/backend.h"
+
+namespace kvshare::cuda {
+
+// Of ONNX Runtime's provider `provider`; null: the CPU's, for the emulator, whose device memory is the host's. Both
+// strings are of static storage.
+Backend CudaBackend(const char* name, const char* provider);
+
+}  // namespace kvshare::cuda
