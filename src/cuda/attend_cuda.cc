@@ -10,6 +10,8 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 constexpr int kMostSplits = 256;
+// More rows a KV head go to prefill kernels, which do not split keys. Not measured: nothing here has run on a card.
+constexpr int64_t kDecodeRows = 32;
 
 size_t Rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -100,15 +102,24 @@ bool InTiles(const DeviceAttention& call) {
          (Prepares(call) || InPieces(call.query, 4));
 }
 
+int64_t RowsOf(const DeviceAttention& call) { return int64_t{call.Hq} / call.Hkv * call.S; }
+
+// Whether `a` suits a call with `rows` rows better than `b`, both of which serve it.
+bool Suits(const AttendKernel& a, const AttendKernel& b, int64_t rows) {
+  if (a.family != b.family) return (a.family == KernelFamily::kPrefill) == (rows > kDecodeRows);
+  if (a.D != b.D) return a.D < b.D;
+  return b.rows < rows && a.rows > b.rows;
+}
+
 const AttendKernel* Choose(const DeviceAttention& call, const DeviceFacts& device) {
-  const int64_t rows = int64_t{call.Hq} / call.Hkv * call.S;
+  const bool in_tiles = InTiles(call), in_prefill = Prepares(call) || InPieces(call.query, 16);
   const AttendKernel* best = nullptr;
   for (const AttendKernel& kernel : AttendKernels()) {
     if (kernel.family == KernelFamily::kPlain) return best != nullptr ? best : &kernel;
-    const bool serves = InTiles(call) && kernel.element == call.key.type && kernel.D >= call.D &&
-                        kernel.shared_bytes <= device.shared_bytes;
-    if (!serves || (best != nullptr && (kernel.D > best->D || best->rows >= rows))) continue;
-    if (best == nullptr || kernel.rows > best->rows) best = &kernel;
+    const bool serves = in_tiles && kernel.element == call.key.type && kernel.D >= call.D &&
+                        kernel.shared_bytes <= device.shared_bytes &&
+                        (in_prefill || kernel.family != KernelFamily::kPrefill);
+    if (serves && (best == nullptr || Suits(kernel, *best, RowsOf(call)))) best = &kernel;
   }
   return best;
 }
@@ -138,7 +149,7 @@ struct Scratch {
 
   explicit Scratch(const AttendPlan& plan) {
     const DeviceAttention& call = plan.call;
-    const bool tiled = plan.kernel->family == KernelFamily::kDecodeWarp;
+    const bool tiled = plan.kernel->family != KernelFamily::kPlain;
     const auto rows = static_cast<size_t>(call.B) * static_cast<size_t>(call.Hq) * static_cast<size_t>(call.S);
     if (tiled && Prepares(call)) query = Rounded(rows * static_cast<size_t>(call.D) * SizeOf(call.query.type));
     if (plan.splits > 1) {
@@ -172,9 +183,9 @@ Result<AttendPlan> PlanAttend(const AttentionCall& call, const DevicePositions& 
           fmt::format("{}: head sizes {} and {} need {} bytes of a block's memory; the device has {}", where,
                       plan.call.D, plan.call.Dv, PlainShared(plan.call.D, plan.call.Dv), device.shared_bytes));
   } else {
-    const int64_t rows = int64_t{plan.call.Hq} / plan.call.Hkv * plan.call.S;
-    plan.row_tiles = static_cast<int>((rows + plan.kernel->rows - 1) / plan.kernel->rows);
-    plan.splits = SplitsOf(plan.call, *plan.kernel, int64_t{plan.call.B} * plan.call.Hkv * plan.row_tiles, device);
+    plan.row_tiles = static_cast<int>((RowsOf(plan.call) + plan.kernel->rows - 1) / plan.kernel->rows);
+    if (plan.kernel->family == KernelFamily::kDecodeWarp)
+      plan.splits = SplitsOf(plan.call, *plan.kernel, int64_t{plan.call.B} * plan.call.Hkv * plan.row_tiles, device);
   }
   plan.scratch_bytes = Scratch(plan).bytes();
   return plan;

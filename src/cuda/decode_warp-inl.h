@@ -8,7 +8,7 @@
 // MovMatrix.
 #pragma once
 
-#include "cuda/kernel_table.h"
+#include "cuda/block-inl.h"
 #include "cuda/softmax-inl.h"
 #include "cuda/tile-inl.h"
 
@@ -34,37 +34,6 @@ struct DecodeShape {
   static constexpr int kShared = (kRingBytes > kMergeBytes ? kRingBytes : kMergeBytes) + kQueryBytes;
 };
 
-// One block: rows [row, row + kRows) of one KV head, and the keys of one split of what they see.
-struct DecodeBlock {
-  int split, kv_head, b, row, rows, group, tile;
-  Place place;
-  int64_t first_column;
-  Range keys;  // of the split
-
-  template <typename Shape>
-  GPU_FN static DecodeBlock Mine(const DeviceAttention& call, const AttendGrid& grid) {
-    DecodeBlock mine;
-    mine.tile = static_cast<int>(gpu::Block().x);
-    mine.split = static_cast<int>(gpu::Block().y);
-    mine.row = mine.tile % grid.row_tiles * Shape::kRows;
-    mine.kv_head = mine.tile / grid.row_tiles % call.Hkv;
-    mine.b = mine.tile / grid.row_tiles / call.Hkv;
-    mine.group = call.Hq / call.Hkv;
-    mine.rows = mine.group * call.S;
-    mine.place = PlaceOf(call, mine.b);
-    mine.first_column = NumberOf(call.first_column, mine.b);
-    const int last = gpu::Min(mine.row + Shape::kRows, mine.rows) - 1;
-    const Range all = TileRange(call, mine.place, mine.group, mine.row, last);
-    const int tiles = (all.end - all.begin + Shape::kKeys - 1) / Shape::kKeys;
-    const int share = (tiles + grid.splits - 1) / grid.splits * Shape::kKeys;
-    mine.keys.begin = gpu::Min(all.begin + mine.split * share, all.end);
-    mine.keys.end = gpu::Min(mine.keys.begin + share, all.end);
-    return mine;
-  }
-  GPU_FN int Head(int r) const { return kv_head * group + r % group; }
-  GPU_FN int Token(int r) const { return r / group; }
-};
-
 // Q's fragments: columns are rows of the block, zeros past the last one and past the head size.
 template <typename Shape>
 struct DecodeQuery {
@@ -72,7 +41,7 @@ struct DecodeQuery {
   uint32_t held[kHeld][Shape::kQueryInRegisters ? Shape::kSteps : 1][2];
   uint32_t* shared;
 
-  GPU_FN DecodeQuery(const DeviceAttention& call, const DecodeBlock& mine)
+  GPU_FN DecodeQuery(const DeviceAttention& call, const TileBlock& mine)
       : shared(reinterpret_cast<uint32_t*>(gpu::Shared() + Shape::kShared - Shape::kQueryBytes)) {
     const int lane = gpu::Thread() % 32, warp = gpu::Thread() / 32;
     const auto* const query = static_cast<const uint16_t*>(call.query.data) + mine.b * call.query.batch_stride;
@@ -169,7 +138,7 @@ GPU_FN void DecodeWeights(uint32_t (&packed)[2], float (&x)[4], DecodeSums<Shape
 
 // The keys of this warp: tiles warp, warp + kWarps, ... of the split.
 template <typename Shape>
-GPU_FN void DecodeLoop(const DeviceAttention& call, const DecodeBlock& mine, DecodeSums<Shape>& sums) {
+GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, DecodeSums<Shape>& sums) {
   const int lane = gpu::Thread() % 32, warp = gpu::Thread() / 32;
   auto* const ring = reinterpret_cast<uint16_t*>(gpu::Shared()) + warp * Shape::kStages * 2 * Shape::kTile;
   const int tiles = (mine.keys.end - mine.keys.begin + Shape::kKeys - 1) / Shape::kKeys;
@@ -198,7 +167,7 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const DecodeBlock& mine, Dec
     GPU_UNROLL
     for (int e = 0; e < 2; ++e) {
       const int r = mine.row + n * 8 + lane % 4 * 2 + e;
-      range[n][e] = r < mine.rows ? RowRange(call, mine.place, mine.Token(r)) : Range{0, 0};
+      range[n][e] = mine.RangeOf(call, r);
       sums.maximum[n][e] = -gpu::Infinity();
     }
   }
@@ -217,12 +186,8 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const DecodeBlock& mine, Dec
       GPU_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int key = first_key(i) + lane / 4 + e / 2 * 8;
-        const bool seen = key >= range[n][e % 2].begin && key < range[n][e % 2].end;
-        x[e] = seen ? scaled(scores[n][e]) : -gpu::Infinity();
-        if (call.mask.data != nullptr && seen) {
-          const int r = mine.row + n * 8 + lane % 4 * 2 + e % 2;
-          x[e] += kLog2E * MaskAt(call, mine.b, mine.first_column, mine.Head(r), mine.Token(r), key);
-        }
+        const int r = mine.row + n * 8 + lane % 4 * 2 + e % 2;
+        x[e] = mine.Score(call, scaled, range[n][e % 2], scores[n][e], r, key);
       }
       DecodeWeights<Shape>(packed[n], x, sums, n);
     }
@@ -293,7 +258,8 @@ struct DecodeMerge {
 template <typename Shape>
 GPU_KERNEL(Shape::kThreads, 1)
 DecodeWarpKernel(GPU_PARAM DeviceAttention call, GPU_PARAM AttendGrid grid) {
-  const DecodeBlock mine = DecodeBlock::Mine<Shape>(call, grid);
+  const TileBlock mine =
+      TileBlock::Of<Shape>(call, grid, static_cast<int>(gpu::Block().x), static_cast<int>(gpu::Block().y));
   {
     DecodeSums<Shape> sums;
     DecodeLoop<Shape>(call, mine, sums);

@@ -25,6 +25,7 @@ struct AttendGrid {
 // How a kernel reads its operands.
 enum class KernelFamily : uint8_t {
   kDecodeWarp,  // 16-bit tiles by asynchronous copies; rows are the columns of the products
+  kPrefill,     // the same tiles; rows are the rows of the products, 64 a block
   kPlain,       // element by element: everything a call can say
 };
 

@@ -6,6 +6,7 @@
 #include "cuda/merge-inl.h"
 #include "cuda/places-inl.h"
 #include "cuda/plain-inl.h"
+#include "cuda/prefill-inl.h"
 #include "cuda/runtime.h"
 
 namespace kvshare::cuda {
@@ -30,6 +31,12 @@ Status LaunchDecode(const DeviceAttention& call, const AttendGrid& grid, void* s
   return Launch(&DecodeWarpKernel<Shape>, shape, stream, call, grid);
 }
 
+template <typename Shape>
+Status LaunchPrefill(const DeviceAttention& call, const AttendGrid& grid, void* stream) {
+  const LaunchShape shape{{Blocks(int64_t{call.B} * call.Hkv * grid.row_tiles)}, Shape::kThreads, Shape::kShared};
+  return Launch(&PrefillKernel<Shape>, shape, stream, call, grid);
+}
+
 Status LaunchPlain(const DeviceAttention& call, const AttendGrid& grid, void* stream) {
   const LaunchShape shape{
       {Blocks(int64_t{call.B} * call.Hq * call.S)}, kPlainThreads, PlainSharedBytes(call.D, call.Dv)};
@@ -37,30 +44,42 @@ Status LaunchPlain(const DeviceAttention& call, const AttendGrid& grid, void* st
 }
 
 template <typename Shape>
-constexpr AttendKernel RowOf(const char* name) {
+constexpr AttendKernel RowOf(const char* name, KernelFamily family, int keys,
+                             Status (*launch)(const DeviceAttention&, const AttendGrid&, void*)) {
   static_assert(Shape::kShared <= kMostShared);
-  return {name,
-          KernelFamily::kDecodeWarp,
-          kTypeOf<typename Shape::Element>,
-          Shape::kD,
-          Shape::kRows,
-          Shape::kKeys * Shape::kWarps,
-          Shape::kThreads,
-          Shape::kShared,
-          &LaunchDecode<Shape>};
+  return {name,           family, kTypeOf<typename Shape::Element>, Shape::kD, Shape::kRows, keys, Shape::kThreads,
+          Shape::kShared, launch};
+}
+template <typename Shape>
+constexpr AttendKernel DecodeRow(const char* name) {
+  return RowOf<Shape>(name, KernelFamily::kDecodeWarp, Shape::kKeys * Shape::kWarps, &LaunchDecode<Shape>);
+}
+template <typename Shape>
+constexpr AttendKernel PrefillRow(const char* name) {
+  return RowOf<Shape>(name, KernelFamily::kPrefill, Shape::kKeys, &LaunchPrefill<Shape>);
 }
 
 constexpr AttendKernel kKernels[] = {
 #define KVSHARE_CUDA_DECODE(name, element, D, tiles, warps, stages, in_registers) \
-  RowOf<DecodeShape<element, D, tiles, warps, stages, in_registers>>(#name),
+  DecodeRow<DecodeShape<element, D, tiles, warps, stages, in_registers>>(#name),
+#define KVSHARE_CUDA_PREFILL(name, element, D, keys, parts) PrefillRow<PrefillShape<element, D, keys, parts>>(#name),
 #include "cuda/cuda_kernels.inc"
 #undef KVSHARE_CUDA_DECODE
+#undef KVSHARE_CUDA_PREFILL
     {"Plain", KernelFamily::kPlain, DType::kF32, 0, 1, kPlainThreads, kPlainThreads, 0, &LaunchPlain},
 };
 
+template <typename Shape, typename Kernel>
+Status Allow(Kernel kernel, size_t most) {
+  return Shape::kShared <= most ? AllowShared(kernel, Shape::kShared) : Status();
+}
 template <typename Shape>
-Status PrepareDecode(size_t most) {
-  return Shape::kShared <= most ? AllowShared(&DecodeWarpKernel<Shape>, Shape::kShared) : Status();
+Status AllowDecode(size_t most) {
+  return Allow<Shape>(&DecodeWarpKernel<Shape>, most);
+}
+template <typename Shape>
+Status AllowPrefill(size_t most) {
+  return Allow<Shape>(&PrefillKernel<Shape>, most);
 }
 
 }  // namespace
@@ -74,8 +93,11 @@ Status PrepareKernels() {
   KVSHARE_ASSIGN_OR_RETURN(const DeviceFacts device, CurrentDevice());
   const size_t most = device.shared_bytes;
 #define KVSHARE_CUDA_DECODE(name, element, D, tiles, warps, stages, in_registers) \
-  KVSHARE_RETURN_IF_ERROR((PrepareDecode<DecodeShape<element, D, tiles, warps, stages, in_registers>>(most)));
+  KVSHARE_RETURN_IF_ERROR((AllowDecode<DecodeShape<element, D, tiles, warps, stages, in_registers>>(most)));
+#define KVSHARE_CUDA_PREFILL(name, element, D, keys, parts) \
+  KVSHARE_RETURN_IF_ERROR((AllowPrefill<PrefillShape<element, D, keys, parts>>(most)));
 #include "cuda/cuda_kernels.inc"
+#undef KVSHARE_CUDA_PREFILL
 #undef KVSHARE_CUDA_DECODE
   KVSHARE_RETURN_IF_ERROR(AllowShared(&PlainKernel, most));
   KVSHARE_RETURN_IF_ERROR(AllowShared(&PrepareQueryKernel, most));

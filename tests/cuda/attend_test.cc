@@ -49,6 +49,28 @@ class Emulated : public ::testing::TestWithParam<uint64_t> {
 };
 INSTANTIATE_TEST_SUITE_P(Seeds, Emulated, ::testing::Values(0, 1, 7));
 
+TEST_P(Emulated, EveryPrefillKernelMatchesTheOracle) {
+  for (const AttendKernel& kernel : AttendKernels()) {
+    if (kernel.family != KernelFamily::kPrefill) continue;
+    for (const int64_t window : {0, 30}) {
+      Problem p;
+      p.type = p.kv_type = kernel.element;
+      p.D = kernel.D;
+      p.S = 27;
+      p.T = 43;  // with a window, the last tile of keys is the first one's size
+      p.Hq = 3;
+      p.window = window;
+      p.scale = 1 / std::sqrt(static_cast<float>(p.D));
+      p.Fill();
+      PoisonUnseen(p);
+      EXPECT_STREQ(DeviceProblem(p).Plan().kernel->name, kernel.name);
+      gpu::emulation::ResetCounters();
+      ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+      EXPECT_EQ(gpu::emulation::Counted().bank_conflicts, 0);
+    }
+  }
+}
+
 TEST_P(Emulated, EveryDecodeKernelMatchesTheOracle) {
   for (const AttendKernel& kernel : AttendKernels()) {
     if (kernel.family != KernelFamily::kDecodeWarp) continue;
@@ -130,6 +152,30 @@ TEST_P(Emulated, SinksNormsAndMasksMatchTheOracle) {
         ExpectDeviceMatchesOracle(p, 2 * ToleranceOf(type));  // normalized queries are rounded before the products
         if (HasFatalFailure()) return;
       }
+}
+
+TEST_P(Emulated, PrefillServesFeaturesToo) {
+  for (const Feature& feature : kFeatures) {
+    Problem p;
+    p.type = p.kv_type = DType::kF16;
+    p.D = 56;
+    p.S = 30;
+    p.T = 101;
+    p.Hq = 5;
+    feature.set(p);
+    if (p.S != 30 || p.query_length.size() > 1) p.S = 40, p.query_length.assign(p.query_length.size(), 9);
+    p.scale = 1 / std::sqrt(static_cast<float>(p.D));
+    for (int64_t& length : p.length) length = std::min(length, p.T);
+    p.Fill();
+    p.AddSinks();
+    if (p.B == 1) p.AddBias(DType::kF16, true);
+    SCOPED_TRACE(feature.name);
+    if (p.Hkv < 3) {
+      EXPECT_EQ(DeviceProblem(p).Plan().kernel->family, KernelFamily::kPrefill);
+    }
+    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    if (HasFatalFailure()) return;
+  }
 }
 
 TEST_P(Emulated, SmallDevicesHaveAKernelForEveryHeadSize) {
@@ -219,7 +265,7 @@ TEST_P(Emulated, AnyCallMatchesTheOracle) {
     p.B = pick({1, 2});
     p.Hkv = pick({1, 2});
     p.Hq = p.Hkv * pick({1, 2, 3, 8});
-    p.S = pick({1, 1, 2, 6});
+    p.S = pick({1, 1, 2, 6, 35});
     p.T = p.S + static_cast<int64_t>(random() % 200);
     p.D = pick({8, 40, 64, 96, 128, 200});
     p.window = pick({0, 0, 5, 64});
