@@ -22,6 +22,9 @@ struct DecodeShape {
   static constexpr int kWarps = kWarps_;
   static constexpr int kStages = kStages_;                       // pairs of tiles that are under way in a warp's ring
   static constexpr bool kQueryInRegisters = kQueryInRegisters_;  // else in shared memory, as fragments
+  // Groups of copies that are younger than the K, or the V, that is waited for: K and V take turns.
+  static constexpr int kNewerThanKey = 2 * kStages - 1;
+  static constexpr int kNewerThanValue = 2 * kStages - 1;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kRows = kTiles * 8;
   static constexpr int kKeys = 16;  // of a tile
@@ -173,11 +176,13 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, Decod
   }
   const ScoreScale scaled(call);
   for (int i = 0; i < count; ++i) {
-    gpu::CopyWait<2 * Shape::kStages - 1>();
-    gpu::SyncWarp();  // the lanes' parts of K are here
+    gpu::CopyWait<Shape::kNewerThanKey>();
+    // The lanes' parts of K are here.
+    gpu::SyncWarp();
     float scores[Shape::kTiles][4] = {};
     DecodeScores<Shape>(scores, at(i, false), query);
-    gpu::SyncWarp();  // no lane reads K any more
+    // No lane reads K any more.
+    gpu::SyncWarp();
     copy(i + Shape::kStages, false);
     uint32_t packed[Shape::kTiles][2];
     GPU_UNROLL
@@ -191,8 +196,9 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, Decod
       }
       DecodeWeights<Shape>(packed[n], x, sums, n);
     }
-    gpu::CopyWait<2 * Shape::kStages - 1>();
-    gpu::SyncWarp();  // the lanes' parts of V are here
+    gpu::CopyWait<Shape::kNewerThanValue>();
+    // The lanes' parts of V are here.
+    gpu::SyncWarp();
     const uint16_t* const row = at(i, true) + (lane % 8 + lane / 16 * 8) * TileRow(Shape::kD) + lane / 8 % 2 * 8;
     GPU_UNROLL
     for (int step = 0; step < Shape::kSteps; ++step) {
@@ -202,7 +208,8 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, Decod
       for (int n = 0; n < Shape::kTiles; ++n)
         gpu::Mma<typename Shape::Element>(sums.output[n][step], channels, packed[n]);
     }
-    gpu::SyncWarp();  // no lane reads V any more
+    // No lane reads V any more.
+    gpu::SyncWarp();
     copy(i + Shape::kStages, true);
   }
   gpu::CopyWait<0>();
@@ -263,9 +270,11 @@ DecodeWarpKernel(GPU_PARAM DeviceAttention call, GPU_PARAM AttendGrid grid) {
   {
     DecodeSums<Shape> sums;
     DecodeLoop<Shape>(call, mine, sums);
-    gpu::SyncThreads();  // the rings become the merge's memory
+    // The rings become the merge's memory.
+    gpu::SyncThreads();
     DecodeMerge<Shape>().Put(sums);
   }
+  // All warps' sums are here.
   gpu::SyncThreads();
   const DecodeMerge<Shape> merge;
   for (int i = gpu::Thread(); i < Shape::kRows * (Shape::kD / 2); i += Shape::kThreads) {

@@ -26,6 +26,7 @@ GPU_KERNEL(kCountThreads, 1) CountKeysKernel(GPU_PARAM DeviceAttention call, int
   int32_t mine = 0;
   for (int j = begin; j < end; ++j) mine += keeps(j) ? 1 : 0;
   kept[gpu::Thread()] = mine;
+  // All counts are here.
   gpu::SyncThreads();
   int32_t count = 0;
   for (int thread = 0; thread < gpu::Thread(); ++thread) count += kept[thread];
@@ -115,6 +116,7 @@ GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call, GPU_PAR
     row.Show(call, ScoreStage::kMasked, column, call.scores.outside);
     row.Show(call, ScoreStage::kWeights, column, 0);
   }
+  // The query is here, and what later scores replace.
   gpu::SyncThreads();
   const bool every_key = row.counts != nullptr || call.scores.data != nullptr;
   const int begin = every_key ? 0 : row.range.begin, end = every_key ? call.T : row.range.end;
@@ -123,12 +125,15 @@ GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call, GPU_PAR
     const int count = gpu::Min(end - first, kPlainThreads);
     const float score = thread < count ? PlainScore(call, row, query, first + thread) * kLog2E : -gpu::Infinity();
     weights[thread] = score;
+    // All scores are here.
     gpu::SyncThreads();
     const float before = maximum;
     for (int i = 0; i < count; ++i) maximum = gpu::Max(weights[i], maximum);
     const float base = BaseOf(maximum), fade = gpu::Exp2(before - base);
+    // Nobody reads scores any more.
     gpu::SyncThreads();
     weights[thread] = gpu::Exp2(score - base);
+    // All weights are here.
     gpu::SyncThreads();
     sum *= fade;
     for (int i = 0; i < count; ++i) sum += weights[i];
@@ -141,6 +146,7 @@ GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call, GPU_PAR
           mine += weights[i] * LoadFloat(value.data, value.type, offset + (first + i) * value.token_stride);
       sums[d] = sums[d] * fade + mine * QuantScale(value.quant_scale, value.quant_per_channel, row.kv_head, call.Dv, d);
     }
+    // Nobody reads weights any more.
     gpu::SyncThreads();
   }
   const float factor = OutputFactor(call, row.head, maximum, sum);

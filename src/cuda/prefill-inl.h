@@ -168,8 +168,10 @@ GPU_FN void PrefillLoop(const DeviceAttention& call, const TileBlock& mine, Pref
   sums.maximum[0] = sums.maximum[1] = -gpu::Infinity();
   const ScoreScale scaled(call);
   for (int i = 0; i < count; ++i) {
+    // K arrives, and Q.
     gpu::CopyWait<0>();
-    gpu::SyncThreads();  // K is here, and Q; nobody reads V or the scores any more
+    // All threads' parts are here; nobody reads V or the scores any more.
+    gpu::SyncThreads();
     copy(i, call.value, memory.value);
     float dots[Shape::kScored / 8][4] = {};
     PrefillDots<Shape>(dots, memory, group, part);
@@ -182,8 +184,10 @@ GPU_FN void PrefillLoop(const DeviceAttention& call, const TileBlock& mine, Pref
           scores[e / 2 * 8 * Shape::kScoreRow + part * Shape::kScored + n * 8 + e % 2] = dots[n][e];
       }
     }
+    // V arrives.
     gpu::CopyWait<0>();
-    gpu::SyncThreads();  // V is here, and all scores; nobody reads K any more
+    // All threads' parts are here, and all scores; nobody reads K any more.
+    gpu::SyncThreads();
     copy(i + 1, call.key, memory.key);
     float x[Shape::kKeys / 8][4];
     GPU_UNROLL

@@ -33,6 +33,7 @@ GPU_FN void LoadRow(float* row, const DeviceHeads& from, int64_t offset, int D, 
     const float factor = gpu::Rsqrt(WarpSum(squares) / static_cast<float>(D) + how.norm_epsilon);
     for (int d = lane; d < D; d += 32) row[d] *= factor * LoadFloat(how.norm_weight, how.norm_type, d);
   }
+  // Pairs may be of two lanes' channels.
   gpu::SyncWarp();
   if (how.cos == nullptr) return;
   for (int i = lane; i < how.half; i += 32) {
@@ -44,6 +45,7 @@ GPU_FN void LoadRow(float* row, const DeviceHeads& from, int64_t offset, int D, 
     row[first] = x * cos - y * sin;
     row[second] = y * cos + x * sin;
   }
+  // All lanes may read all channels.
   gpu::SyncWarp();
 }
 

@@ -211,6 +211,28 @@ TEST_P(Emulated, EveryMixOfTypesAndEveryCacheMatchesTheOracle) {
     }
 }
 
+TEST_P(Emulated, KeysPastTheMaskAreHiddenAndItsFirstColumnIsKept) {
+  for (const DType type : {DType::kF16, DType::kF32})
+    for (const int64_t first_column : {0, 4}) {
+      Problem p;
+      p.type = p.kv_type = type;
+      p.T = 60;
+      p.Fill();
+      p.AddBias(DType::kBool, false);
+      kvshare::testing::Array truth;
+      AttentionCall want = p.Call(truth);
+      want.mask.keys = 50;
+      want.positions.first_column = Lengths::Same(first_column);
+      AttendOracle(want);
+      DeviceProblem device(p);
+      device.call.mask.keys = 50;
+      device.positions.first_column = DeviceNumbers::Same(first_column);
+      device.Run();
+      device.Get(p);
+      ExpectClose(truth, device.output, p.Dv, ToleranceOf(type));
+    }
+}
+
 TEST_P(Emulated, KeyMasksMatchTheOracle) {
   for (const DType type : {DType::kI64, DType::kI32, DType::kBool})
     for (const int64_t window : {0, 9}) {
@@ -309,6 +331,28 @@ TEST_P(Emulated, DecodeReadsEverySeenKeyOnceAndSharesItsBanks) {
       EXPECT_EQ(counted.mma, 2 * p.Hkv * (D / 16) * ((seen + 15) / 16)) << D << " window " << window;
       EXPECT_EQ(counted.launches, split ? 2 : 1);  // splits, and their merge
     }
+}
+
+TEST(Tiles, AreNotTakenOfMemoryThatLiesAskew) {
+  Become(kLarge);
+  Problem p;
+  p.type = p.kv_type = DType::kF16;
+  p.T = 50;
+  p.length = {49};
+  p.Fill();
+  DeviceProblem device(p);
+  kvshare::testing::Array truth;
+  AttentionCall want = p.Call(truth);
+  for (AttentionCall* call : {&want, &device.call})
+    for (HeadsView* view : {&call->key, &call->value}) {
+      view->data = At(view->data, view->type, 1);
+      --view->tokens;
+    }
+  AttendOracle(want);
+  EXPECT_EQ(device.Plan().kernel->family, KernelFamily::kPlain);
+  device.Run();
+  device.Get(p);
+  ExpectClose(truth, device.output, p.Dv, ToleranceOf(p.type));
 }
 
 TEST(Capture, AGraphServesLengthsThatCameLater) {
