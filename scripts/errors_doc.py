@@ -25,6 +25,7 @@ AREAS = [
     ("src/core/", "Attention: shapes, types, lengths", NOT_SERVED),
     ("src/attention/", "Attention: kernels", NOT_SERVED),
     ("src/oracle/", "Attention: oracle", NOT_SERVED),
+    ("src/cuda/", "Attention: CUDA kernels", NOT_SERVED),
     ("src/ort/", "Op library in ONNX Runtime", "Remove what the message names, or run without kvshare."),
     ("src/genai/", "onnxruntime-genai", NOT_SERVED),
     ("src/ep/", "Execution provider", "None needed: the node stays ONNX Runtime's; or set mode = off."),

@@ -151,6 +151,16 @@ TEST_P(Append, WindowSizedCachesDropTheirFirstRows) {
   }
 }
 
+TEST_P(Append, HeadsThatFitNoBlockAreRefused) {
+  std::vector<float> row(30000);
+  AppendCall call;
+  call.fresh = HeadsView::Bnsh(row.data(), DType::kF32, 1, 1, 1, 30000);
+  call.present = MutableHeadsView::Bnsh(row.data(), DType::kF32, 1, 1, 1, 30000);
+  const Status status = AppendCuda(call, {}, Must(CurrentDevice()), nullptr, "GroupQueryAttention 'a'");
+  EXPECT_EQ(status.message(),
+            "GroupQueryAttention 'a': head size 30000 needs 480000 bytes of a block's memory; the device has 101376");
+}
+
 TEST_P(Append, PaddedRowsAreNotAppended) {
   Case c = Made();
   c.length = {6, 9};

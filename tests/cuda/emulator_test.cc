@@ -211,10 +211,13 @@ void AnyKernel() {}
 TEST(EmulatedRuntime, RefusesWhatADeviceRefuses) {
   emulation::SetDevice({8, size_t{99} << 10});
   EXPECT_TRUE(Launch(&AnyKernel, {{1}, kWarp, size_t{48} << 10}, nullptr).ok());
-  EXPECT_FALSE(Launch(&AnyKernel, {{1}, kWarp, size_t{49} << 10}, nullptr).ok());  // has not asked
+  EXPECT_EQ(Launch(&AnyKernel, {{1}, kWarp, size_t{49} << 10}, nullptr).message(),  // has not asked
+            "emulated CUDA: a launch of (1, 1, 1) blocks of 32 threads and 50176 shared bytes; needs y and z up to "
+            "65535, whole warps up to 1024 threads and at most 49152 bytes");
   EXPECT_TRUE(AllowShared(&AnyKernel, size_t{99} << 10).ok());
   EXPECT_TRUE(Launch(&AnyKernel, {{1}, kWarp, size_t{49} << 10}, nullptr).ok());
-  EXPECT_FALSE(AllowShared(&AnyKernel, size_t{100} << 10).ok());
+  EXPECT_EQ(AllowShared(&AnyKernel, size_t{100} << 10).message(),
+            "emulated CUDA: a kernel asks for 102400 bytes of shared memory; needs at most 101376");
   EXPECT_FALSE(Launch(&AnyKernel, {{0}, kWarp, 0}, nullptr).ok());
   EXPECT_FALSE(Launch(&AnyKernel, {{1, 65536}, kWarp, 0}, nullptr).ok());
   EXPECT_FALSE(Launch(&AnyKernel, {{1}, 2048, 0}, nullptr).ok());
@@ -226,14 +229,15 @@ TEST(EmulatedRuntime, RefusesAllocationAndWaitingWhileAStreamIsCaptured) {
   void* const before = *Allocate(16);
   ASSERT_TRUE(BeginCapture(&stream).ok());
   EXPECT_EQ(Allocate(16).status().message(), "emulated CUDA: memory is allocated while a stream is captured");
-  EXPECT_FALSE(Free(before).ok());
-  EXPECT_FALSE(Upload(before, &stream, 4).ok());
-  EXPECT_FALSE(Download(&stream, before, 4).ok());
-  EXPECT_FALSE(Synchronize(&stream).ok());
-  EXPECT_FALSE(AllowShared(&AnyKernel, 1).ok());
+  EXPECT_EQ(Free(before).message(), "emulated CUDA: memory is freed while a stream is captured");
+  EXPECT_EQ(Upload(before, &stream, 4).message(), "emulated CUDA: memory is copied while a stream is captured");
+  EXPECT_EQ(Download(&stream, before, 4).message(), "emulated CUDA: memory is copied while a stream is captured");
+  EXPECT_EQ(Synchronize(&stream).message(), "emulated CUDA: the host waits for a stream while a stream is captured");
+  EXPECT_EQ(AllowShared(&AnyKernel, 1).message(),
+            "emulated CUDA: a function attribute is set while a stream is captured");
   ASSERT_TRUE(EndCapture(&stream).ok());
   EXPECT_TRUE(Free(before).ok());
-  EXPECT_FALSE(EndCapture(&stream).ok());
+  EXPECT_EQ(EndCapture(&stream).status().message(), "emulated CUDA: the stream is not captured");
 }
 
 }  // namespace
