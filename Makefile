@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: arm arm-clang bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: gpu-check arm arm-clang bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -42,6 +42,9 @@ mutate:   ## does a test fail for each seeded fault? NAMES="..." runs some
 realmodel: build  ## a trained decoder, 200 tokens after 700, against PyTorch; NAMES=gemma3 (its terms are yours to keep)
 	scripts/setup.sh realmodel
 	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/compare.py build/realmodel $(NAMES)
+
+gpu-check: ## what only a card can show of the CUDA kernels; needs nvcc and a card, and no package: scripts/gpu_check.sh
+	scripts/gpu_check.sh
 
 lint: build  ## clang-format 19 and clang-tidy 23
 	scripts/setup.sh lint

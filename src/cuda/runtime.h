@@ -27,6 +27,7 @@ Result<void*> Allocate(size_t bytes);
 Status Free(void* device);
 Status Upload(void* device, const void* host, size_t bytes);
 Status Download(void* host, const void* device, size_t bytes);
+Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream);
 Status Synchronize(void* stream);
 Result<void*> CreateStream();
 Status DestroyStream(void* stream);

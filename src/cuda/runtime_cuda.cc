@@ -50,6 +50,10 @@ Status Upload(void* device, const void* host, size_t bytes) {
 Status Download(void* host, const void* device, size_t bytes) {
   return StatusOf(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost), "no download");
 }
+Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream) {
+  return StatusOf(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)),
+                  "no copy on the device");
+}
 Status Synchronize(void* stream) {
   return StatusOf(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "a stream fails");
 }

@@ -1,0 +1,255 @@
+// Attention on the device that runtime.h offers: gpu_check cases | bench [FILE.json]. No test library: `make gpu-check`
+// builds it where only compilers are.
+//
+//   cases  against the oracle; twice on one scratch memory; in a captured graph whose lengths change
+//   bench  a measured copy first, then decode and prefill, eager and as graphs
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/half.h"
+#include "cuda/attend_cuda.h"
+#include "cuda/runtime.h"
+#include "kvshare/oracle.h"
+
+namespace kvshare::cuda {
+namespace {
+
+struct Case {
+  const char* name;
+  DType type;
+  int64_t B, Hq, Hkv, S, T, D, window;
+  float softcap;
+};
+constexpr Case kCases[] = {
+    {"full decode", DType::kF16, 1, 8, 1, 1, 700, 512, 0, 0},
+    {"sliding decode", DType::kF16, 1, 8, 1, 1, 700, 256, 512, 0},
+    {"bf16 decode", DType::kBF16, 2, 8, 2, 1, 333, 512, 0, 30},
+    {"group of 4", DType::kF16, 2, 32, 8, 1, 300, 128, 0, 0},
+    {"head size 96", DType::kBF16, 1, 4, 2, 2, 127, 96, 0, 0},
+    {"head size 64", DType::kF16, 3, 16, 2, 1, 65, 64, 5, 0},
+    {"chunk", DType::kF16, 1, 8, 1, 3, 200, 256, 64, 0},
+    {"prefill, D 64", DType::kF16, 1, 8, 2, 40, 100, 64, 0, 0},
+    {"prefill, D 128", DType::kBF16, 2, 8, 2, 33, 90, 96, 17, 20},
+    {"prefill, D 256", DType::kF16, 1, 8, 1, 64, 200, 256, 63, 0},
+    {"prefill, D 512", DType::kF16, 1, 8, 1, 50, 64, 512, 0, 0},
+    {"f32", DType::kF32, 2, 4, 2, 2, 77, 80, 0, 0},
+};
+constexpr Case kBench[] = {
+    {"full layer, T 32768, B 1", DType::kF16, 1, 8, 1, 1, 32768, 512, 0, 0},
+    {"full layer, T 32768, B 8", DType::kF16, 8, 8, 1, 1, 32768, 512, 0, 0},
+    {"full layer, T 4096, B 1", DType::kF16, 1, 8, 1, 1, 4096, 512, 0, 0},
+    {"sliding layer, T 32768, B 1", DType::kF16, 1, 8, 1, 1, 32768, 256, 512, 0},
+    {"llama decode, T 32768, B 1", DType::kF16, 1, 32, 8, 1, 32768, 128, 0, 0},
+    {"prefill, S = T = 4096, D 512", DType::kF16, 1, 8, 1, 4096, 4096, 512, 0, 0},
+    {"prefill, S = T = 4096, D 128", DType::kF16, 1, 32, 8, 4096, 4096, 128, 0, 0},
+};
+
+[[noreturn]] void Die(const Status& status) {
+  std::fprintf(stderr, "gpu_check: %s\n", status.message().c_str());
+  std::exit(1);
+}
+void Check(const Status& status) {
+  if (!status.ok()) Die(status);
+}
+template <typename T>
+T Must(Result<T> result) {
+  if (!result.ok()) Die(result.status());
+  return *std::move(result);
+}
+
+// Tensors on the host and on the device.
+class Tensors {
+ public:
+  explicit Tensors(const Case& c, bool random) : c_(c) {
+    std::mt19937 generator(1);
+    std::normal_distribution<float> normal(0, 1);
+    const int64_t counts[] = {c.B * c.Hq * c.S * c.D, c.B * c.Hkv * c.T * c.D, c.B * c.Hkv * c.T * c.D,
+                              c.B * c.Hq * c.S * c.D};
+    for (int i = 0; i < 4; ++i) {
+      host_[i].resize(static_cast<size_t>(BytesOf(c.type, counts[i])));
+      for (int64_t j = 0; random && i < 3 && j < counts[i]; ++j)
+        StoreElement(host_[i].data(), c.type, j, normal(generator));
+      device_[i] = Must(Allocate(host_[i].size()));
+      Check(Upload(device_[i], host_[i].data(), host_[i].size()));
+    }
+    lengths_ = Must(Allocate(2 * static_cast<size_t>(c.B) * sizeof(int64_t)));
+    SetLengths(std::vector<int64_t>(static_cast<size_t>(c.B), c.T));
+  }
+  ~Tensors() {
+    for (void* block : device_) Check(Free(block));
+    Check(Free(lengths_));
+  }
+  Tensors(const Tensors&) = delete;
+  Tensors& operator=(const Tensors&) = delete;
+
+  void SetLengths(const std::vector<int64_t>& lengths) {
+    length_ = lengths;
+    position_ = lengths;
+    for (int64_t& position : position_) position -= c_.S;
+    const size_t bytes = lengths.size() * sizeof(int64_t);
+    Check(Upload(lengths_, length_.data(), bytes));
+    Check(Upload(static_cast<char*>(lengths_) + bytes, position_.data(), bytes));
+  }
+  AttentionCall Call(void* const (&data)[4]) const {
+    AttentionCall call;
+    call.query = HeadsView::Bsnh(data[0], c_.type, c_.B, c_.S, c_.Hq, c_.D);
+    call.key = HeadsView::Bnsh(data[1], c_.type, c_.B, c_.Hkv, c_.T, c_.D);
+    call.value = HeadsView::Bnsh(data[2], c_.type, c_.B, c_.Hkv, c_.T, c_.D);
+    call.output = MutableHeadsView::Bsnh(data[3], c_.type, c_.B, c_.S, c_.Hq, c_.D);
+    call.spec.scale = 1 / std::sqrt(static_cast<double>(c_.D));
+    call.spec.softcap = c_.softcap;
+    call.spec.window_left = c_.window > 0 ? c_.window - 1 : kUnlimited;
+    call.spec.window_right = 0;
+    return call;
+  }
+  AttendPlan Plan() const {
+    DevicePositions positions;
+    positions.length = {lengths_, true, 0, 0, c_.T};
+    positions.query_position = {static_cast<const int64_t*>(lengths_) + c_.B, true, 0, -c_.S, c_.T};
+    positions.query_length = DeviceNumbers::Same(c_.S);
+    return Must(PlanAttend(Call(device_), positions, Must(CurrentDevice()), "gpu_check"));
+  }
+  // The largest difference from the oracle over the largest magnitude.
+  double Error() {
+    std::vector<std::byte> truth(host_[3].size());
+    void* const data[4] = {host_[0].data(), host_[1].data(), host_[2].data(), truth.data()};
+    AttentionCall call = Call(data);
+    call.positions.length = length_.data();
+    call.positions.query_position = position_.data();
+    AttendOracle(call);
+    Check(Download(host_[3].data(), device_[3], host_[3].size()));
+    double worst = 0, largest = 0;
+    for (int64_t i = 0; i < c_.B * c_.Hq * c_.S * c_.D; ++i) {
+      const double want = LoadElement(truth.data(), c_.type, i);
+      const double off = std::fabs(want - LoadElement(host_[3].data(), c_.type, i));
+      worst = off <= worst ? worst : off;  // a NaN stays
+      largest = std::max(largest, std::fabs(want));
+    }
+    return worst / largest;
+  }
+  size_t BytesOfKeysAndValues() const {
+    const int64_t seen = c_.window > 0 ? std::min(c_.T, c_.window + c_.S) : c_.T;
+    return 2 * static_cast<size_t>(BytesOf(c_.type, c_.B * c_.Hkv * seen * c_.D));
+  }
+  double Flops() const { return 4.0 * static_cast<double>(c_.B * c_.Hq * c_.S * c_.D) * static_cast<double>(c_.T) / 2; }
+
+ private:
+  const Case& c_;
+  std::vector<std::byte> host_[4];
+  void* device_[4] = {};
+  void* lengths_ = nullptr;  // [2, B]: lengths, then positions
+  std::vector<int64_t> length_, position_;
+};
+
+double Tolerance(DType type) { return type == DType::kBF16 ? 1.6e-2 : type == DType::kF16 ? 2e-3 : 1e-5; }
+
+int Cases() {
+  int wrong = 0;
+  void* const stream = Must(CreateStream());
+  for (const Case& c : kCases) {
+    Tensors tensors(c, true);
+    const AttendPlan plan = tensors.Plan();
+    void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
+    double error = 0;
+    const auto worse = [&](double other) { error = other <= error ? error : other; };
+    for (int time = 0; time < 2; ++time) {
+      Check(AttendCuda(plan, stream, scratch));
+      Check(Synchronize(stream));
+      worse(tensors.Error());
+    }
+    Check(BeginCapture(stream));
+    Check(AttendCuda(plan, stream, scratch));
+    const std::unique_ptr<Graph> graph = Must(EndCapture(stream));
+    for (const int64_t cut : {int64_t{0}, c.T / 3, c.T - c.S}) {
+      std::vector<int64_t> lengths(static_cast<size_t>(c.B), c.T);
+      lengths[0] -= cut;
+      tensors.SetLengths(lengths);
+      Check(graph->Replay(stream));
+      Check(Synchronize(stream));
+      worse(tensors.Error());
+    }
+    Check(Free(scratch));
+    const bool ok = error <= Tolerance(c.type);
+    wrong += ok ? 0 : 1;
+    std::printf("%-6s %-16s %-4s %-24s splits %3d  error %.1e\n", ok ? "ok" : "WRONG", c.name, NameOf(c.type),
+                plan.kernel->name, plan.splits, error);
+  }
+  Check(DestroyStream(stream));
+  std::printf("%d of %zu cases are wrong\n", wrong, std::size(kCases));
+  return wrong == 0 ? 0 : 1;
+}
+
+// Milliseconds of one `run`, the median of seven bursts.
+template <typename Body>
+double Milliseconds(void* stream, const Body& run) {
+  constexpr int kBursts = 7, kRuns = 20;
+  run();
+  Check(Synchronize(stream));
+  std::vector<double> times;
+  for (int burst = 0; burst < kBursts; ++burst) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < kRuns; ++i) run();
+    Check(Synchronize(stream));
+    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count() /
+                    kRuns);
+  }
+  std::sort(times.begin(), times.end());
+  return times[kBursts / 2];
+}
+
+int Bench(const char* path) {
+  std::FILE* const json = path != nullptr ? std::fopen(path, "w") : nullptr;
+  void* const stream = Must(CreateStream());
+  constexpr size_t kCopied = size_t{1} << 30;
+  void* const from = Must(Allocate(kCopied));
+  void* const to = Must(Allocate(kCopied));
+  const double copy = Milliseconds(stream, [&] { Check(CopyOnDevice(to, from, kCopied, stream)); });
+  const double roof = 2 * static_cast<double>(kCopied) / copy / 1e9;  // TB/s, read and written
+  Check(Free(from));
+  Check(Free(to));
+  std::printf("a copy of 1 GiB: %.2f TB/s\n", roof);
+  if (json != nullptr) std::fprintf(json, "{\"copy_tb_per_s\": %.4f, \"rows\": [", roof);
+  for (const Case& c : kBench) {
+    Tensors tensors(c, false);  // zeros: times are the same
+    const AttendPlan plan = tensors.Plan();
+    void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
+    const double eager = Milliseconds(stream, [&] { Check(AttendCuda(plan, stream, scratch)); });
+    Check(BeginCapture(stream));
+    Check(AttendCuda(plan, stream, scratch));
+    const std::unique_ptr<Graph> graph = Must(EndCapture(stream));
+    const double replayed = Milliseconds(stream, [&] { Check(graph->Replay(stream)); });
+    const double rate = static_cast<double>(tensors.BytesOfKeysAndValues()) / replayed / 1e9;
+    const double flops = tensors.Flops() / replayed / 1e9;
+    std::printf("%-30s %-22s splits %3d  %8.4f ms  graph %8.4f ms  K and V %.2f TB/s  %.1f TFLOP/s\n", c.name,
+                plan.kernel->name, plan.splits, eager, replayed, rate, flops);
+    if (json != nullptr)
+      std::fprintf(json, "%s\n{\"row\": \"%s\", \"kernel\": \"%s\", \"ms\": %.5f, \"graph_ms\": %.5f}",
+                   &c == kBench ? "" : ",", c.name, plan.kernel->name, eager, replayed);
+    Check(Free(scratch));
+  }
+  if (json != nullptr) {
+    std::fprintf(json, "\n]}\n");
+    std::fclose(json);
+  }
+  Check(DestroyStream(stream));
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvshare::cuda
+
+int main(int count, char** arguments) {
+  const std::string what = count > 1 ? arguments[1] : "";
+  if (what != "cases" && what != "bench") {
+    std::fprintf(stderr, "usage: gpu_check cases | bench [FILE.json]\n");
+    return 64;
+  }
+  kvshare::cuda::Check(kvshare::cuda::PrepareKernels());
+  return what == "cases" ? kvshare::cuda::Cases() : kvshare::cuda::Bench(count > 2 ? arguments[2] : nullptr);
+}
