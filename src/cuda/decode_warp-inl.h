@@ -212,7 +212,6 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, Decod
     gpu::SyncWarp();
     copy(i + Shape::kStages, true);
   }
-  gpu::CopyWait<0>();
 }
 
 // The warps' sums, one beside the other in shared memory, in place of the rings.

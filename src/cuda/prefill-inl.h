@@ -203,6 +203,7 @@ GPU_FN void PrefillLoop(const DeviceAttention& call, const TileBlock& mine, Pref
     PrefillWeights<Shape>(x, sums);
     PrefillValues<Shape>(sums, x, memory, part);
   }
+  // A block without keys has copied its query.
   gpu::CopyWait<0>();
 }
 

@@ -22,6 +22,7 @@ struct Case {
   std::vector<int64_t> past = {5, 9};
   std::vector<int64_t> length;  // default past + S - skip
   std::vector<int64_t> skip;
+  std::vector<int64_t> wild_past, wild_length;  // what the device holds instead, and clamps to those
 };
 
 Array Random(DType type, int64_t count, uint32_t seed) {
@@ -72,9 +73,9 @@ void ExpectMatchesOracle(Case c, double tolerance) {
     on_device.rotary.sin = At(on_device.rotary.cos, DType::kF32, 40 * c.half);
   }
   AppendPositions positions;
-  positions.past_length = memory.Numbers(c.past, 0, 0, c.capacity);
+  positions.past_length = memory.Numbers(c.wild_past.empty() ? c.past : c.wild_past, 0, 0, c.capacity);
   positions.rotary_start = positions.past_length;
-  positions.length = memory.Numbers(c.length, 0, 0, c.capacity);
+  positions.length = memory.Numbers(c.wild_length.empty() ? c.length : c.wild_length, 0, 0, c.capacity);
   positions.skip = memory.Numbers(c.skip, 0, 0, c.capacity + c.S);
   const Status status = AppendCuda(on_device, positions, Must(CurrentDevice()), nullptr, "test");
   ASSERT_TRUE(status.ok()) << status.message();
@@ -149,6 +150,15 @@ TEST_P(Append, WindowSizedCachesDropTheirFirstRows) {
     c.skip = {14, 6};  // a new row, too
     ExpectMatchesOracle(c, 0);
   }
+}
+
+TEST_P(Append, LengthsAreClampedWhereNobodyCouldCheckThem) {
+  Case c = Made();
+  c.past = {13, 0};
+  c.length = {13, 3};
+  c.wild_past = {int64_t{1} << 40, -5};
+  c.wild_length = {int64_t{1} << 40, 12};  // more than there are
+  ExpectMatchesOracle(c, 0);
 }
 
 TEST_P(Append, HeadsThatFitNoBlockAreRefused) {
