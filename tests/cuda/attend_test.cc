@@ -271,6 +271,7 @@ TEST_P(Emulated, ScoresOfEveryStageMatchTheOracle) {
       p.stage = stage;
       p.smooth = true;
       p.Fill();
+      if (stage == ScoreStage::kMasked || stage == ScoreStage::kWeights) PoisonUnseen(p);
       if (masked) p.AddBias(DType::kF32, true);
       SCOPED_TRACE(::testing::Message() << "stage " << static_cast<int>(stage) << " masked " << masked);
       ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
