@@ -25,9 +25,22 @@ struct Way {
 
 void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
 
+SessionSetup DropIn() {
+  SessionSetup setup;
+  setup.entries = {{"kvshare.drop_in", "1"}};
+  setup.library = KVSHARE_ORT_LIBRARY;
+  return setup;
+}
+
+SessionSetup Provider() {
+  SessionSetup setup;
+  setup.provider = KVSHARE_ORT_LIBRARY;
+  return setup;
+}
+
 const Way kWays[] = {
-    {"DropIn", "head_shared_gqa", {.entries = {{"kvshare.drop_in", "1"}}, .library = KVSHARE_ORT_LIBRARY}},
-    {"Provider", "mixed_bias_asis", {.provider = KVSHARE_ORT_LIBRARY}},  // with masks in one node, and aliases
+    {"DropIn", "head_shared_gqa", DropIn()},
+    {"Provider", "mixed_bias_asis", Provider()},  // whose masks become one node, and whose copies aliases
 };
 
 std::string Folder(const Way& way) { return std::string(KVSHARE_TEST_DATA) + "/" + way.model; }
