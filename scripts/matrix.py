@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """matrix.py [RELEASE...]: every ONNX Runtime release that is unpacked, in both modes; a table, exit 1 if anything failed.
 
-From 1.24 on: all exported cases, unchanged by drop-in, and rewritten to domain kvshare, and Attention's op tests. On all:
+From 1.24 on: all exported cases, unchanged by drop-in and by the execution provider in both of its modes, and rewritten to domain
+kvshare, and Attention's op tests. On all:
 GroupQueryAttention's op tests (IR 10, opset 21 before 1.24), in com.microsoft by drop-in and in domain kvshare, against float64.
 """
 import json
