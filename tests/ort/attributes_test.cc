@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "backend/backend.h"
 #include "core/ops.h"
 #include "ort/attention.h"
 #include "ort/group_query_attention.h"
@@ -46,8 +47,9 @@ class AskedNode final : public NodeInfo {
 TEST(Attributes, ThatAdaptersReadAreThoseOfTheTable) {
   for (const Operator& op : Operators()) {
     const AskedNode node;
-    const OpBinding binding{op.domain, op.name, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-                            ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, SessionConfig{}};
+    const OpBinding binding{
+        op.domain,       op.name,      ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+        SessionConfig{}, &CpuBackend()};
     const bool gqa = std::string_view(op.name) == "GroupQueryAttention";
     const auto kernel = gqa ? CreateGqa(binding, node) : CreateAttention(binding, node);
     ASSERT_TRUE(kernel.ok()) << kernel.status().message();
