@@ -29,7 +29,7 @@ constexpr int kMaskInput = 3;
 // The layers whose is_causal exporters mean by position: top left, a decoded token would see one key of the whole
 // cache.
 bool BorrowsCausally(const Layer& layer) {
-  return !layer.IsGqa() && layer.IsShared() && !layer.key.empty() && layer.source >= 0 &&
+  return !layer.IsGqa() && layer.IsShared() && !layer.made_outside && !layer.key.empty() && layer.source >= 0 &&
          graph::IntAttribute(*layer.node, "is_causal") == 1 && Input(*layer.node, 4).empty() &&
          Input(*layer.node, 6).empty();
 }
@@ -85,12 +85,15 @@ class Finder {
       KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, graph::MatchOwnAttention(layer));
       return CheckMeaning(std::move(mask), /*repairs=*/false);
     }
+    KVSHARE_RETURN_IF_ERROR(graph::CheckSourceIsLayer(layer));
+    if (layer.made_outside) return Decline(DeclineCode::kKeyIsMadeOutside, "its keys are made outside of attention");
     KVSHARE_ASSIGN_OR_RETURN(graph::SharedMatch match,
                              graph::MatchSharedAttention(layers_, layer, /*counts_lengths=*/false));
     return CheckMeaning(std::move(match.mask), match.repairs_causality);
   }
 
   Matched<MaskMeaning> CheckMeaning(MaskMeaning mask, bool repairs) const {
+    if (mask.columns) return Decline(DeclineCode::kMaskUnknown, "its mask compares columns, which a key mask does not");
     if (options_.alignment != Alignment::kSpec) return mask;
     if (repairs) return Decline(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
     if (mask.rank == 3)
@@ -206,6 +209,7 @@ class Finder {
   Decline MatchAliases(const Layer& layer) const {
     if (layer.graph != &graph_) return {DeclineCode::kValueIsCaptured, "lies in a body"};
     if (!layer.trouble.ok()) return layer.trouble;
+    KVSHARE_RETURN_IF_ERROR(graph::CheckSourceIsLayer(layer));
     if (layer.expansion != 1 || layer.copies.size() % 2 != 0)
       return {DeclineCode::kAlreadyConverted, "its keys are repeated for its query heads"};
     for (const Node* copy : layer.copies)

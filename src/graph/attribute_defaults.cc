@@ -25,6 +25,7 @@ constexpr std::array kRows = {
     Row{"CumSum", "exclusive", 0},
     Row{"CumSum", "reverse", 0},
     Row{"Gather", "axis", 0},
+    Row{"GatherND", "batch_dims", 0},
     Row{"GroupQueryAttention", "causal", 1},
     Row{"GroupQueryAttention", "do_rotary", 0},
     Row{"GroupQueryAttention", "local_window_size", -1},

@@ -55,8 +55,8 @@ class Group {
 // A triangle over more keys than queries whose alignment changed.
 bool IsCausalTrap(const Layer& layer) {
   const Node& node = *layer.node;
-  return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && IntAttribute(node, "is_causal") == 1 &&
-         !layer.key.empty() && Input(node, 4).empty() && Input(node, 6).empty();
+  return !layer.IsGqa() && !layer.IsKvshare() && layer.IsShared() && !layer.made_outside &&
+         IntAttribute(node, "is_causal") == 1 && !layer.key.empty() && Input(node, 4).empty() && Input(node, 6).empty();
 }
 
 std::vector<std::string> Warnings(const std::vector<Layer>& layers) {

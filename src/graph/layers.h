@@ -16,6 +16,13 @@ inline constexpr int kExternalValue = 18;
 inline constexpr int kKeyMask = 7;  // input of kvshare::Attention
 inline constexpr int64_t kFullWindow = -1;
 
+// What is a present where the graph itself puts new keys after past ones: Concat(past, added), BNSH.
+struct Join {
+  const Node* node = nullptr;  // null: there is none
+  std::string past;
+  std::string added;
+};
+
 struct Layer {
   int index = 0;
   const Node* node = nullptr;
@@ -25,6 +32,9 @@ struct Layer {
   int source = -1;  // kShared: index of the layer it borrows from; -1: a graph input
   std::string key;  // kShared: the borrowed BNSH values
   std::string value;
+  bool made_outside = false;  // kShared: they are no present of the source, which takes them as its key and value too
+  Join key_join;              // of an own layer whose node has no past
+  Join value_join;
   std::vector<const Node*> copies;  // between its keys or values and the node: Transpose, Reshape, Unsqueeze, Expand
   int64_t expansion = 1;            // how often the graph repeats each key-value head before the node (repeat_kv)
   bool constant_empty = false;      // kShared GQA: its empty key is a constant, which fixes the batch

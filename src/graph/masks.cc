@@ -1,5 +1,6 @@
 #include "graph/masks.h"
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "graph/masks/dialect.h"
@@ -7,13 +8,17 @@
 namespace kvshare::graph {
 
 Matched<MaskMeaning> ReadMask(const Graph& graph, const std::string& mask) {
-  Decline first;
+  std::vector<Decline> reasons;
   for (const Dialect& dialect : AllDialects()) {
     auto meaning = dialect.read(graph, mask);
     if (meaning.ok()) return meaning;
-    if (first.ok()) first = meaning.status();
+    reasons.push_back(meaning.status());
   }
-  return first;
+  const auto nodes = MaskNodes(graph, mask);
+  for (size_t i = 0; i < reasons.size(); ++i)
+    if (std::ranges::any_of(nodes, [&](const Node* node) { return graph.IsOnnx(node, AllDialects()[i].mark); }))
+      return reasons[i];
+  return reasons.front();
 }
 
 std::vector<const Node*> MaskNodes(const Graph& graph, const std::string& mask) {

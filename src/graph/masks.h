@@ -2,25 +2,35 @@
 // way of writing masks is a dialect: masks/dialect.h.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "graph/graph.h"
 #include "graph/match/decline.h"
+#include "graph/sums.h"
 
 namespace kvshare::graph {
+
+// Of a mask that compares columns: query s stands at column keys - queries + s, whatever attention_mask holds.
+struct Columns {
+  std::optional<Sum> queries;  // nothing: the mask hides padding alone
+  Sum keys;
+};
 
 struct MaskMeaning {
   int64_t window = -1;   // keys with the query's own; -1: no limit
   bool causal = false;   // by position, whatever is_causal says
   bool padding = false;  // keys whose mask is 0 are hidden
   int rank = 3;          // [B, S, T] or [B, 1, S, T]
-  std::string key_mask;  // the graph input [B, T] all of it comes from
+  std::string key_mask;  // the graph input [B, T] all of it comes from; "": none (columns without padding)
   // Where the mask takes S, the number of queries, from: extent 1 of a value, or a number that shapes fix. Both are
   // absent where no query position is used. A mask holds for a layer only if S is that of the layer's own query:
   // CheckQueries() in match/guards.h.
   std::string query;     // "": not from a value
   int64_t queries = -1;  // -1: not fixed
+  // In place of both: positions are columns, and not the running count of the ones in key_mask.
+  std::optional<Columns> columns;
 };
 
 // kMaskUnknown or kMaskInputType, with the node and the fact, where no dialect reads `mask`.

@@ -77,9 +77,6 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"SwappedCausal", "causal", "causal = GreaterOrEqual(kv, q)",
                  "mask: GreaterOrEqual 'causal' does not compare positions of queries [B,S,1] with positions of keys "
                  "[B,1,T]"},
-        NearMiss{"OtherWindow", "window", "const window i64[] = 3", "source layer 0 has window 4, shared layer has 3"},
-        NearMiss{"NoWindowInTheMask", "both", "both = And(kept, causal)",
-                 "source layer 0 has window 4, shared layer has full"},
         NearMiss{"ComputedWindow", "near", "near = Less(distance, ones)",
                  "mask: Less 'near' does not compare with a constant window of at least 1"},
         NearMiss{"SliceFromTheFront", "new", "new = Slice(count, S, T, one)",
@@ -177,6 +174,15 @@ INSTANTIATE_TEST_SUITE_P(
             "source layer 0 keeps only a window of its cache"}),
     [](const auto& test) { return std::string(test.param.name); });
 
+// The source's cache is whole, whatever the source itself sees of it.
+TEST(SharedAttention, KeepsAWindowOfItsOwn) {
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt})
+    EXPECT_THAT(TextAfter(TwoLayersWith("window", "const window i64[] = 3"), To(target)),
+                testing::HasSubstr("local_window_size=3"));
+  const std::string text = TextAfter(TwoLayersWith("both", "both = And(kept, causal)"), To(Target::kKvshare));
+  EXPECT_THAT(text.substr(text.find("out1 = ")), testing::Not(testing::HasSubstr("local_window_size")));
+}
+
 TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
   std::string text = TwoLayersWith("both", "both = And(kept, near)");
   text = TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=0}",
@@ -191,7 +197,7 @@ TEST(SharedAttention, NumbersOutOfAllProportionAreNotKnown) {
   const std::string heads = TwoLayersWith(
       "out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=9223372036854775807, is_causal=1}");
   EXPECT_EQ(RewriteText(heads, To(Target::kOrt)).DeclineOf("shared-attention"),
-            "has no q_num_heads and kv_num_heads; needs a 3-D query");
+            "has no q_num_heads and kv_num_heads; needs them, or a query and a key of known rank 4");
   std::string head_size = TwoLayersWith("cos_table", "const cos_table f32[0,9223372036854775807] = 1");
   head_size = TwoLayersWith(
       "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, rotary_embedding_dim=-2}", head_size);
@@ -390,6 +396,25 @@ TEST(UnnamePresents, SaysWhyTheyStay) {
   EXPECT_EQ(RewriteText(scored, To(Target::kOrt)).DeclineOf("unname-presents"), "has output_qk");
 }
 
+TEST(SharedGqa, KeepsAWindowOfItsOwnOverAWholeCacheOnly) {
+  std::string text = UpstreamsForm();
+  text.replace(text.find("local_window_size=4", text.find("out1, ")), 19, "local_window_size=5");
+  EXPECT_THAT(TextAfter(text, To(Target::kKvshare)), testing::HasSubstr("local_window_size=5"));
+  text.replace(text.find("local_window_size=4"), 19, "sliding_window_cache=1, local_window_size=4");
+  EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-gqa"),
+            "source layer 0 has window 4, shared layer has 5");
+}
+
+// As a drafter borrows from the caches of its target.
+TEST(SharedGqa, MayBorrowFromAGraphInput) {
+  std::string text = UpstreamsForm();
+  const size_t shared = text.find("out1, ");
+  text.replace(text.find("present_k, present_v", shared), 20, "past_k, past_v");
+  const std::string after = TextAfter(text, To(Target::kKvshare));
+  EXPECT_THAT(after, testing::HasSubstr("past_k, past_v) {num_heads=4"));
+  EXPECT_THAT(after, testing::HasSubstr("out1 = kvshare.GroupQueryAttention"));
+}
+
 TEST(SharedGqa, SaysWhyItStays) {
   const auto reason = [](std::string_view from, std::string_view to) {
     std::string text = UpstreamsForm();
@@ -397,7 +422,6 @@ TEST(SharedGqa, SaysWhyItStays) {
     return RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-gqa");
   };
   EXPECT_EQ(reason("local_window_size=4", "local_window_size=0"), "has local_window_size 0; needs -1 or at least 1");
-  EXPECT_EQ(reason("local_window_size=4", "local_window_size=5"), "source layer 0 has window 4, shared layer has 5");
   EXPECT_EQ(reason("kv_num_heads=1", "kv_num_heads=2"), "source layer 0 has 1 key-value heads, shared layer has 2");
 }
 
@@ -483,8 +507,8 @@ TEST(SharedAttention, FixedShapesAreRead) {
 }
 
 TEST(SharedAttention, DeclinesWithACode) {
-  const Rewritten result = RewriteText(TwoLayersWith("window", "const window i64[] = 3"), To(Target::kKvshare));
-  EXPECT_EQ(result.report.outcomes.front().code, "source-window");
+  const Rewritten result = RewriteText(TwoLayersWith("window", "const window i64[] = 0"), To(Target::kKvshare));
+  EXPECT_EQ(result.report.outcomes.front().code, "mask-unknown");
 }
 
 // An earlier node counts its seqlens_k from one mask and its total from another: not the lengths of either.
@@ -506,8 +530,16 @@ TEST(OwnAttention, TakesLengthsOnlyWhereBothCountItsMask) {
               testing::HasSubstr("GroupQueryAttention(q0, k0, k0, past_k, past_v, seqlens, total)"));
 }
 
+TEST(OwnKeyMask, KeepsThePastAndNeedsNoMask) {
+  EXPECT_THAT(TextAfter(AllAttention(), To(Target::kKvshareAttention)),
+              testing::HasSubstr("out0, present_k, present_v = kvshare.Attention(q0, k0, k0, _, past_k, past_v, _, "
+                                 "attention_mask)"));
+}
+
 TEST(OwnAttention, StaysWhereOnlyTheBorrowerIsToTurn) {
-  const std::string after = TextAfter(AllAttention(), To(Target::kKvshareAttention));
+  RewriteOptions borrowers = To(Target::kKvshareAttention);
+  borrowers.keep_own = true;
+  const std::string after = TextAfter(AllAttention(), borrowers);
   EXPECT_THAT(after, testing::HasSubstr("out0, present_k, present_v = Attention(q0, k0, k0, bias, past_k, past_v)"));
   EXPECT_THAT(after, testing::HasSubstr("out1 = kvshare.Attention(rotated, present_k, present_v, _, _, _, _, "
                                         "attention_mask)"));

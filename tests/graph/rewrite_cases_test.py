@@ -106,11 +106,11 @@ def test_a_model_of_attention_alone_is_converted(kvshare, library, tmp_path, tar
     assert [l["window"] for l in cases.inspect(kvshare, out)["layers"]] == windows == [8] * 4 + [-1] + [8] * 4 + [-1]
     ops = cases.operators(out)
     domain = {"ort": "com.microsoft"}.get(target, "kvshare")
-    if target == "kvshare-attention":  # own layers stay, and so do their masks
-        assert (ops["", "Attention"], ops["kvshare", "Attention"]) == (5, 5) and "changed contract" not in report
+    assert not any(ops["", op] for op in cases.MASK_OPS), ops
+    if target == "kvshare-attention":  # caches and their padding stay as they are
+        assert ops["kvshare", "Attention"] == 10 and not ops["", "Attention"] and "changed contract" not in report
     else:
         assert ops[domain, "GroupQueryAttention"] == 10 and not ops["", "Attention"]
-        assert not any(ops["", op] for op in cases.MASK_OPS), ops
         assert "changed contract: caches are compact" in report
         assert "source layer 3 does not rotate its keys itself" in report  # so the queries' embeddings stay as well
     assert ops["", "RotaryEmbedding"] == 15 and not ops["", "Transpose"]
@@ -310,7 +310,7 @@ def test_a_rewrite_that_changes_nothing_says_nothing_in_the_model(kvshare, tmp_p
     (["--to", "ort", "--min-ort", "1.26"], 3, "refuse key and value of length 0"),
     (["--to", "kvshare-attention", "--rope", "fold"], 3, "needs --rope keep"),
     (["--to", "ort", "--min-ort", "soon"], 2, "is no version"),
-    (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have own-attention, shared-attention"),
+    (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have repeat-kv, own-attention, own-key-mask, shared-attention"),
     (["--to", "cuda"], 2, "cuda"),
 ])
 def test_options_that_cannot_be_served_are_refused(kvshare, tmp_path, arguments, code, text):

@@ -7,6 +7,7 @@ import os
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 import harness
@@ -35,6 +36,12 @@ def differences(name, lib, session=None, **entries):
     return prefill, max(decode), logits.TOLERANCE[element], counters.read()
 
 
+def replaced(name):
+    """The entry kvshare.drop_in that a case needs: "1" adds to com.microsoft, which the model must import."""
+    model = onnx.load(os.path.join(harness.DATA, name, "model.onnx"), load_external_data=False)
+    return "1" if any(i.domain == "com.microsoft" for i in model.opset_import) else "attention"
+
+
 def alignment(name):
     """The graphs exported for the alignment of ORT <= 1.27 say so in their names."""
     return "lower_right" if name.endswith("asis") else "spec"
@@ -44,7 +51,7 @@ if __name__ == "__main__":
     drop_in = sys.argv[1] == "dropin"
     for case_name in NAMES:
         try:
-            entries = {"causal_alignment": alignment(case_name)} if drop_in else {}
+            entries = {"causal_alignment": alignment(case_name), "drop_in": replaced(case_name)} if drop_in else {}
             prefill, decode, tolerance, stats = differences(
                 case_name, harness.DROPIN_LIB if drop_in else harness.ORT_LIB, **entries)
             print(json.dumps({"case": case_name, "ort": ort.__version__, "worst": max(prefill, decode),

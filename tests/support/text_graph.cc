@@ -170,6 +170,7 @@ bool ReadLine(std::string_view line, onnx::ModelProto& model) {
   if (line.starts_with("import ")) return ReadImport(rest("import"), *model.add_opset_import());
   if (line.starts_with("input ")) return ReadValue(rest("input"), *graph.add_input());
   if (line.starts_with("output ")) return ReadValue(rest("output"), *graph.add_output());
+  if (line.starts_with("value ")) return ReadValue(rest("value"), *graph.add_value_info());
   if (line.starts_with("const ")) return ReadConstant(rest("const"), *graph.add_initializer());
   return ReadNode(line, *graph.add_node());
 }

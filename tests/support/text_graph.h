@@ -3,6 +3,7 @@
 //   import com.microsoft 1
 //   input q f32[B,S,128]
 //   output o f32[B,S,128]
+//   value q2 f32[B,S,128]
 //   const shape i64[3] = 0 0 -1
 //   o, pk, pv = com.microsoft.GroupQueryAttention(q, k, _, past_k) {num_heads=4, scale=0.5, perm=[0,2,1,3]}
 //

@@ -93,9 +93,9 @@ void Borrow(const LayersBefore& before, Layer& layer, const Trace& key, const Tr
   layer.expansion = key.expansion;
   if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, layer.key);
   if (graph.IsInput(key.value) && graph.IsInput(value.value)) {
-    const std::string& place = graph.OwnerOf(key.value)->place();
-    layer.trouble = Because(DeclineCode::kKeyFromOutside, "borrows from an input of {}, not from a layer of this model",
-                            place.empty() ? "the graph" : place);
+    const int64_t width = layer.kv_heads * layer.head_size;
+    layer.trouble = OddSteps(graph, key, width);
+    if (layer.trouble.ok()) layer.trouble = OddSteps(graph, value, width);
     return;
   }
   const auto from_key = before.MakerOf(graph, key.value);

@@ -13,18 +13,12 @@ bool ReadEqualKeysAttention(const LayersBefore& before, Layer& layer) {
   if (!taker || !ReadOwnAttention(before, layer)) return false;
   layer.kind = LayerKind::kShared;
   layer.source = *taker;
+  layer.key = key.value;
+  layer.value = value.value;
+  layer.made_outside = true;
   if (layer.head_size == 0) layer.head_size = before[*taker].head_size;
-  layer.trouble =
-      layer.expansion > 1
-          ? Because(
-                DeclineCode::kKeyIsExpanded,
-                "takes the same key and value as layer {}, made outside of both; the graph repeats each of their {} "
-                "heads {} times",
-                *taker, layer.kv_heads, layer.expansion)
-          : Because(DeclineCode::kKeyIsMadeOutside,
-                    "takes the same key and value as layer {}, made outside of both; nothing is copied for it, and "
-                    "drop-in serves it as it is",
-                    *taker);
+  layer.key_join = {};
+  layer.value_join = {};
   return true;
 }
 

@@ -43,6 +43,15 @@ int64_t HeadSizeIn(const Graph& graph, const std::string& folded, int64_t heads)
   return ExtentOrZero((*shape)[2] / heads);
 }
 
+Join JoinOf(const Graph& graph, const std::string& bnsh) {
+  const Node* node = graph.Producer(bnsh);
+  if (!graph.IsOnnx(node, "Concat") || node->input_size() != 2) return {};
+  const int64_t axis = IntAttribute(*node, "axis");
+  const std::string& past = graph.Origin(node->input(0));
+  if ((axis != 2 && axis != -2) || !graph.IsInput(past) || !Bnsh(graph, past)) return {};
+  return {node, past, node->input(1)};
+}
+
 void ReadGqaFacts(Layer& layer) {
   const Node& node = *layer.node;
   layer.form = LayerForm::kGroupQueryAttention;

@@ -29,6 +29,9 @@ struct Trace {
   int64_t heads = 0;                    // before that; 0: not known
 };
 
+// Where `bnsh` is past and new keys joined outside of attention, as PyTorch's exporter writes caches.
+Join JoinOf(const Graph& graph, const std::string& bnsh);
+
 // Through the Unsqueeze, Expand and Reshape of repeat_kv, where `value` ends such; else `value` itself.
 Trace BeforeExpansion(const Graph& graph, const std::string& value);
 // The same, or through Transpose and Reshape.

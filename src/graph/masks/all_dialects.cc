@@ -3,7 +3,8 @@
 namespace kvshare::graph {
 
 const std::vector<Dialect>& AllDialects() {
-  static const std::vector<Dialect> dialects = {{"cumsum", ReadCumSumMask}};
+  static const std::vector<Dialect> dialects = {{"cumsum", "CumSum", ReadCumSumMask},
+                                                {"columns", "Range", ReadColumnMask}};
   return dialects;
 }
 

@@ -10,12 +10,14 @@ namespace kvshare::graph {
 
 struct Dialect {
   const char* name;
+  const char* mark;  // an operator that its masks have and other dialects' have not
   Matched<MaskMeaning> (*read)(const Graph& graph, const std::string& mask);
 };
 
-// In the order they are tried; where none reads a mask, the first one says why.
+// In the order they are tried; where none reads a mask, the one whose mark it bears says why, else the first.
 const std::vector<Dialect>& AllDialects();
 
+Matched<MaskMeaning> ReadColumnMask(const Graph& graph, const std::string& mask);
 Matched<MaskMeaning> ReadCumSumMask(const Graph& graph, const std::string& mask);
 
 }  // namespace kvshare::graph

@@ -1,5 +1,6 @@
 #include "graph/match/attention.h"
 
+#include "graph/forms/facts.h"
 #include "graph/match/lengths.h"
 #include "graph/schema.h"
 
@@ -11,6 +12,37 @@ int64_t TokensOf(const Graph& graph, const std::string& value) {
   const auto shape = graph.Shape(value);
   if (!shape || (shape->size() != 3 && shape->size() != 4)) return -1;
   return (*shape)[shape->size() - 2];
+}
+
+bool HasPast(const Node& node) { return !Input(node, 4).empty() || !Input(node, 5).empty(); }
+
+// Of [B, S, heads * D] or [B, heads, S, D].
+Sum TokenSum(const Graph& graph, const std::string& value) {
+  const auto shape = graph.Shape(value);
+  return SumOfExtent(graph, value, shape && shape->size() == 3 ? 1 : 2);
+}
+
+// Do the mask's columns count what the layer's query and key have?
+Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
+  const Graph& graph = *layer.graph;
+  const Node& node = *layer.node;
+  const Columns& columns = *mask.columns;
+  if (!HasPast(node) && IntAttribute(node, "is_causal") == 1)
+    return Because(DeclineCode::kNotCausal,
+                   "is_causal without a past counts from the first key, its mask from the last");
+  const Sum queries = TokenSum(graph, Input(node, 0));
+  if (columns.queries && queries != *columns.queries)
+    return Because(DeclineCode::kMaskQueries, "its mask is made for {} queries; its query has {}",
+                   TextOf(*columns.queries), TextOf(queries));
+  Sum keys = TokenSum(graph, BeforeExpansion(graph, Input(node, 1)).value);
+  if (HasPast(node)) keys = Add(std::move(keys), SumOfExtent(graph, Input(node, 4), 2));
+  if (keys != columns.keys)
+    return Because(DeclineCode::kMaskKeys, "its mask is made for {} keys; it has {}", TextOf(columns.keys),
+                   TextOf(keys));
+  if (HasPast(node) && mask.padding && SumOfExtent(graph, mask.key_mask, 1) != columns.keys)
+    return Because(DeclineCode::kMaskKeys, "its mask is made for {} keys; '{}' has {}", TextOf(columns.keys),
+                   mask.key_mask, TextOf(SumOfExtent(graph, mask.key_mask, 1)));
+  return {};
 }
 
 // What the source must be, and how the two must agree.
@@ -26,10 +58,18 @@ Decline CheckSource(const Layer& layer, const Layer& source) {
     return Because(DeclineCode::kSourceCache, "source layer {} keeps only a window of its cache", source.index);
   if (IntAttribute(node, "causal") != 1)
     return Because(DeclineCode::kSourceNotCausal, "source layer {} is not causal", source.index);
-  if (source.window != layer.window)
-    return Because(DeclineCode::kSourceWindow, "source layer {} has window {}, shared layer has {}", source.index,
-                   WindowText(source.window), WindowText(layer.window));
   return {};
+}
+
+// What only the source of a borrower has to say.
+Decline CheckBorrowing(const std::vector<Layer>& layers, const Layer& layer, const MaskMeaning& mask,
+                       bool counts_lengths) {
+  if (layer.source < 0) return {};
+  const Layer& source = layers[static_cast<size_t>(layer.source)];
+  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
+  if (!counts_lengths) return {};
+  if (!mask.padding) return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+  return CheckLengths(source, mask.key_mask);
 }
 
 }  // namespace
@@ -41,9 +81,9 @@ Decline CheckAttentionNode(const Layer& layer) {
     if (Differs(node, window))
       return Because(DeclineCode::kWindowAttribute, "has {}; needs its window in the mask", window);
   if (!Input(node, 6).empty()) return Because(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which is not converted");
-  if (IntAttribute(node, "q_num_heads") <= 0 || IntAttribute(node, "kv_num_heads") <= 0 || layer.query_heads <= 0 ||
-      layer.kv_heads <= 0)
-    return Because(DeclineCode::kHeads, "has no q_num_heads and kv_num_heads; needs a 3-D query");
+  if (layer.query_heads <= 0 || layer.kv_heads <= 0)
+    return Because(DeclineCode::kHeads,
+                   "has no q_num_heads and kv_num_heads; needs them, or a query and a key of known rank 4");
   if (layer.query_heads % layer.kv_heads != 0)
     return Because(DeclineCode::kHeads, "has {} query heads for {} key-value heads", layer.query_heads, layer.kv_heads);
   if (FindAttribute(node, "scale") != nullptr && FloatAttribute(node, "scale") == 0.0F)
@@ -56,6 +96,7 @@ Decline CheckAttentionNode(const Layer& layer) {
 }
 
 Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::string& value, const char* what) {
+  if (mask.columns) return {};  // CheckColumns compared them
   if (mask.queries >= 0) {
     if (TokensOf(*layer.graph, value) == mask.queries) return {};
     if (mask.query.empty())
@@ -76,7 +117,9 @@ Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {
   const Node& node = *layer.node;
   if (Input(node, 3).empty()) return Because(DeclineCode::kMaskAbsent, "has no mask; needs one that hides the padding");
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, ReadMask(*layer.graph, Input(node, 3)));
-  if (!mask.padding) return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+  if (!mask.padding && !mask.columns)
+    return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+  if (mask.columns) KVSHARE_RETURN_IF_ERROR(CheckColumns(layer, mask));
   if (!mask.causal && IntAttribute(node, "is_causal") != 1)
     return Because(DeclineCode::kNotCausal, "neither its mask nor is_causal makes it causal");
   KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 0), "query"));
@@ -87,24 +130,37 @@ Matched<MaskMeaning> MatchOwnAttention(const Layer& layer) {
   const Node& node = *layer.node;
   if (!layer.trouble.ok()) return layer.trouble;
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
-  for (const int past : {4, 5})
-    if (Input(node, past).empty() || Output(node, past - 3).empty())
-      return Because(DeclineCode::kCacheIncomplete, "has only a part of past and present; needs key and value of both");
+  const bool whole =
+      !Input(node, 4).empty() && !Input(node, 5).empty() && !Output(node, 1).empty() && !Output(node, 2).empty();
+  const bool outside = !HasPast(node) && Output(node, 1).empty() && Output(node, 2).empty();
+  if (!whole && !outside)
+    return Because(DeclineCode::kCacheIncomplete, "has only a part of past and present; needs key and value of both");
   if (!Output(node, 3).empty()) return Because(DeclineCode::kOutputIsRead, "has qk_matmul_output");
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, CheckAttentionMask(layer));
+  if (outside && !mask.columns)
+    return Because(DeclineCode::kKeyNotOfThisStep,
+                   "takes keys made outside of it with a mask that numbers them by the ones in '{}'; needs a past",
+                   mask.key_mask);
   KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 1), "key"));
   return mask;
 }
 
+Decline CheckSourceIsLayer(const Layer& layer) {
+  if (layer.source >= 0) return {};
+  const std::string& place = layer.graph->OwnerOf(layer.key)->place();
+  return Because(DeclineCode::kKeyFromOutside, "borrows from an input of {}, not from a layer of this model",
+                 place.empty() ? "the graph" : place);
+}
+
 Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths) {
   if (!layer.trouble.ok()) return layer.trouble;
-  const Layer& source = layers[static_cast<size_t>(layer.source)];
+  if (counts_lengths) KVSHARE_RETURN_IF_ERROR(CheckSourceIsLayer(layer));
   // A source of another form says more about the model than any detail of this node.
-  if (!source.IsGqa() && counts_lengths)
+  if (counts_lengths && !layers[static_cast<size_t>(layer.source)].IsGqa())
     return Because(DeclineCode::kSourceForm,
                    "source layer {} stayed Attention, whose cache may have gaps where GroupQueryAttention counts "
                    "lengths; needs GroupQueryAttention there, or option 'target' = 'kvshare-attention'",
-                   source.index);
+                   layer.source);
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;
   if (!Input(node, 4).empty() || !Input(node, 5).empty())
@@ -114,9 +170,10 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
       return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
   SharedMatch match;
   KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
-  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
-  if (counts_lengths) KVSHARE_RETURN_IF_ERROR(CheckLengths(source, match.mask.key_mask));
+  KVSHARE_RETURN_IF_ERROR(CheckBorrowing(layers, layer, match.mask, counts_lengths));
   match.repairs_causality = IntAttribute(node, "is_causal") == 1;
+  if ((layer.made_outside || layer.source < 0) && match.repairs_causality)
+    return Because(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
   return match;
 }
 

@@ -22,7 +22,8 @@ Matched<MaskMeaning> CheckAttentionMask(const Layer& layer);
 // names it in the message.
 Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::string& value, const char* what);
 
-// An own layer with past and present: all of the above, for its key too.
+// An own layer with past and present, or with keys joined outside of it: all of the above, for its key too. Its mask
+// may hide no padding if it compares columns.
 Matched<MaskMeaning> MatchOwnAttention(const Layer& layer);
 
 struct SharedMatch {
@@ -30,8 +31,11 @@ struct SharedMatch {
   bool repairs_causality = false;  // is_causal was what made it causal, without a past
 };
 
-// A layer that borrows from `layers[layer.source]`. `counts_lengths`: what it turns into knows the mask only by the
-// source's seqlens_k and total_sequence_length, as GroupQueryAttention does.
+// kKeyFromOutside: the layer borrows from a graph input, as a drafter does from its target's caches.
+Decline CheckSourceIsLayer(const Layer& layer);
+
+// A layer that borrows from `layers[layer.source]`, or from a graph input. `counts_lengths`: what it turns into knows
+// the mask only by the source's seqlens_k and total_sequence_length, as GroupQueryAttention does.
 Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths);
 
 }  // namespace kvshare::graph

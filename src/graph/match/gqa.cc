@@ -14,8 +14,10 @@ Decline CheckGqaNode(const Layer& layer) {
 Decline CheckSharedGqa(const std::vector<Layer>& layers, const Layer& layer) {
   if (!layer.trouble.ok()) return layer.trouble;
   KVSHARE_RETURN_IF_ERROR(CheckGqaNode(layer));
+  if (layer.source < 0) return {};  // a graph input, which has no window and the heads that the node says
   const Layer& source = layers[static_cast<size_t>(layer.source)];
-  if (source.window != layer.window)
+  const bool is_whole = !Differs(*source.node, "sliding_window_cache");
+  if (!is_whole && source.window != layer.window)
     return Because(DeclineCode::kSourceWindow, "source layer {} has window {}, shared layer has {}", source.index,
                    WindowText(source.window), WindowText(layer.window));
   if (source.kv_heads != layer.kv_heads)

@@ -7,7 +7,9 @@ namespace kvshare::graph {
 
 const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> rules = {
+      {kRepeatKvRule, {Feature::kHeadsAsTheyAre}, RunRepeatKv},
       {kOwnAttentionRule, {Feature::kOwnGqa}, RunOwnAttention},
+      {kOwnKeyMaskRule, {Feature::kOwnToKeyMask}, RunOwnKeyMask},
       {kSharedAttentionRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunSharedAttention},
       {kSharedGqaRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunSharedGqa},
       {kFoldRotaryRule, {Feature::kFoldRotary}, RunFoldRotary},
@@ -41,6 +43,10 @@ void Rewriting::LookAgain() {
     graphs[next] = next;
     for (Graph* body : next->bodies()) open.push_back(body);
   }
+}
+
+void Rewriting::Reorder() {
+  for (const auto& [held, edited] : graphs) static_cast<void>(edited->Reorder());
 }
 
 void ForEachLayer(Rewriting& rewriting, const char* rule,

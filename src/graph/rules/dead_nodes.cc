@@ -31,7 +31,7 @@ void RunDeadNodes(Rewriting& rewriting) {
     bool tell;  // worth a word if it stays: not the query that a rotary embedding handed on
   };
   std::vector<Value> open;
-  for (const Released& released : rewriting.released) open.push_back({released.graph, released.value, true});
+  for (const Released& released : rewriting.released) open.push_back({released.graph, released.value, released.tell});
   std::vector<Value> stayed;
   while (!open.empty()) {
     const auto [seen_from, value, tell] = std::move(open.back());

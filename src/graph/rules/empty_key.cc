@@ -16,7 +16,8 @@ Decline CheckEmptyKey(const Layer& layer) {
 std::string EmptyKey(Rewriting& rewriting, const Layer& layer) {
   Graph& graph = rewriting.GraphOf(layer);
   for (const Layer& other : rewriting.layers)
-    if (other.index < layer.index && other.source == layer.source && other.node->op_type() == "GroupQueryAttention" &&
+    if (other.index < layer.index && other.source == layer.source && other.kv_heads == layer.kv_heads &&
+        other.head_size == layer.head_size && other.node->op_type() == "GroupQueryAttention" &&
         other.node->domain() == kMicrosoft && Input(*other.node, 1) == Input(*other.node, 2) && !other.constant_empty &&
         graph.OwnerOf(Input(*other.node, 1)) == other.graph)
       return Input(*other.node, 1);

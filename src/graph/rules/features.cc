@@ -5,9 +5,10 @@ namespace {
 
 Features Preset(Target target) {
   switch (target) {
-    case Target::kKvshare: return {Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey};
-    case Target::kKvshareAttention: return {Feature::kToKeyMask};
-    case Target::kOrt: return {Feature::kOwnGqa, Feature::kToEmptyKey};
+    case Target::kKvshare:
+      return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey};
+    case Target::kKvshareAttention: return {Feature::kHeadsAsTheyAre, Feature::kOwnToKeyMask, Feature::kToKeyMask};
+    case Target::kOrt: return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kToEmptyKey};
   }
   return {};
 }
@@ -19,6 +20,7 @@ Features FeaturesOf(const RewriteOptions& options, bool names_presents) {
   if (options.keep_own) {
     wanted.Remove(Feature::kOwnGqa);
     wanted.Remove(Feature::kOwnInKvshare);
+    wanted.Remove(Feature::kOwnToKeyMask);
   }
   if (options.rope == Rope::kFold) wanted.Add(Feature::kFoldRotary);
   if (names_presents && wanted.Has(Feature::kToEmptyKey)) wanted.Add(Feature::kNamedPresents);

@@ -9,15 +9,17 @@
 namespace kvshare::graph {
 
 enum class Feature : uint32_t {
-  kOwnGqa = 1U << 0,         // own Attention layers become GroupQueryAttention
-  kOwnInKvshare = 1U << 1,   // own GroupQueryAttention layers run in kvshare
-  kToExternalKey = 1U << 2,  // shared layers become kvshare::GroupQueryAttention with external key and value
-  kToEmptyKey = 1U << 3,     // shared layers become com.microsoft's, with key and value of length 0: upstream's form
-  kToKeyMask = 1U << 4,      // shared layers become kvshare::Attention with a key mask
-  kFoldRotary = 1U << 5,     // rotary embeddings of shared layers' queries move into GroupQueryAttention
-  kNamedPresents = 1U << 6,  // shared layers keep presents that nobody reads
-  kPruneInputs = 1U << 7,    // graph inputs that nobody reads go
-  kLastToken = 1U << 8,      // layers behind the last own keys compute the last token alone
+  kOwnGqa = 1U << 0,          // own Attention layers become GroupQueryAttention
+  kOwnInKvshare = 1U << 1,    // own GroupQueryAttention layers run in kvshare
+  kToExternalKey = 1U << 2,   // shared layers become kvshare::GroupQueryAttention with external key and value
+  kToEmptyKey = 1U << 3,      // shared layers become com.microsoft's, with key and value of length 0: upstream's form
+  kToKeyMask = 1U << 4,       // shared layers become kvshare::Attention with a key mask
+  kFoldRotary = 1U << 5,      // rotary embeddings of shared layers' queries move into GroupQueryAttention
+  kNamedPresents = 1U << 6,   // shared layers keep presents that nobody reads
+  kPruneInputs = 1U << 7,     // graph inputs that nobody reads go
+  kLastToken = 1U << 8,       // layers behind the last own keys compute the last token alone
+  kHeadsAsTheyAre = 1U << 9,  // attention takes key-value heads that the graph does not repeat
+  kOwnToKeyMask = 1U << 10,   // own Attention layers become kvshare's, with a key mask
 };
 
 class Features {

@@ -6,6 +6,7 @@
 // The node rotates by the positions it counts itself, not by ids. The proof that they agree is the source layer: it
 // rotates the very keys that are borrowed, with these tables, by the positions it counts from the same seqlens_k; a
 // query rotated by any others would not meet them.
+#include "graph/match/attention.h"
 #include "graph/rules/rule.h"
 
 namespace kvshare::graph {
@@ -95,6 +96,7 @@ Matched<Match> MatchRotary(const Rewriting& rewriting, const Layer& layer, const
   const Graph& graph = *layer.graph;
   KVSHARE_ASSIGN_OR_RETURN(Match match, ReadRotary(graph, node));
   if (!layer.trouble.ok()) return layer.trouble;
+  KVSHARE_RETURN_IF_ERROR(CheckSourceIsLayer(layer));
   KVSHARE_RETURN_IF_ERROR(CheckSource(graph, rewriting.SourceOf(layer), layer, match));
   KVSHARE_RETURN_IF_ERROR(CheckChannels(graph, layer, match));
   return match;

@@ -1,8 +1,8 @@
 // A layer that owns its K/V in Attention, with a mask, becomes GroupQueryAttention: it appends in place and needs no
 // mask. Rotary embeddings stay where they are: nothing proves that their positions are those that the node would count.
 //
-//  before   Attention(q, k, v, mask, past_key, past_value)
-//  after    GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
+//  before   Attention(q, k, v, mask, past_key, past_value), or Attention(q, Concat(past_key, k), Concat(past_value, v),
+//  mask) after    GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
 #include <array>
 #include <map>
 #include <set>
@@ -10,6 +10,7 @@
 
 #include "graph/match/attention.h"
 #include "graph/match/lengths.h"
+#include "graph/rules/fold_heads.h"
 #include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
@@ -22,10 +23,53 @@ std::optional<int64_t> HeadSizeOf(const Graph& graph, const std::string& bnsh) {
   return shape && shape->size() == 4 && (*shape)[3] > 0 ? std::optional((*shape)[3]) : std::nullopt;
 }
 
-// GroupQueryAttention has one head size and one type for both halves of its cache.
-Decline CheckCache(const Layer& layer, bool for_ort) {
+bool HasPast(const Layer& layer) { return !Input(*layer.node, 4).empty() || !Input(*layer.node, 5).empty(); }
+
+bool IsJoined(const Layer& layer) { return layer.key_join.node != nullptr && layer.value_join.node != nullptr; }
+
+// What goes into the layer's cache at a step.
+struct Steps {
+  std::string key;
+  std::string value;
+  std::string past_key;
+  std::string past_value;
+};
+
+Steps StepsOf(const Layer& layer) {
+  if (IsJoined(layer))
+    return {layer.key_join.added, layer.value_join.added, layer.key_join.past, layer.value_join.past};
+  const Node& node = *layer.node;
+  return {Input(node, 1), Input(node, 2), Input(node, 4), Input(node, 5)};
+}
+
+// The node takes over the joining: nothing that it needs may wait for what is joined.
+Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
-  const std::array<std::string, 2> past = {Input(*layer.node, 4), Input(*layer.node, 5)};
+  const Node& node = *layer.node;
+  if (!mask.padding)
+    return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding, whose lengths the node counts");
+  if (layer.expansion > 1)
+    return Because(DeclineCode::kKeyIsExpanded, "the graph repeats each key-value head {} times; needs it as it is",
+                   layer.expansion);
+  KVSHARE_RETURN_IF_ERROR(CheckFold(layer));
+  if (!HasFourAxes(layer)) return Because(DeclineCode::kHeads, "joins keys of rank 4 for a query of rank 3");
+  for (const Join* join : {&layer.key_join, &layer.value_join}) {
+    const std::string& joined = join->node->output(0);
+    if (graph.OwnerOf(joined) != &graph)
+      return Because(DeclineCode::kKeyIsMadeOutside, "takes '{}', which is joined in a graph around it", joined);
+    if (graph.DependsOn(Input(node, 0), joined))
+      return Because(DeclineCode::kKeyNotOfThisStep, "its query depends on '{}', which it would make", joined);
+    if (!mask.columns->queries || SumOfExtent(graph, join->added, 2) != *mask.columns->queries)
+      return Because(DeclineCode::kKeyNotOfThisStep, "'{}' is not known to have as many tokens as the query",
+                     join->added);
+  }
+  return {};
+}
+
+// GroupQueryAttention has one head size and one type for both halves of its cache.
+Decline CheckCache(const Layer& layer, const Steps& steps, bool for_ort) {
+  const Graph& graph = *layer.graph;
+  const std::array<std::string, 2> past = {steps.past_key, steps.past_value};
   for (const auto& name : past)
     if (const int type = graph.ElementType(name);
         type != onnx::TensorProto::FLOAT && type != onnx::TensorProto::FLOAT16 && type != onnx::TensorProto::BFLOAT16)
@@ -43,7 +87,8 @@ Decline CheckCache(const Layer& layer, bool for_ort) {
 
 Matched<MaskMeaning> Match(const Layer& layer, bool for_ort) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
-  KVSHARE_RETURN_IF_ERROR(CheckCache(layer, for_ort));
+  if (!HasPast(layer)) KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
+  KVSHARE_RETURN_IF_ERROR(CheckCache(layer, StepsOf(layer), for_ort));
   return mask;
 }
 
@@ -102,9 +147,18 @@ Lengths MakeLengths(Graph& graph, const Layer& layer, const std::string& mask) {
   return {seqlens, cast(columns, onnx::TensorProto::INT32, "_total")};
 }
 
+// What the Concat nodes gave becomes the node's presents.
+void TakeOverJoins(Graph& graph, const Layer& layer) {
+  const std::vector<std::string> outputs = {layer.node->output(0), layer.key_join.node->output(0),
+                                            layer.value_join.node->output(0)};
+  graph.Remove(*layer.key_join.node);
+  graph.Remove(*layer.value_join.node);
+  graph.SetOutputs(*layer.node, outputs);
+}
+
 Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& before) {
   const Node& node = *layer.node;
-  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare() || (Input(node, 4).empty() && Input(node, 5).empty()))
+  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare() || !(HasPast(layer) || IsJoined(layer)))
     return Outcome::NoMatch();
   const bool for_ort = !rewriting.wanted.Has(Feature::kOwnInKvshare);
   const auto mask = Match(layer, for_ort);
@@ -113,9 +167,18 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   const Lengths* known = before.Of(graph, mask->key_mask);
   const Lengths lengths = known != nullptr ? *known : MakeLengths(graph, layer, mask->key_mask);
   rewriting.released.push_back({&graph, Input(node, 3)});
-  graph.SetInputs(node, {Input(node, 0), Input(node, 1), Input(node, 2), Input(node, 4), Input(node, 5),
-                         lengths.seqlens, lengths.total});
+  const Steps steps = StepsOf(layer);
+  const auto fold = [&](const std::string& value, int64_t heads) {
+    return HasFourAxes(layer) ? FoldHeads(rewriting, layer, value, heads) : value;
+  };
+  const std::string query = fold(Input(node, 0), layer.query_heads);
+  const std::string key = fold(steps.key, layer.kv_heads);
+  const std::string value = fold(steps.value, layer.kv_heads);
+  const bool has_four_axes = HasFourAxes(layer);
+  graph.SetInputs(node, {query, key, value, steps.past_key, steps.past_value, lengths.seqlens, lengths.total});
   TurnIntoGqa(rewriting, layer, for_ort ? kMicrosoft : kKvshare);
+  if (IsJoined(layer)) TakeOverJoins(graph, layer);
+  if (has_four_axes) UnfoldOutput(rewriting, layer);
   NoteRank3(rewriting, *mask);
   return Outcome::Applied(fmt::format(
       "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
@@ -132,6 +195,7 @@ void RunOwnAttention(Rewriting& rewriting) {
     before.Add(layer);
     return outcome;
   });
+  rewriting.Reorder();
 }
 
 }  // namespace kvshare::graph

@@ -10,6 +10,7 @@
 #include "graph/layers.h"
 #include "graph/match/decline.h"
 #include "graph/rules/features.h"
+#include "graph/sums.h"
 #include "kvshare/rewrite.h"
 
 namespace kvshare::graph {
@@ -30,6 +31,16 @@ struct Outcome {
 struct Released {
   Graph* graph;
   std::string value;
+  bool tell = true;  // worth a word if what makes it stays
+};
+
+// The padding of columns that a rule has made: [B, 1, 1, T], true keeps.
+struct Padding {
+  Graph* graph;
+  int layer;  // made right before this one
+  std::string key_mask;
+  Sum keys;
+  std::string value;
 };
 
 // One run over one model.
@@ -40,6 +51,7 @@ struct Rewriting {
   std::vector<Layer> layers = {};
   std::unordered_map<const Graph*, Graph*> graphs = {};  // each that holds layers, to edit
   std::vector<Released> released = {};
+  std::vector<Padding> paddings = {};
   std::vector<RuleOutcome> outcomes = {};
   std::vector<std::string> notes = {};
 
@@ -47,6 +59,8 @@ struct Rewriting {
   void Note(const std::string& note);
   // Before each rule: `layers` and `graphs` as they are now.
   void LookAgain();
+  // After edits that put a reader before what it reads; a cycle shows when the graph is validated.
+  void Reorder();
   // The graph that holds the layer, to edit.
   Graph& GraphOf(const Layer& layer) const { return *graphs.at(layer.graph); }
   const Layer& SourceOf(const Layer& layer) const { return layers[static_cast<size_t>(layer.source)]; }
@@ -65,20 +79,24 @@ void ForEachLayer(Rewriting& rewriting, const char* rule,
 // In the order they run.
 const std::vector<Rule>& AllRules();
 
+inline constexpr const char* kRepeatKvRule = "repeat-kv";
 inline constexpr const char* kOwnAttentionRule = "own-attention";
 inline constexpr const char* kSharedAttentionRule = "shared-attention";
 inline constexpr const char* kSharedGqaRule = "shared-gqa";
 inline constexpr const char* kFoldRotaryRule = "fold-rotary";
+inline constexpr const char* kOwnKeyMaskRule = "own-key-mask";
 inline constexpr const char* kOwnLayersRule = "own-layers";
 inline constexpr const char* kUnnamePresentsRule = "unname-presents";
 inline constexpr const char* kFastPrefillRule = "fast-prefill";
 inline constexpr const char* kDeadNodesRule = "dead-nodes";
 inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
+void RunRepeatKv(Rewriting& rewriting);
 void RunOwnAttention(Rewriting& rewriting);
 void RunSharedAttention(Rewriting& rewriting);
 void RunSharedGqa(Rewriting& rewriting);
 void RunFoldRotary(Rewriting& rewriting);
+void RunOwnKeyMask(Rewriting& rewriting);
 void RunOwnLayers(Rewriting& rewriting);
 void RunUnnamePresents(Rewriting& rewriting);
 void RunFastPrefill(Rewriting& rewriting);

@@ -2,10 +2,12 @@
 //
 //  before   source.present -> Transpose -> Reshape -> Attention(q, k, v, mask)
 //  kvshare             kvshare::GroupQueryAttention(q, seqlens_k, total, external: source.present)
-//  kvshare-attention   kvshare::Attention(q, source.present, key_mask)
+//  kvshare-attention   kvshare::Attention(q, source.present, key_mask), or with a mask of padding alone
 //  ort                 GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total)
 #include "graph/match/attention.h"
 #include "graph/rules/empty_key.h"
+#include "graph/rules/fold_heads.h"
+#include "graph/rules/turn_attention.h"
 #include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
@@ -37,19 +39,20 @@ void TurnIntoOrtGqa(Rewriting& rewriting, const Layer& layer, const Layer& sourc
   TurnIntoGqa(rewriting, layer, kMicrosoft);
 }
 
-void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
-  Graph& graph = rewriting.GraphOf(layer);
+void TurnIntoBorrowingGqa(Rewriting& rewriting, const Layer& layer) {
+  const bool folds = HasFourAxes(layer);
   const Node& node = *layer.node;
-  std::vector<std::string> inputs(kKeyMask + 1);
-  inputs[0] = Input(node, 0);
-  inputs[1] = layer.key;
-  inputs[2] = layer.value;
-  inputs[kKeyMask] = mask.key_mask;
-  graph.SetInputs(node, inputs);
-  graph.SetInt(node, "is_causal", 1);
-  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
-  graph.SetOp(node, kKvshare, "Attention");
-  graph.RequireImport(kKvshare, 1);
+  const std::string query = folds ? FoldHeads(rewriting, layer, Input(node, 0), layer.query_heads) : Input(node, 0);
+  rewriting.GraphOf(layer).SetInput(node, 0, query);
+  const Layer& source = rewriting.SourceOf(layer);
+  if (rewriting.wanted.Has(Feature::kToExternalKey)) {
+    TurnIntoKvshareGqa(rewriting, layer, source);
+  } else {
+    TurnIntoOrtGqa(rewriting, layer, source);
+  }
+  Graph& graph = rewriting.GraphOf(layer);
+  KeepOutputs(graph, node, rewriting.wanted.Has(Feature::kNamedPresents));
+  if (folds) UnfoldOutput(rewriting, layer);
 }
 
 Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
@@ -74,20 +77,25 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const Features& wanted = rewriting.wanted;
   const auto match = MatchSharedAttention(rewriting.layers, layer, !wanted.Has(Feature::kToKeyMask));
   if (!match.ok()) return Outcome::Declined(match.status());
+  if (!wanted.Has(Feature::kToKeyMask))
+    if (Decline odd = CheckFold(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   if (wanted.Has(Feature::kToEmptyKey))
     if (Decline odd = CheckEmptyKey(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
 
   Graph& graph = rewriting.GraphOf(layer);
-  const Layer& source = rewriting.SourceOf(layer);
-  for (const int input : {1, 2, 3}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
+  const int first_released = layer.made_outside ? 3 : 1;
+  for (int input = first_released; input <= 3; ++input)
+    rewriting.released.push_back({&graph, Input(*layer.node, input)});
   if (wanted.Has(Feature::kToKeyMask)) {
+    if (!layer.made_outside) {
+      graph.SetInput(*layer.node, 1, layer.key);
+      graph.SetInput(*layer.node, 2, layer.value);
+    }
     TurnIntoKvshareAttention(rewriting, layer, match->mask);
-  } else if (wanted.Has(Feature::kToExternalKey)) {
-    TurnIntoKvshareGqa(rewriting, layer, source);
+    KeepOutputs(graph, *layer.node, false);
   } else {
-    TurnIntoOrtGqa(rewriting, layer, source);
+    TurnIntoBorrowingGqa(rewriting, layer);
   }
-  KeepOutputs(graph, *layer.node, wanted.Has(Feature::kNamedPresents));
   NoteRank3(rewriting, match->mask);
   return Outcome::Applied(match->repairs_causality ? "repaired: is_causal=1 without a past is aligned to the first key "
                                                      "since ONNX Runtime 1.28, which made decoding "
@@ -99,6 +107,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
 
 void RunSharedAttention(Rewriting& rewriting) {
   ForEachLayer(rewriting, kSharedAttentionRule, Apply);
+  rewriting.Reorder();
   for (const Layer& layer : rewriting.layers)
     if (layer.graph->IsFunction())
       rewriting.Record(kSharedAttentionRule, *layer.node, Outcome::Declined(layer.trouble));

@@ -1,0 +1,64 @@
+#include "graph/rules/turn_attention.h"
+
+namespace kvshare::graph {
+namespace {
+
+// The padding [B, 1, 1, T] of columns: of those of attention_mask that have a key. Made once for all layers of a graph
+// with as many keys.
+std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  Graph& graph = rewriting.GraphOf(layer);
+  for (const auto& made : rewriting.paddings)
+    if (made.graph == &graph && made.layer <= layer.index && made.key_mask == mask.key_mask &&
+        made.keys == mask.columns->keys)
+      return made.value;
+  const auto make = [&](const char* op, const std::vector<std::string>& inputs, const char* what) -> const Node& {
+    return graph.InsertBefore(*layer.node, op, inputs, {graph.FreshName(mask.key_mask + what)});
+  };
+  const auto ints = [&](const char* what, const std::vector<int64_t>& values) {
+    std::string name = graph.FreshName(mask.key_mask + what);
+    graph.AddInts(name, values);
+    return name;
+  };
+  std::string flags = mask.key_mask;
+  if (SumOfExtent(graph, mask.key_mask, 1) != mask.columns->keys) {
+    const auto key = graph.Shape(Input(*layer.node, 1));
+    const int64_t axis = key && key->size() == 3 ? 1 : 2;
+    const Node& keys = make("Shape", {Input(*layer.node, 1)}, "_keys");
+    graph.SetInt(keys, "start", axis);
+    graph.SetInt(keys, "end", axis + 1);
+    flags =
+        make("Slice", {mask.key_mask, ints("_first", {0}), keys.output(0), ints("_axis", {1})}, "_columns").output(0);
+  }
+  if (graph.ElementType(mask.key_mask) != onnx::TensorProto::BOOL) {
+    const Node& cast = make("Cast", {flags}, "_flags");
+    graph.SetInt(cast, "to", onnx::TensorProto::BOOL);
+    flags = cast.output(0);
+  }
+  std::string padding = make("Unsqueeze", {flags, ints("_axes", {1, 2})}, "_padding").output(0);
+  rewriting.paddings.push_back({&graph, layer.index, mask.key_mask, mask.columns->keys, padding});
+  return padding;
+}
+
+}  // namespace
+
+void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
+  rewriting.released.push_back({&graph, Input(node, 3)});
+  std::vector<std::string> inputs(node.input().begin(), node.input().end());
+  inputs.resize(kKeyMask + 1);
+  inputs[3] = "";
+  if (!mask.columns) {
+    inputs[kKeyMask] = mask.key_mask;
+  } else if (mask.padding) {
+    inputs[3] = PaddingOf(rewriting, layer, mask);
+  }
+  while (inputs.back().empty()) inputs.pop_back();
+  graph.SetInputs(node, inputs);
+  graph.SetInt(node, "is_causal", 1);
+  if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
+  graph.SetOp(node, kKvshare, "Attention");
+  graph.RequireImport(kKvshare, 1);
+}
+
+}  // namespace kvshare::graph

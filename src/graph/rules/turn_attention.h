@@ -1,0 +1,16 @@
+// What the rules that turn ai.onnx's Attention into kvshare's have in common.
+#pragma once
+
+#include <string>
+
+#include "graph/layers.h"
+#include "graph/masks.h"
+#include "graph/rules/rule.h"
+
+namespace kvshare::graph {
+
+// In place of the layer's mask: a window, causality by position, and the graph input that its padding comes from. Key,
+// value and past stay as they are.
+void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,61 @@
+#include "graph/sums.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+constexpr std::string_view kText = R"(
+input ids i64[batch,seq]
+input past f32[batch,2,past,8]
+input new f32[batch,2,seq,8]
+input odd f32[2*seq,n]
+output joined f32[batch,2,all,8]
+value named f32[batch,seq + past]
+const one i64[1] = 1
+const four i64[1] = 4
+joined = Concat(past, new) {axis=-2}
+named = Relu(ids)
+S = Shape(new) {start=2, end=3}
+P = Shape(past) {start=2, end=3}
+T = Add(P, S)
+less = Sub(T, S)
+T4 = Add(T, four)
+shape = Concat(S, one, T4) {axis=0}
+product = Mul(S, P)
+)";
+
+TEST(Sums, AJoinedExtentIsTheSumOfItsParts) {
+  const Graph graph = GraphOf(kText);
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "joined", 2)), "past + seq");
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "joined", 0)), "batch");
+  EXPECT_TRUE(SumOfExtent(graph, "joined", 1).Is(2));
+}
+
+TEST(Sums, NamesOfAnExporterAreReadAsSums) {
+  const Graph graph = GraphOf(kText);
+  EXPECT_EQ(SumOfExtent(graph, "named", 1), SumOfExtent(graph, "joined", 2));
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "odd", 0)), "2*seq");
+}
+
+TEST(Sums, SumsAndDifferencesOfExtentsAreComparedByName) {
+  const Graph graph = GraphOf(kText);
+  EXPECT_EQ(SumOf(graph, "T"), SumOfExtent(graph, "joined", 2));
+  EXPECT_EQ(SumOf(graph, "less"), SumOfExtent(graph, "past", 2));
+  EXPECT_EQ(SumOf(graph, "product"), std::nullopt);
+  const auto shape = SumsOf(graph, "shape");
+  ASSERT_TRUE(shape.has_value());
+  ASSERT_EQ(shape->size(), 3U);
+  EXPECT_EQ(TextOf((*shape)[2]), "past + seq + 4");
+}
+
+TEST(Sums, AnExtentWithoutANameIsItself) {
+  const Graph graph = GraphOf("input x f32[a,b]\noutput z f32[a,b]\ny = Relu(x)\nz = Relu(y)\n");
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "y", 1)), "y[1]");
+  EXPECT_NE(SumOfExtent(graph, "y", 1), SumOfExtent(graph, "y", 0));
+}
+
+}  // namespace
+}  // namespace kvshare::graph
