@@ -118,8 +118,8 @@ std::vector<NearMiss> NearMisses() {
       {"AValueOfUnknownShape",
        EndingIn("import other 1\nodd = other.Odd(q0)\noutput sum f32[B]\nsum = ReduceSum(odd, one)\n"
                 "const weights f32[32] = 1\n"
-                "logits = com.microsoft.SkipSimplifiedLayerNormalization(out1, odd, weights) {epsilon=0.1}"),
-       "shape-unknown", "SkipSimplifiedLayerNormalization 'logits': the shape of 'odd' is not known"},
+                "logits = com.microsoft.SkipLayerNormalization(out1, odd, weights) {epsilon=0.1}"),
+       "shape-unknown", "SkipLayerNormalization 'logits': the shape of 'odd' is not known"},
       {"OneRowForAllSequences", EndingIn("input rows f32[1,S,32]\nlogits = Add(out1, rows)"), "tokens-mixed",
        "Add 'logits': 'rows' is one for all sequences, whose last tokens may differ"},
       {"TheNumberOfTokens",
