@@ -141,6 +141,15 @@ TEST(FastPrefill, CutsBehindTheLastOwnKeys) {
   EXPECT_EQ(graph.Shape("logits"), (std::vector<int64_t>{-1, 1, 32}));
 }
 
+TEST(FastPrefill, LogitsOfTheLastTokenAloneAreNotEnough) {
+  Graph graph = GraphOf(Replaced(EndingIn("const begin0 i64[1] = -1\nconst end0 i64[1] = 9223372036854775807\n"
+                                          "taken = Slice(out1, begin0, end0, one)\nlogits = Identity(taken)"),
+                                 "logits f32[B,S,32]", "logits f32[B,1,32]"));
+  ASSERT_TRUE(RewriteGraph(graph, FastPrefill()).ok());
+  EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0_last_token,"));
+  EXPECT_FALSE(RewriteGraph(graph, FastPrefill())->changed);
+}
+
 TEST(FastPrefill, AShapeMadeOfTheQuerysOwnExtentsIsReplaced) {
   Graph graph =
       GraphOf(EndingIn("n = Shape(out1) {start=0, end=2}\nconst heads i64[2] = 4 8\n"
