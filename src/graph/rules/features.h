@@ -17,6 +17,7 @@ enum class Feature : uint32_t {
   kFoldRotary = 1U << 5,     // rotary embeddings of shared layers' queries move into GroupQueryAttention
   kNamedPresents = 1U << 6,  // shared layers keep presents that nobody reads
   kPruneInputs = 1U << 7,    // graph inputs that nobody reads go
+  kWindowCaches = 1U << 9,   // caches of own layers with a window hold no more than it and a slack
   kLastToken = 1U << 8,      // layers behind the last own keys compute the last token alone
 };
 
