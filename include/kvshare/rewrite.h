@@ -64,8 +64,8 @@ struct RewriteOptions {
   std::vector<std::string> skip;  // rule names not to run
   // kKvshare: caches of own layers with a window of W keys hold W plus so many rows. None: a row for each token.
   std::optional<int64_t> window_caches = {};
-  bool fast_prefill = false;      // behind the last own keys only each sequence's last token: logits are [B, 1, V]
-  bool prune_inputs = false;      // drop graph inputs that nothing reads any more
+  bool fast_prefill = false;  // behind the last own keys only each sequence's last token: logits are [B, 1, V]
+  bool prune_inputs = false;  // drop graph inputs that nothing reads any more
   std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)
   bool link_weights = false;  // weights in another folder: hard-link, which shares them with the original for good
   bool dry_run = false;       // report only
