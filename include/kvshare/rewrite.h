@@ -33,6 +33,8 @@ struct AttentionLayer {
   std::string past_key;       // kOwn GroupQueryAttention: the cache it takes
   std::string past_value;     //
   bool window_sized = false;  // that cache holds no more than the window (sliding_window_cache)
+  int64_t cache_rows = 0;     // kOwn: rows that its cache keeps (window_cache_rows); 0: one for each token
+  int64_t row_bytes = 0;      // kOwn: of a row of its cache, key and value of one sequence; 0: no cache, or not known
   std::string note;           // what is odd about it, if anything
 };
 
@@ -60,8 +62,10 @@ struct RewriteOptions {
   std::optional<Rope> rope;       // none: the target's default
   std::string min_ort = "1.31";   // kOrt: oldest ONNX Runtime that must load the result
   std::vector<std::string> skip;  // rule names not to run
-  bool fast_prefill = false;      // behind the last own keys only each sequence's last token: logits are [B, 1, V]
-  bool prune_inputs = false;      // drop graph inputs that nothing reads any more
+  // kKvshare: caches of own layers with a window of W keys hold W plus so many rows. None: a row for each token.
+  std::optional<int64_t> window_caches = {};
+  bool fast_prefill = false;  // behind the last own keys only each sequence's last token: logits are [B, 1, V]
+  bool prune_inputs = false;  // drop graph inputs that nothing reads any more
   std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)
   bool link_weights = false;  // weights in another folder: hard-link, which shares them with the original for good
   bool dry_run = false;       // report only

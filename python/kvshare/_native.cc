@@ -78,7 +78,8 @@ kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
 
 nb::tuple Rewrite(const std::string& path, const std::string& output, const std::string& to, const std::string& own,
                   const std::string& rope, const std::string& min_ort, const std::vector<std::string>& skip,
-                  bool fast_prefill, bool prune_inputs, bool dry_run, bool progress) {
+                  std::optional<int64_t> window_caches, bool fast_prefill, bool prune_inputs, bool dry_run,
+                  bool progress) {
   kvshare::RewriteOptions options;
   const auto target = TargetOf(to);
   if (!target.ok()) return AsTuple(Failure(target.status()));
@@ -87,6 +88,7 @@ nb::tuple Rewrite(const std::string& path, const std::string& output, const std:
     if (!status.ok()) return AsTuple(Failure(status));
   options.min_ort = min_ort;
   options.skip = skip;
+  options.window_caches = window_caches;
   options.fast_prefill = fast_prefill;
   options.prune_inputs = prune_inputs;
   options.dry_run = dry_run;
@@ -261,8 +263,8 @@ NB_MODULE(_native, module) {
   module.def("version", [] { return kvshare::kVersion; });
   module.def("inspect", &Inspect, nb::arg("path"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
-             nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("fast_prefill"), nb::arg("prune_inputs"),
-             nb::arg("dry_run"), nb::arg("progress"));
+             nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("window_caches").none(),
+             nb::arg("fast_prefill"), nb::arg("prune_inputs"), nb::arg("dry_run"), nb::arg("progress"));
   module.def("genai", &Genai, nb::arg("folder"), nb::kw_only(), nb::arg("output"), nb::arg("options"), nb::arg("undo"),
              nb::arg("library"), nb::arg("progress"));
   module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"),

@@ -30,6 +30,8 @@ class AttentionLayer:
     kv_heads: int
     head_size: int  # 0: not known from the graph
     expansion: int = 1  # times that the graph repeats each key-value head before attention reads it
+    cache_rows: int = 0  # rows that its cache keeps; 0: one for each token
+    row_bytes: int = 0  # of a row of its cache, key and value of one sequence; 0: none of its own, or not known
     note: str = ""  # what is odd about it
 
 

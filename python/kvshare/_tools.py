@@ -64,6 +64,7 @@ def rewrite(
     rope: str | None = None,
     min_ort: str = "1.31",
     skip: Sequence[str] = (),
+    window_caches: int | None = None,
     fast_prefill: bool = False,
     prune_inputs: bool = False,
     dry_run: bool = False,
@@ -79,6 +80,8 @@ def rewrite(
     rope: "fold" the rotation of queries into the op, or "keep" it. The default follows `to`.
     min_ort: with to="ort", the oldest ONNX Runtime that must load the result.
     skip: names of rules not to run.
+    window_caches: with to="kvshare", how many rows more than the window's the caches of layers with a window hold. None: a row
+        for each token.
     fast_prefill: whether layers behind the last that makes keys compute each sequence's last token alone. The logits are
         [B, 1, V] then.
     prune_inputs: whether graph inputs that nothing reads any more are dropped.
@@ -91,7 +94,8 @@ def rewrite(
     is_path = isinstance(model, (str, os.PathLike))
     if is_path and output is None and not dry_run:
         raise InvalidInputError("rewrite of a path has no output; needs output, or dry_run=True")
-    options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip), "fast_prefill": fast_prefill,
+    options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip),
+               "window_caches": window_caches, "fast_prefill": fast_prefill,
                "prune_inputs": prune_inputs, "dry_run": dry_run, "progress": progress}
     with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
         target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,7 +20,16 @@ struct Arguments {
   std::string out;
   RewriteOptions options;
   bool json = false;
+  std::string slack;  // text: CLI11 takes a flag's 0 for "no"
 };
+
+int64_t RowsOf(const std::string& text) {
+  int64_t rows = 0;
+  const char* end = text.data() + text.size();
+  if (const auto read = std::from_chars(text.data(), end, rows); read.ec != std::errc() || read.ptr != end)
+    throw CLI::ValidationError("--window-caches", fmt::format("'{}' is no number of rows", text));
+  return rows;
+}
 
 ExitCode Run(const Arguments& arguments) {
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
@@ -55,6 +65,9 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
   verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
+  CLI::Option* windows = verb->add_flag(
+      "--window-caches{64}", arguments->slack,
+      "Caches of layers with a window hold its keys and so many more (--window-caches=SLACK, default 64)");
   verb->add_flag("--fast-prefill", options.fast_prefill,
                  "Layers behind the last own keys compute each sequence's last token alone: logits are [B, 1, V]");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
@@ -65,7 +78,8 @@ void AddRewrite(CLI::App& app, int& exit_code) {
       "are)");
   verb->add_flag("--link-weights", options.link_weights,
                  "In another folder: hard-link the weights instead of copying them. Who edits one file edits both");
-  verb->callback([arguments, out, dry_run, &exit_code] {
+  verb->callback([arguments, out, dry_run, windows, &exit_code] {
+    if (windows->count() > 0) arguments->options.window_caches = RowsOf(arguments->slack);
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");
     arguments->options.progress = report::CopyBar();
     exit_code = Run(*arguments);

@@ -94,9 +94,13 @@ Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
 }
 
 std::string Spelled(const std::string& text) {
-  static const std::map<std::string, std::string> others = {
-      {"library", "--lib"},     {"tolerance", "--tol"},        {"target", "--to"},
-      {"min_ort", "--min-ort"}, {"weights_name", "--weights"}, {"link_weights", "--link-weights"}};
+  static const std::map<std::string, std::string> others = {{"library", "--lib"},
+                                                            {"tolerance", "--tol"},
+                                                            {"target", "--to"},
+                                                            {"min_ort", "--min-ort"},
+                                                            {"weights_name", "--weights"},
+                                                            {"link_weights", "--link-weights"},
+                                                            {"window_caches", "--window-caches"}};
   return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
     const auto found = others.find(name);
     const std::string flag = found == others.end() ? "--" + name : found->second;

@@ -112,6 +112,7 @@ inline constexpr Attribute kGqaAttributes[] = {
     {"smooth_softmax"},
     {"qk_output"},
     {"sliding_window_cache"},
+    {"window_cache_rows"},
     {"k_quant_type"},
     {"v_quant_type"},
     {"kv_cache_bit_width"},

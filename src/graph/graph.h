@@ -107,6 +107,8 @@ class Graph {
   void RemoveInput(const std::string& name);
   // What is declared of `value`, if anything: its extent `axis` (from the end) is `extent`.
   void SetExtent(const std::string& value, int64_t axis, int64_t extent);
+  // The same, to a symbol.
+  void SetExtent(const std::string& value, int64_t axis, const std::string& symbol);
   // Nodes in execution order again, after some were put before what they read. kInvalidInput: a cycle.
   Status Reorder();
   // Drops value_info of values that no longer exist, in bodies too.
@@ -138,6 +140,8 @@ class Graph {
   Status MakeBody(const Node& holder, const std::string& attribute, onnx::GraphProto& proto);
   Status MakeFunction(const onnx::FunctionProto& function);
   const onnx::TypeProto* TypeOf(const std::string& value) const;
+  // Of what is declared of `value`, to edit; null where that has no such axis.
+  onnx::TensorShapeProto::Dimension* MutableExtent(const std::string& value, int64_t axis);
   const Graph& Main() const { return outer_ == nullptr ? *this : outer_->Main(); }
 
   std::unique_ptr<onnx::ModelProto> owned_;  // of the main graph and of functions

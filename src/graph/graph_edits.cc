@@ -180,13 +180,21 @@ void Graph::RemoveInput(const std::string& name) {
   index_->types.erase(name);
 }
 
-void Graph::SetExtent(const std::string& value, int64_t axis, int64_t extent) {
+onnx::TensorShapeProto::Dimension* Graph::MutableExtent(const std::string& value, int64_t axis) {
   const auto found = index().types.find(value);
-  if (found == index().types.end() || !found->second->tensor_type().has_shape()) return;
+  if (found == index().types.end() || !found->second->tensor_type().has_shape()) return nullptr;
   auto& type = const_cast<onnx::TypeProto&>(*found->second);  // NOLINT(cppcoreguidelines-pro-type-const-cast): ours
   auto& shape = *type.mutable_tensor_type()->mutable_shape();
   const int64_t at = shape.dim_size() + axis;
-  if (at >= 0 && at < shape.dim_size()) shape.mutable_dim(static_cast<int>(at))->set_dim_value(extent);
+  return at >= 0 && at < shape.dim_size() ? shape.mutable_dim(static_cast<int>(at)) : nullptr;
+}
+
+void Graph::SetExtent(const std::string& value, int64_t axis, int64_t extent) {
+  if (auto* declared = MutableExtent(value, axis)) declared->set_dim_value(extent);
+}
+
+void Graph::SetExtent(const std::string& value, int64_t axis, const std::string& symbol) {
+  if (auto* declared = MutableExtent(value, axis)) declared->set_dim_param(symbol);
 }
 
 Status Graph::Reorder() {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <unordered_set>
 
 #include "graph/layers.h"
@@ -11,6 +12,34 @@
 
 namespace kvshare::graph {
 namespace {
+
+int64_t BytesOf(int element_type) {
+  switch (element_type) {
+    case onnx::TensorProto::DOUBLE: return 8;
+    case onnx::TensorProto::FLOAT: return 4;
+    case onnx::TensorProto::FLOAT16:
+    case onnx::TensorProto::BFLOAT16: return 2;
+    case onnx::TensorProto::INT8:
+    case onnx::TensorProto::UINT8:
+    case onnx::TensorProto::FLOAT8E4M3FN: return 1;
+    default: return 0;
+  }
+}
+
+// Of one row of `past`, [B, heads, rows, width], of one sequence; 0: not known.
+int64_t RowBytes(const Graph& graph, const std::string& past) {
+  const auto shape = graph.Shape(past);
+  if (!shape || shape->size() != 4) return 0;
+  return std::max<int64_t>((*shape)[1], 0) * std::max<int64_t>((*shape)[3], 0) * BytesOf(graph.ElementType(past));
+}
+
+// Of the key and the value that a layer adds for one token.
+int64_t RowBytes(const Layer& layer) {
+  const int past = layer.IsGqa() ? 3 : 4;
+  const int64_t key = RowBytes(*layer.graph, Input(*layer.node, past));
+  const int64_t value = RowBytes(*layer.graph, Input(*layer.node, past + 1));
+  return key > 0 && value > 0 ? key + value : 0;
+}
 
 AttentionLayer Public(const Layer& layer) {
   AttentionLayer out;
@@ -28,7 +57,9 @@ AttentionLayer Public(const Layer& layer) {
   out.kv_heads = layer.kv_heads;
   out.expansion = layer.expansion;
   out.head_size = layer.head_size;
+  if (!layer.IsShared()) out.row_bytes = RowBytes(layer);
   if (layer.IsGqa() && !layer.IsShared()) {
+    out.cache_rows = layer.IsKvshare() ? std::max<int64_t>(IntAttribute(*layer.node, kWindowCacheRows), 0) : 0;
     out.past_key = Input(*layer.node, 3);
     out.past_value = Input(*layer.node, 4);
     out.window_sized = IntAttribute(*layer.node, "sliding_window_cache") == 1;

@@ -15,6 +15,7 @@ inline constexpr int kExternalKey = 17;  // inputs of kvshare::GroupQueryAttenti
 inline constexpr int kExternalValue = 18;
 inline constexpr int kKeyMask = 7;  // input of kvshare::Attention
 inline constexpr int64_t kFullWindow = -1;
+inline constexpr const char* kWindowCacheRows = "window_cache_rows";  // of kvshare::GroupQueryAttention
 
 // What is a present where the graph itself puts new keys after past ones: Concat(past, added), BNSH.
 struct Join {

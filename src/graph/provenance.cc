@@ -40,10 +40,11 @@ void RecordProvenance(onnx::ModelProto& model, const RewriteOptions& options, co
   const Rope rope = options.rope.value_or(DefaultRope(options.target));
   std::string& lines = Entry(model, kProvenanceKey);
   if (!lines.empty()) lines += '\n';
-  lines +=
-      fmt::format("version={} target={} keep_own={:d} rope={} min_ort={} prune_inputs={:d} fast_prefill={:d} rules={}",
-                  kVersion, NameOf(options.target), options.keep_own, rope == Rope::kFold ? "fold" : "keep",
-                  options.min_ort, options.prune_inputs, options.fast_prefill, fmt::join(rules, ","));
+  lines += fmt::format(
+      "version={} target={} keep_own={:d} rope={} min_ort={} prune_inputs={:d} fast_prefill={:d} window_caches={} "
+      "rules={}",
+      kVersion, NameOf(options.target), options.keep_own, rope == Rope::kFold ? "fold" : "keep", options.min_ort,
+      options.prune_inputs, options.fast_prefill, options.window_caches.value_or(-1), fmt::join(rules, ","));
 }
 
 }  // namespace kvshare::graph

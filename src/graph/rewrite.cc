@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <optional>
 
 #include "graph/inspection.h"
@@ -37,6 +38,17 @@ std::optional<OrtVersion> ParseVersion(const std::string& text) {
   return version;
 }
 
+Status CheckWindowCaches(Target target, int64_t slack) {
+  if (slack < 0 || slack > std::numeric_limits<int32_t>::max())
+    return Status::InvalidInput(fmt::format("option 'window_caches' = '{}': needs 0 to {} rows beside the window",
+                                            slack, std::numeric_limits<int32_t>::max()));
+  if (target != Target::kKvshare)
+    return Status::Refused(
+        "option 'window_caches': ONNX Runtime has no window-sized cache that other layers borrow; needs option "
+        "'target' = 'kvshare'");
+  return {};
+}
+
 Status CheckOptions(const RewriteOptions& options) {
   for (const std::string& skipped : options.skip) {
     std::vector<std::string> names;
@@ -47,6 +59,7 @@ Status CheckOptions(const RewriteOptions& options) {
   if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
     return Status::Refused(
         "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
+  if (options.window_caches) KVSHARE_RETURN_IF_ERROR(CheckWindowCaches(options.target, *options.window_caches));
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})

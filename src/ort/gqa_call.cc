@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "core/place_sequences.h"
@@ -127,6 +128,12 @@ Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool z
   if (a.window >= 0 && !a.causal) return error("local_window_size", a.window, "causal = 1");
   if (a.window_sized_cache && a.window < 1)
     return error("local_window_size", a.window, "at least 1, because sliding_window_cache is 1");
+  if (a.cache_rows != 0 && (a.window < 1 || a.cache_rows < a.window || a.cache_rows > kMostHeads))
+    return error("window_cache_rows", a.cache_rows,
+                 a.window < 1 ? "local_window_size of at least 1"
+                              : fmt::format("local_window_size = {} to {}", a.window, kMostHeads).c_str());
+  if (a.cache_rows != 0 && a.window_sized_cache)
+    return error("window_cache_rows", a.cache_rows, "sliding_window_cache = 0, which has its rows from its past");
   for (const auto& [name, epsilon] : {std::pair{"q_norm_epsilon", a.query_epsilon}, {"k_norm_epsilon", a.key_epsilon}})
     if (!std::isfinite(epsilon) || epsilon <= 0)
       return Status::InvalidInput(
@@ -187,8 +194,7 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
   if (shape.form == KvForm::kShared && !in[kPastKey])
     return InputError(where, "key", "has length 0 and there is no past",
                       "past_key and past_value with the complete keys");
-  const bool windowed = attributes.window_sized_cache;
-  if (windowed && shape.past_tokens < attributes.window) {
+  if (attributes.window_sized_cache && shape.past_tokens < attributes.window) {
     const char* cache = in[kExternalKey] ? "external_key" : "past_key";
     if (!in[kExternalKey] && !in[kPastKey])
       return InputError(where, cache, "is absent", "the window-sized cache, because sliding_window_cache is 1");
@@ -196,11 +202,19 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
         where, cache, fmt::format("has {} rows", shape.past_tokens),
         fmt::format("at least local_window_size = {}, because sliding_window_cache is 1", attributes.window));
   }
-  if (!shape.Appends() && !windowed && shape.total > shape.past_tokens)
+  const int64_t rows = attributes.cache_rows;
+  const bool has_none = shape.Appends() && shape.past_tokens == 0;  // nothing yet
+  if (shape.past_tokens < rows && !has_none)
+    return InputError(where, in[kExternalKey] ? "external_key" : "past_key",
+                      fmt::format("has {} rows", shape.past_tokens),
+                      fmt::format("{}at least window_cache_rows = {}", shape.Appends() ? "none, or " : "", rows));
+  if (!shape.Appends() && !attributes.DropsKeys() && shape.total > shape.past_tokens)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
                       fmt::format("at most {}, the rows of '{}'", shape.past_tokens,
                                   shape.form == KvForm::kShared ? "past_key" : "external_key"));
-  shape.capacity = shape.Appends() && !windowed ? std::max(shape.total, shape.past_tokens) : shape.past_tokens;
+  shape.capacity = shape.past_tokens;
+  if (shape.Appends() && rows > 0) shape.capacity = std::max(rows, attributes.window - 1 + shape.S);
+  if (shape.Appends() && !attributes.DropsKeys()) shape.capacity = std::max(shape.total, shape.past_tokens);
   KVSHARE_RETURN_IF_ERROR(CheckSideInputs(where, attributes, in, shape));
   return shape;
 }
@@ -225,7 +239,7 @@ Limit TokenLimit(const GqaAttributes& attributes, const GqaInputs& in, const Gqa
   const Limit cache = {shape.capacity, "the last row of the cache"};
   const Limit total = {shape.total,
                        in[kAttentionBias] ? "the last column of 'attention_bias'" : "total_sequence_length less one"};
-  if (attributes.window_sized_cache) return total.tokens == cache.tokens ? cache : total;
+  if (attributes.DropsKeys()) return total.tokens == cache.tokens ? cache : total;
   const bool bounded_by_total = in[kAttentionBias] || in[kQuerySeqlens];
   return bounded_by_total && total.tokens < cache.tokens ? total : cache;
 }
@@ -248,7 +262,8 @@ Result<Step> ReadStep(std::string_view where, const GqaAttributes& attributes, c
   step.before = shape.first_prompt ? 0 : step.T - step.rows;
   if (step.before < 0)
     return error(fmt::format("at least {}: the last of the S = {} new tokens", shape.S - 1, shape.S));
-  if (shape.Appends() && !attributes.window_sized_cache && step.before > shape.past_tokens)
+  const bool holds_none = attributes.cache_rows > 0 && shape.past_tokens == 0;
+  if (shape.Appends() && (!attributes.DropsKeys() || holds_none) && step.before > shape.past_tokens)
     return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + step.rows - 1,
                              shape.past_tokens, step.rows));
   return step;
@@ -280,6 +295,47 @@ Status JudgeWindow(std::string_view where, const GqaAttributes& attributes, cons
   rules.stage_rows = std::max(rules.stage_rows, place.held + place.skip);
   return {};
 }
+
+// A cache that keeps each sequence's latest rows, as many as it has. Before a step those are rows of past, after it of
+// present or of a borrowed cache, whose extents may differ: numbers say what no WindowCache does.
+class LatestRows {
+ public:
+  LatestRows(const GqaShape& shape, bool rotary, GqaRules& rules) : shape_(shape) {
+    constexpr int64_t kArrays = 5;
+    rules.numbers.resize(static_cast<size_t>(shape.B * (kArrays + (rotary ? shape.S : 0))));
+    int64_t* next = rules.numbers.data();
+    for (int64_t** array : {&held_, &query_position_, &first_, &held_before_, &skip_}) {
+      *array = next;
+      next += shape.B;
+    }
+    rules.positions.length = held_;
+    rules.positions.query_position = query_position_;
+    rules.positions.first_column = first_;
+    rules.past_length = held_before_;
+    rules.skip = skip_;
+    if (!rotary || rules.rotary.data != nullptr) return;
+    rotary_ = next;
+    rules.rotary = rotary_;
+  }
+
+  void Place(const Step& step, int64_t b) {
+    held_[b] = std::min(step.T, shape_.capacity);
+    first_[b] = step.T - held_[b];
+    query_position_[b] = step.before - first_[b];
+    held_before_[b] = std::min(step.before, shape_.past_tokens);
+    skip_[b] = held_before_[b] + step.Fresh() - held_[b];
+    for (int64_t s = 0; rotary_ != nullptr && s < shape_.S; ++s) rotary_[b * shape_.S + s] = step.before + s;
+  }
+
+ private:
+  const GqaShape& shape_;
+  int64_t* held_ = nullptr;
+  int64_t* query_position_ = nullptr;
+  int64_t* first_ = nullptr;  // position of row 0 afterwards
+  int64_t* held_before_ = nullptr;
+  int64_t* skip_ = nullptr;
+  int64_t* rotary_ = nullptr;
+};
 
 Status JudgeRotary(std::string_view where, const GqaInputs& in, const GqaShape& shape, const Step& step, int64_t b,
                    const RotaryPositions& positions) {
@@ -340,9 +396,12 @@ Result<GqaRules> GqaRulesOf(std::string_view where, const GqaAttributes& attribu
     rules.stage_rows = shape.past_tokens + shape.S;
     return rules;
   }
+  std::optional<LatestRows> latest;
+  if (attributes.cache_rows > 0) latest.emplace(shape, attributes.rotary, rules);
   for (int64_t b = 0; b < shape.B; ++b) {
     KVSHARE_ASSIGN_OR_RETURN(const Step step, ReadStep(where, attributes, in, shape, b));
     KVSHARE_RETURN_IF_ERROR(JudgeWindow(where, attributes, shape, step, b, rules));
+    if (latest) latest->Place(step, b);
     if (attributes.rotary) KVSHARE_RETURN_IF_ERROR(JudgeRotary(where, in, shape, step, b, rules.rotary));
   }
   return rules;

@@ -5,6 +5,7 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/ops.h"
 #include "kvshare/call.h"
@@ -29,12 +30,15 @@ struct GqaAttributes {
   bool interleaved = false;
   bool smooth_softmax = false;
   bool window_sized_cache = false;  // sliding_window_cache
+  int64_t cache_rows = 0;           // window_cache_rows; 0: off
   DType cache = DType::kF32;        // element type of past, present and the external pair
   QuantType key_quant = QuantType::kNone;
   QuantType value_quant = QuantType::kNone;
   float query_epsilon = 1e-6F;  // of the norms
   float key_epsilon = 1e-6F;
   int64_t qk_output = 0;  // of output_qk: 1 the scores that the softmax takes, 2 its weights
+
+  bool DropsKeys() const { return window_sized_cache || cache_rows > 0; }
 };
 
 // Where a call's keys and values come from.
@@ -62,6 +66,10 @@ struct GqaRules {
   Positions positions;
   RotaryPositions rotary;  // where anything is rotated
   int64_t stage_rows = 0;  // where positions.cache.staged: the most rows that takes
+  // With window_cache_rows, in place of positions.cache: rows of past that count, and those that are dropped.
+  Lengths past_length;
+  Lengths skip;
+  std::vector<int64_t> numbers;  // what the lengths and rotary positions of this call point to
 
   bool Staged() const { return positions.cache.staged; }
 };

@@ -57,6 +57,7 @@ Result<GqaAttributes> ReadAttributes(std::string_view where, const NodeInfo& nod
     *type = *parsed;
   }
   a.window_sized_cache = node.IsOn("sliding_window_cache");
+  if (std::string_view(binding.domain) == "kvshare") a.cache_rows = node.Int("window_cache_rows").value_or(0);
   const float epsilon = node.Float("qk_norm_epsilon").value_or(1e-6F);
   a.query_epsilon = node.Float("q_norm_epsilon").value_or(epsilon);
   a.key_epsilon = node.Float("k_norm_epsilon").value_or(epsilon);
@@ -107,10 +108,9 @@ class GroupQueryAttention final : public Kernel {
     KVSHARE_ASSIGN_OR_RETURN(const GqaRules rules, GqaRulesOf(where_, attributes_, in, shape, backend_.memory));
 
     const std::array<int64_t, 3> output_dims = {shape.B, shape.S, shape.Hq * shape.D};
-    const std::array<int64_t, 4> present_dims = {shape.B, shape.Hkv, shape.capacity, shape.width};
     KVSHARE_ASSIGN_OR_RETURN(const Tensor output, context.Output(gqa::kOutput, output_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, context.Output(gqa::kPresentKey, present_dims));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, context.Output(gqa::kPresentValue, present_dims));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_key, Present(context, gqa::kPresentKey, shape));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor present_value, Present(context, gqa::kPresentValue, shape));
     if (bool(present_key) != bool(present_value))
       return Status::InvalidInput(fmt::format("{}: output '{}' is absent while '{}' is named; needs both or neither",
                                               where_, present_key ? "present_value" : "present_key",
@@ -153,6 +153,19 @@ class GroupQueryAttention final : public Kernel {
   }
 
  private:
+  // A window-sized cache that is bound has room for short chunks only, which ONNX Runtime tells in words of its own.
+  Result<Tensor> Present(CallContext& context, size_t output, const GqaShape& shape) const {
+    auto present = context.Output(output, std::array{shape.B, shape.Hkv, shape.capacity, shape.width});
+    const int64_t rows = attributes_.cache_rows;
+    const int64_t most = rows - attributes_.window + 1;
+    if (present.ok() || rows == 0 || !shape.Appends() || shape.S <= most) return present;
+    return Status::InvalidInput(fmt::format(
+        "{}: output '{}' is bound and needs {} rows for a chunk of {} tokens; needs chunks of at most "
+        "window_cache_rows "
+        "- local_window_size + 1 = {} where it has window_cache_rows = {}, or no binding",
+        where_, output == gqa::kPresentKey ? "present_key" : "present_value", shape.capacity, shape.S, most, rows));
+  }
+
   // The caches that a call fills, in order, in pairs of a key's and its value's; the keys that it looks at first.
   struct Fills {
     std::array<AppendCall, 4> calls;
@@ -263,7 +276,12 @@ class GroupQueryAttention final : public Kernel {
     call.length = rules.positions.length;
     call.cache = rules.positions.cache;
     call.cache.staged = false;
+    if (rules.skip) {
+      call.past_length = rules.past_length;
+      call.skip = rules.skip;
+    }
     if (!shape.Appends()) {
+      call.skip = {};
       call.fresh = call.past;
       call.fresh.tokens = 0;
       call.past_length = Lengths::AtEnd();
@@ -295,6 +313,11 @@ Result<std::unique_ptr<Kernel>> CreateGqa(const OpBinding& binding, const NodeIn
   KVSHARE_ASSIGN_OR_RETURN(const GqaAttributes attributes, ReadAttributes(where, node, binding));
   const bool drop_in = std::string_view(binding.domain) != "kvshare";
   KVSHARE_RETURN_IF_ERROR(CheckGqaAttributes(where, attributes, /*zero_window_allowed=*/drop_in));
+  if (attributes.cache_rows > 0 && binding.backend->memory == Memory::kDevice)
+    return Status::Refused(
+        fmt::format("{}: attribute 'window_cache_rows' is {}; needs 0: only the CPU's kernels have such "
+                    "a cache",
+                    where, attributes.cache_rows));
   if (node.HasOutput(gqa::kOutputQk) && attributes.qk_output == 0)
     return Status::InvalidInput(fmt::format(
         "{}: output 'output_qk' is named while attribute 'qk_output' is 0; needs qk_output = 1 or 2", where));

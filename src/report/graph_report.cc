@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -42,6 +43,8 @@ Json LayerJson(const AttentionLayer& l) {
           {"kv_heads", l.kv_heads},
           {"expansion", l.expansion},
           {"head_size", l.head_size},
+          {"cache_rows", l.cache_rows},
+          {"row_bytes", l.row_bytes},
           {"note", l.note}};
 }
 
@@ -63,6 +66,32 @@ std::string Counts(const Inspection& i) {
       "{} nodes; {} mask nodes; {} Transpose/Reshape on borrowed K/V; {} nodes that repeat K/V heads; {} named unused "
       "presents\n",
       i.nodes, i.mask_nodes, i.borrowed_copies, i.repeat_nodes, i.named_unused_presents);
+}
+
+std::string BytesText(int64_t bytes) {
+  constexpr int64_t kMega = 1000000;
+  return bytes < kMega ? fmt::format("{} bytes", bytes)
+                       : fmt::format("{:.1f} MB", static_cast<double>(bytes) / static_cast<double>(kMega));
+}
+
+// What the caches of one sequence hold after many tokens.
+std::string CacheBytes(const Inspection& i) {
+  constexpr int64_t kTokens = 32768;
+  int64_t caches = 0;
+  int64_t windowed = 0;
+  int64_t growing = 0;  // bytes a token
+  int64_t fixed = 0;
+  for (const AttentionLayer& layer : i.layers) {
+    if (layer.row_bytes == 0) continue;
+    ++caches;
+    windowed += layer.cache_rows > 0 ? 1 : 0;
+    (layer.cache_rows > 0 ? fixed : growing) += layer.row_bytes * std::max<int64_t>(layer.cache_rows, 1);
+  }
+  if (caches == 0) return "";
+  const std::string in_windows =
+      windowed == 0 ? "" : fmt::format("; {} window-sized ones take {}", windowed, BytesText(fixed));
+  return fmt::format("caches of {} layers: {} bytes a token{}; {} at {} tokens\n", caches, growing, in_windows,
+                     BytesText(growing * kTokens + fixed), kTokens);
 }
 
 // One line for many nodes of one fate: "16 x <reason>: first, second, ...".
@@ -95,7 +124,7 @@ std::string ToText(const Inspection& inspection) {
                         layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
                         layer.note.empty() ? "" : "  ! " + layer.note);
   }
-  text += Counts(inspection);
+  text += Counts(inspection) + CacheBytes(inspection);
   for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
 }
@@ -107,7 +136,9 @@ std::string ToText(const RewriteReport& report) {
   if (const auto applied = Outcomes(report, true); !applied.empty()) text += "applied\n" + applied;
   if (const auto declined = Outcomes(report, false); !declined.empty()) text += "left alone\n" + declined;
   for (const auto& note : report.notes) text += fmt::format("note: {}\n", note);
-  if (report.changed) text += "before: " + Counts(report.before) + "after:  " + Counts(report.after);
+  if (report.changed)
+    text += "before: " + Counts(report.before) + CacheBytes(report.before) + "after:  " + Counts(report.after) +
+            CacheBytes(report.after);
   for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
 }

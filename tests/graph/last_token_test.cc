@@ -118,8 +118,8 @@ std::vector<NearMiss> NearMisses() {
       {"AValueOfUnknownShape",
        EndingIn("import other 1\nodd = other.Odd(q0)\noutput sum f32[B]\nsum = ReduceSum(odd, one)\n"
                 "const weights f32[32] = 1\n"
-                "logits = com.microsoft.SkipSimplifiedLayerNormalization(out1, odd, weights) {epsilon=0.1}"),
-       "shape-unknown", "SkipSimplifiedLayerNormalization 'logits': the shape of 'odd' is not known"},
+                "logits = com.microsoft.SkipLayerNormalization(out1, odd, weights) {epsilon=0.1}"),
+       "shape-unknown", "SkipLayerNormalization 'logits': the shape of 'odd' is not known"},
       {"OneRowForAllSequences", EndingIn("input rows f32[1,S,32]\nlogits = Add(out1, rows)"), "tokens-mixed",
        "Add 'logits': 'rows' is one for all sequences, whose last tokens may differ"},
       {"TheNumberOfTokens",
@@ -139,6 +139,15 @@ TEST(FastPrefill, CutsBehindTheLastOwnKeys) {
   EXPECT_THAT(text, testing::HasSubstr("out0_last_token = GatherND(out0, logits_last) {batch_dims=1}"));
   EXPECT_THAT(text, testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0_last_token,"));
   EXPECT_EQ(graph.Shape("logits"), (std::vector<int64_t>{-1, 1, 32}));
+}
+
+TEST(FastPrefill, LogitsOfTheLastTokenAloneAreNotEnough) {
+  Graph graph = GraphOf(Replaced(EndingIn("const begin0 i64[1] = -1\nconst end0 i64[1] = 9223372036854775807\n"
+                                          "taken = Slice(out1, begin0, end0, one)\nlogits = Identity(taken)"),
+                                 "logits f32[B,S,32]", "logits f32[B,1,32]"));
+  ASSERT_TRUE(RewriteGraph(graph, FastPrefill()).ok());
+  EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("out1 = com.microsoft.GroupQueryAttention(out0_last_token,"));
+  EXPECT_FALSE(RewriteGraph(graph, FastPrefill())->changed);
 }
 
 TEST(FastPrefill, AShapeMadeOfTheQuerysOwnExtentsIsReplaced) {

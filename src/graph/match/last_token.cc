@@ -53,6 +53,14 @@ Matched<std::string> FindLogits(const Graph& graph, const Layer& first) {
   return logits;
 }
 
+// Is `value` what an earlier rewrite took of each sequence: GatherND, between two Transpose nodes where that is not
+// the second axis?
+bool IsLastToken(const Graph& graph, const std::string& value) {
+  const Node* node = graph.Producer(value);
+  if (graph.IsOnnx(node, "Transpose")) node = graph.Producer(Input(*node, 0));
+  return graph.IsOnnx(node, "GatherND") && IntAttribute(*node, "batch_dims") == 1;
+}
+
 // The nodes that graph outputs need: all of them, or all but `logits`.
 std::unordered_set<const Node*> Needed(const Graph& graph, const std::string& but = "") {
   std::unordered_set<const Node*> needed;
@@ -163,7 +171,7 @@ class Walk {
       if (axis && *axis != found->second) return Unlike(output);
       axis = found->second;
     }
-    if (!axis) return {};
+    if (!axis || IsLastToken(graph_, node.output(0))) return {};
     KVSHARE_ASSIGN_OR_RETURN(TokenReads reads, Read(node, *axis));
     if (reads.shape) plan_.shapes[&node] = *reads.shape;
     for (const TokenRead& read : reads.inputs) KVSHARE_RETURN_IF_ERROR(Ask(node, read));
@@ -186,6 +194,7 @@ class Walk {
     const Node* producer = graph_.Producer(value);
     // A mask of an attention is made of its tokens in ways of its own: all rows, of which the last is taken.
     const bool is_mask = IsAttentionOp(node) && read.input != 0;
+    if (IsLastToken(graph_, value)) return {};
     if (producer == nullptr || elsewhere_.contains(producer) || is_mask) return Cut(node, read);
     const auto [found, is_new] = plan_.narrowed.try_emplace(value, read.axis);
     return is_new || found->second == read.axis ? Decline() : Unlike(value);
@@ -268,10 +277,6 @@ Matched<LastTokenPlan> MatchLastToken(const Graph& graph, const std::vector<Laye
   KVSHARE_ASSIGN_OR_RETURN(const auto behind, LayersBehind(graph, layers));
   plan.first = behind.front().node;
   KVSHARE_ASSIGN_OR_RETURN(plan.logits, FindLogits(graph, behind.front()));
-  if (const auto shape = graph.Shape(plan.logits); shape && (*shape)[1] == 1) {
-    plan.done = true;
-    return plan;
-  }
   KVSHARE_RETURN_IF_ERROR(FindLast(*(behind.data() - 1), behind, plan));
   Walk walk(graph, behind, plan);
   KVSHARE_RETURN_IF_ERROR(walk.Run());

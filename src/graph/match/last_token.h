@@ -26,12 +26,11 @@ struct LastTokenPlan {
   // Which token is a sequence's last: by seqlens_k of GroupQueryAttention, or by a mask [B, T] of what is kept.
   std::string seqlens;
   std::string mask;
-  std::string query;  // holds this step's tokens along its axis -2
-  std::vector<TokenCut> cuts;
+  std::string query;                                   // holds this step's tokens along its axis -2
+  std::vector<TokenCut> cuts;                          // none: it computes one token already
   std::map<std::string, int64_t> narrowed;             // values of that part, and the axis of their tokens
   std::map<const Node*, std::vector<int64_t>> shapes;  // of Reshape nodes that named the number of tokens
   std::vector<const Node*> triangles;                  // Attention that must no longer be causal beside its mask
-  bool done = false;                                   // it computes one token already
 };
 
 // kNothingShared: no such layer. kTokensMixed, kShapeUnknown: ReadTokens. kValueIsOutput, kValueIsRead: what another

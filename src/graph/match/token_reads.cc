@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <unordered_map>
 
@@ -164,13 +165,23 @@ Reads ReadTranspose(const Asked& asked) {
   return TokenReads{{{0, (*perm)[static_cast<size_t>(rank + asked.axis)] - rank}}};
 }
 
+// Is it [-1:] along one axis? Of one token it takes that one.
+bool TakesLastRow(const Asked& asked) {
+  const auto begin = KnownInts(asked.graph, Input(asked.node, 1));
+  const auto end = KnownInts(asked.graph, Input(asked.node, 2));
+  const bool by_one =
+      Input(asked.node, 4).empty() || KnownInts(asked.graph, Input(asked.node, 4)) == std::vector<int64_t>{1};
+  return by_one && begin == std::vector<int64_t>{-1} && end && end->size() == 1 &&
+         end->front() >= std::numeric_limits<int32_t>::max();
+}
+
 Reads ReadSlice(const Asked& asked) {
   const auto axes = KnownInts(asked.graph, Input(asked.node, 3));
   if (!axes) return Mixed(asked.node);
   const int64_t rank = RankOf(asked.graph, Input(asked.node, 0));
   if (rank < 0) return UnknownShape(asked.node, Input(asked.node, 0));
   for (const int64_t axis : *axes)
-    if ((axis < 0 ? axis : axis - rank) == asked.axis) return Mixed(asked.node);
+    if ((axis < 0 ? axis : axis - rank) == asked.axis && !TakesLastRow(asked)) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
 

@@ -17,6 +17,7 @@ const std::vector<Rule>& AllRules() {
       {kUnnamePresentsRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunUnnamePresents},
       {kFastPrefillRule, {Feature::kLastToken}, RunFastPrefill},
       {kDeadNodesRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunDeadNodes},
+      {kWindowCachesRule, {Feature::kWindowCaches}, RunWindowCaches},
       {kPruneInputsRule, {Feature::kPruneInputs}, RunPruneInputs},
   };
   return rules;

@@ -109,7 +109,7 @@ void RunFastPrefill(Rewriting& rewriting) {
     rewriting.Record(kFastPrefillRule, *rewriting.layers.back().node, Outcome::Declined(plan.status()));
     return;
   }
-  if (plan->done) return;
+  if (plan->cuts.empty()) return;
   CutTokens(graph, *plan);
   for (const auto& [node, shape] : plan->shapes) {
     rewriting.released.push_back({&graph, Input(*node, 1)});

@@ -20,6 +20,7 @@ enum class Feature : uint32_t {
   kLastToken = 1U << 8,       // layers behind the last own keys compute the last token alone
   kHeadsAsTheyAre = 1U << 9,  // attention takes key-value heads that the graph does not repeat
   kOwnToKeyMask = 1U << 10,   // own Attention layers become kvshare's, with a key mask
+  kWindowCaches = 1U << 11,   // caches of own layers with a window hold no more than it and a slack
 };
 
 class Features {

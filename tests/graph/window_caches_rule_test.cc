@@ -1,0 +1,93 @@
+// What keeps a cache from holding its window alone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "graph/rewrite_graph.h"
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+RewriteOptions WindowCaches() {
+  RewriteOptions options;
+  options.target = Target::kKvshare;
+  options.window_caches = 3;
+  return options;
+}
+
+std::string Own(const std::string& past_k, const std::string& attributes) {
+  return TwoLayersWith("out0", "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, " + past_k +
+                                   ", past_v, seqlens, total, cos_table, sin_table) {num_heads=4, kv_num_heads=1, "
+                                   "scale=1.0, do_rotary=1, local_window_size=4" +
+                                   attributes + "}");
+}
+
+struct NearMiss {
+  const char* name;
+  std::string text;
+  std::string skip;
+  const char* reason;
+};
+
+class WindowCachesDeclines : public testing::TestWithParam<NearMiss> {};
+
+TEST_P(WindowCachesDeclines, WithAReason) {
+  Graph graph = GraphOf(GetParam().text);
+  RewriteOptions options = WindowCaches();
+  if (!GetParam().skip.empty()) options.skip = {GetParam().skip};
+  const auto report = RewriteGraph(graph, options);
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  std::vector<std::string> found;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "window-caches") found.push_back(outcome.code + ": " + outcome.reason);
+  EXPECT_THAT(found, testing::ElementsAre(GetParam().reason));
+  EXPECT_THAT(ToText(graph.Copy()), testing::Not(testing::HasSubstr("window_cache_rows")));
+}
+
+std::vector<NearMiss> NearMisses() {
+  return {
+      {"NotInKvshare", std::string(kTwoLayers), "own-layers",
+       "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
+      {"OnnxRuntimesOwn", TwoLayersWith("out1", "out1 = Identity(out0)", Own("past_k", ", sliding_window_cache=1")), "",
+       "already-converted: has sliding_window_cache, whose rows its past tells"},
+      {"AnEndlessWindow",
+       TwoLayersWith("out1", "out1 = Identity(out0)",
+                     TwoLayersWith("out0",
+                                   "out0, present_k, present_v = com.microsoft.GroupQueryAttention(q0, k0, k0, "
+                                   "past_k, past_v, seqlens, total) {num_heads=4, kv_num_heads=1, "
+                                   "local_window_size=3000000000}")),
+       "", "window-attribute: has a window of 3000000000 keys"},
+      {"APastThatIsMade", Own("made", "") + "made = Identity(past_k)\n", "",
+       "source-cache: its past 'made' is no graph input that it alone reads"},
+      {"ABorrowerWithAMask", std::string(kTwoLayers), "shared-attention",
+       "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
+      {"ABorrowerOfAnotherWindow",
+       TwoLayersWith("out1",
+                     "import kvshare 1\nout1 = kvshare.GroupQueryAttention(out0, _, _, _, _, seqlens, total, _, _, _, "
+                     "_, _, _, _, _, _, _, present_k, present_v) {num_heads=4, kv_num_heads=1, scale=1.0, "
+                     "local_window_size=2}"),
+       "",
+       "source-form: layer 1 borrows its cache and has window 2; needs kvshare::GroupQueryAttention with external_key "
+       "and window 4"},
+      {"APresentThatIsRead", std::string(kTwoLayers) + "output sum f32[B]\nsum = ReduceSum(present_k, one)\n", "",
+       "value-is-read: present 'present_k' is read by ReduceSum 'sum'"},
+  };
+}
+
+std::string NameOfMiss(const testing::TestParamInfo<NearMiss>& miss) { return miss.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Graphs, WindowCachesDeclines, testing::ValuesIn(NearMisses()), NameOfMiss);
+
+TEST(WindowCaches, SourceAndBorrowerHaveTheSameRows) {
+  Graph graph = GraphOf(kTwoLayers);
+  ASSERT_TRUE(RewriteGraph(graph, WindowCaches()).ok());
+  const std::string text = ToText(graph.Copy());
+  size_t found = 0;
+  for (size_t at = 0; (at = text.find("window_cache_rows=7", at)) != std::string::npos; ++at) ++found;
+  EXPECT_EQ(found, 2U);
+  EXPECT_EQ(graph.ExtentName("past_k", 2), "past_window_of_7");
+  EXPECT_EQ(graph.ExtentName("present_v", 2), "present_window_of_7");
+}
+
+}  // namespace
+}  // namespace kvshare::graph
