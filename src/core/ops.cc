@@ -7,7 +7,7 @@ namespace kvshare {
 namespace {
 
 constexpr Operator kOperators[] = {
-    {"kvshare", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaAttributes},
+    {"kvshare", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kKvshareGqaAttributes},
     {"kvshare", "Attention", kAttentionInputs, kAttentionOutputs, kKvshareAttentionAttributes},
     {"com.microsoft", "GroupQueryAttention", kGqaInputs, kGqaOutputs, kGqaAttributes},
     {"", "Attention", kOnnxAttentionInputs, kAttentionOutputs, kOnnxAttentionAttributes},

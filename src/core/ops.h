@@ -100,7 +100,7 @@ inline constexpr Slot kGqaOutputs[] = {
 };
 static_assert(std::size(kGqaOutputs) == gqa::kOutputs);
 
-inline constexpr Attribute kGqaAttributes[] = {
+inline constexpr Attribute kKvshareGqaAttributes[] = {
     {"num_heads"},
     {"kv_num_heads"},
     {"scale"},
@@ -112,14 +112,16 @@ inline constexpr Attribute kGqaAttributes[] = {
     {"smooth_softmax"},
     {"qk_output"},
     {"sliding_window_cache"},
-    {"window_cache_rows"},
     {"k_quant_type"},
     {"v_quant_type"},
     {"kv_cache_bit_width"},
     {"qk_norm_epsilon"},
     {"q_norm_epsilon"},
     {"k_norm_epsilon"},
+    {"window_cache_rows"},  // the last: com.microsoft has none
 };
+inline constexpr auto kGqaAttributes =
+    std::span<const Attribute>(kKvshareGqaAttributes).first(std::size(kKvshareGqaAttributes) - 1);
 
 inline constexpr Slot kAttentionInputs[] = {
     {"Q", SlotType::kT, true},

@@ -89,5 +89,23 @@ TEST(WindowCaches, SourceAndBorrowerHaveTheSameRows) {
   EXPECT_EQ(graph.ExtentName("present_v", 2), "present_window_of_7");
 }
 
+TEST(WindowCaches, NeedASlackThatARowCountCanHold) {
+  Graph graph = GraphOf(std::string(kTwoLayers));
+  RewriteOptions options = WindowCaches();
+  options.window_caches = -1;
+  EXPECT_THAT(RewriteGraph(graph, options).status().message(),
+              testing::AllOf(testing::HasSubstr("option 'window_caches' = '-1': needs 0 to "),
+                             testing::HasSubstr(" rows beside the window")));
+}
+
+TEST(WindowCaches, NeedKvsharesOps) {
+  Graph graph = GraphOf(std::string(kTwoLayers));
+  RewriteOptions options = WindowCaches();
+  options.target = Target::kOrt;
+  EXPECT_EQ(RewriteGraph(graph, options).status().message(),
+            "option 'window_caches': ONNX Runtime has no window-sized cache that other layers borrow; needs option "
+            "'target' = 'kvshare'");
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -46,3 +46,13 @@ def test_wild_lengths_write_nothing_outside(seqlens_k):
     def run(lengths):
         return gqa(inputs | {"seqlens_k": np.array(lengths, np.int32)}, attributes, drop_in="gqa")
     assert_close(run([*seqlens_k, 6])["output"][2], run([3, 4, 6])["output"][2], np.float32)
+
+
+def test_a_cache_of_the_latest_rows_is_refused():
+    rng = np.random.default_rng(3)
+    inputs = {"query": draw(rng, 1, 1, 4 * 16), "key": draw(rng, 1, 1, 2 * 16), "value": draw(rng, 1, 1, 2 * 16),
+              "past_key": draw(rng, 1, 2, 7, 16), "past_value": draw(rng, 1, 2, 7, 16),
+              "seqlens_k": np.array([3], np.int32), "total_sequence_length": np.array([4], np.int32)}
+    attributes = {"num_heads": 4, "kv_num_heads": 2, "local_window_size": 4, "window_cache_rows": 7}
+    assert ("GroupQueryAttention 'node': attribute 'window_cache_rows' is 7; needs 0: only the CPU's kernels have such a cache"
+            in message(lambda: gqa(inputs, attributes, domain="kvshare")))
