@@ -134,7 +134,7 @@ std::vector<std::string> Warnings(const std::vector<Layer>& layers) {
   if (repeated)
     warnings.push_back(
         fmt::format("{}: the graph copies each key-value head once for every query head of its group (repeat_kv), at "
-                    "every step; needs an export whose Attention takes the heads as they are",
+                    "every step; kvshare rewrite takes the heads as they are",
                     repeated.Text()));
   return warnings;
 }
