@@ -2,8 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "ep/graph_view.h"
 #include "ort/ort_context.h"
@@ -14,7 +15,7 @@ namespace {
 using ort::Tensor;
 
 struct Alias final : OrtKernelImpl {
-  Alias(const OrtApi& of, bool is_transpose) : OrtKernelImpl{}, api(of), transposes(is_transpose) {
+  Alias(const OrtApi& of, std::string_view its_op) : OrtKernelImpl{}, api(of), op(its_op) {
     ort_version_supported = kApiVersion;
     Compute = [](OrtKernelImpl* self, OrtKernelContext* context) noexcept -> OrtStatus* {
       const auto& alias = *static_cast<const Alias*>(self);
@@ -26,13 +27,8 @@ struct Alias final : OrtKernelImpl {
   Status Run(OrtKernelContext* context) const {
     const ort::CallContext call(api, context);
     KVSHARE_ASSIGN_OR_RETURN(const Tensor input, call.Input(0));
-    if (input.rank != 4)
-      return Status::InvalidInput(fmt::format("a borrowed cache has shape {}; needs rank 4", input.ShapeText()));
-    const auto& in = input.dims;
-    const std::array<int64_t, 4> transposed = {in[0], in[2], in[1], in[3]};
-    const std::array<int64_t, 3> folded = {in[0], in[1], in[2] * in[3]};
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor output,
-                             call.Output(0, transposes ? std::span<const int64_t>(transposed) : folded));
+    KVSHARE_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, ShapeOf(input));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor output, call.Output(0, shape));
     size_t bytes = 0;
     KVSHARE_RETURN_IF_ERROR(ort::FromOrt(api, api.GetTensorSizeInBytes(input.value, &bytes)));
     // One memory, unless ONNX Runtime could not give the output its input's.
@@ -40,12 +36,23 @@ struct Alias final : OrtKernelImpl {
     return {};
   }
 
+  Result<std::vector<int64_t>> ShapeOf(const Tensor& input) const {
+    const auto& in = input.dims;
+    if (input.rank == 4 && op == "Transpose") return std::vector<int64_t>{in[0], in[2], in[1], in[3]};
+    if (input.rank == 4 && op == "Reshape") return std::vector<int64_t>{in[0], in[1], in[2] * in[3]};
+    if (input.rank == 4 && op == "Unsqueeze") return std::vector<int64_t>{in[0], in[1], 1, in[2], in[3]};
+    if (input.rank == 5 && op == "Expand") return std::vector<int64_t>(in.begin(), in.begin() + 5);
+    if (input.rank == 5 && op == "Reshape") return std::vector<int64_t>{in[0], in[1], in[3], in[4]};
+    return Status::InvalidInput(fmt::format("a cache that {} takes has shape {}; needs rank {}", op, input.ShapeText(),
+                                            op == "Expand" ? 5 : 4));
+  }
+
   const OrtApi& api;
-  bool transposes;
+  std::string op;
 };
 
 }  // namespace
 
-OrtKernelImpl* MakeAlias(const OrtApi& api, std::string_view op) { return new Alias(api, op == "Transpose"); }
+OrtKernelImpl* MakeAlias(const OrtApi& api, std::string_view op) { return new Alias(api, op); }
 
 }  // namespace kvshare::ep

@@ -10,6 +10,7 @@
 #include "graph/layers.h"
 #include "graph/match/attention.h"
 #include "graph/match/readers.h"
+#include "graph/match/repeat.h"
 
 namespace kvshare::ep {
 namespace {
@@ -86,14 +87,15 @@ class Finder {
       return CheckMeaning(std::move(mask), /*repairs=*/false);
     }
     KVSHARE_RETURN_IF_ERROR(graph::CheckSourceIsLayer(layer));
-    if (layer.made_outside) return Decline(DeclineCode::kKeyIsMadeOutside, "its keys are made outside of attention");
     KVSHARE_ASSIGN_OR_RETURN(graph::SharedMatch match,
                              graph::MatchSharedAttention(layers_, layer, /*counts_lengths=*/false));
+    if (layer.made_outside && !match.mask.columns)
+      return Decline(DeclineCode::kKeyIsMadeOutside, "its keys are made outside of attention");
     return CheckMeaning(std::move(match.mask), match.repairs_causality);
   }
 
   Matched<MaskMeaning> CheckMeaning(MaskMeaning mask, bool repairs) const {
-    if (mask.columns) return Decline(DeclineCode::kMaskUnknown, "its mask compares columns, which a key mask does not");
+    if (!mask.padding) return Decline(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
     if (options_.alignment != Alignment::kSpec) return mask;
     if (repairs) return Decline(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
     if (mask.rank == 3)
@@ -163,6 +165,7 @@ class Finder {
       Plan& plan = PlanOf(*layer);
       plan.key_mask = Input(*layer->node, kMaskInput);
       plan.window = meaning.window;
+      plan.columns = meaning.columns.has_value();
       plan.lower_right = true;
     }
     return true;
@@ -208,10 +211,9 @@ class Finder {
 
   Decline MatchAliases(const Layer& layer) const {
     if (layer.graph != &graph_) return {DeclineCode::kValueIsCaptured, "lies in a body"};
+    if (layer.expansion > 1) return graph::MatchRepeat(layer).status();
     if (!layer.trouble.ok()) return layer.trouble;
     KVSHARE_RETURN_IF_ERROR(graph::CheckSourceIsLayer(layer));
-    if (layer.expansion != 1 || layer.copies.size() % 2 != 0)
-      return {DeclineCode::kAlreadyConverted, "its keys are repeated for its query heads"};
     for (const Node* copy : layer.copies)
       if (!graph_.IsOnnx(copy, "Transpose") && !graph_.IsOnnx(copy, "Reshape"))
         return graph::Because(DeclineCode::kAlreadyConverted, "{} is between", graph::Describe(*copy));
@@ -223,7 +225,7 @@ class Finder {
   void FindAliases() {
     std::unordered_map<const Node*, const Layer*> borrowers;
     for (const Layer& layer : layers_) {
-      if (layer.IsGqa() || layer.IsKvshare() || !layer.IsShared() || layer.copies.empty()) continue;
+      if (layer.IsGqa() || layer.IsKvshare() || layer.copies.empty()) continue;
       if (layer.graph->IsFunction()) continue;
       const Decline odd = MatchAliases(layer);
       if (odd.ok())
@@ -236,8 +238,8 @@ class Finder {
     for (const auto& [node, layer] : borrowers) {
       for (const Node* copy : layer->copies) claims_.aliases.insert(copy->output(0));
       Plan& plan = PlanOf(*layer);
-      plan.unfolded = {Input(*node, 1), Input(*node, 2)};
       plan.kv_heads = layer->kv_heads;
+      if (layer->expansion == 1) plan.unfolded = {Input(*node, 1), Input(*node, 2)};
     }
   }
 

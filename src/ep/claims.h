@@ -32,7 +32,7 @@ struct Claims {
   // Nodes that exist only for masks, in the graph's order, each by its first output: together one node.
   std::vector<std::string> group;
   std::map<std::string, MaskOutput> masks;  // the group's outputs
-  // Transposes and Reshapes whose output is their input's memory, by their output.
+  // Transposes, Reshapes, Unsqueezes and Expands whose output is their input's memory, by their output.
   std::set<std::string> aliases;
 
   // Layers that kAuto reads otherwise than ONNX says, as messages open.

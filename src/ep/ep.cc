@@ -38,6 +38,8 @@ constexpr ServedOp kServed[] = {
     {"", "Attention", 1, 25, Reuse::kNone},  // ONNX's is 23 or later; below it is a library's that overrides it
     {"", "Transpose", 13, 25, Reuse::kAliases},
     {"", "Reshape", 14, 25, Reuse::kAliases},
+    {"", "Unsqueeze", 13, 25, Reuse::kAliases},
+    {"", "Expand", 13, 25, Reuse::kAliases},
 };
 
 bool IsAttention(const GraphNode& node) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 #include <vector>
@@ -20,6 +21,7 @@ using ort::Tensor;
 constexpr size_t kKey = 1;
 constexpr size_t kValue = 2;
 constexpr size_t kMask = 3;
+constexpr size_t kPastKey = 4;
 constexpr size_t kKeyMask = 7;
 constexpr size_t kInputsWithKeyMask = 8;
 
@@ -33,24 +35,26 @@ class PlannedNode final : public ort::NodeInfo {
     const std::string_view name = attribute;
     if (HasKeyMask() && name == "is_causal") return 1;
     if (HasKeyMask() && name == "local_window_size") return plan_.window;
+    if (plan_.kv_heads > 0 && name == "kv_num_heads" && node_.Int(attribute)) return plan_.kv_heads;
     return node_.Int(attribute);
   }
   std::optional<float> Float(const char* attribute) const override { return node_.Float(attribute); }
   std::optional<std::string> String(const char* attribute) const override { return node_.String(attribute); }
-  size_t InputCount() const override { return HasKeyMask() ? kInputsWithKeyMask : node_.InputCount(); }
+  size_t InputCount() const override { return CountsKept() ? kInputsWithKeyMask : node_.InputCount(); }
   size_t OutputCount() const override { return node_.OutputCount(); }
   bool HasInput(size_t index) const override {
-    if (!HasKeyMask()) return node_.HasInput(index);
+    if (!CountsKept()) return node_.HasInput(index);
     return index == kKeyMask || (index != kMask && node_.HasInput(index));
   }
   bool HasOutput(size_t index) const override { return node_.HasOutput(index); }
   ONNXTensorElementDataType InputType(size_t index) const override {
-    if (HasKeyMask() && index == kKeyMask) return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    if (HasKeyMask() && index == (plan_.columns ? kMask : kKeyMask)) return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     return HasInput(index) ? node_.InputType(index) : ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   }
 
  private:
   bool HasKeyMask() const { return !plan_.key_mask.empty(); }
+  bool CountsKept() const { return HasKeyMask() && !plan_.columns; }
 
   const ort::NodeInfo& node_;
   const Plan& plan_;
@@ -63,7 +67,7 @@ class PlannedCall final : public ort::CallContext {
       : ort::CallContext(api, context), plan_(plan) {}
 
   Result<Tensor> Input(size_t index) const override {
-    if (!plan_.key_mask.empty() && index == kMask) return Tensor{};
+    if (!plan_.key_mask.empty() && index == kMask) return plan_.columns ? Padding() : Tensor{};
     if (!plan_.key_mask.empty() && index == kKeyMask) return KeyMask();
     if (!plan_.unfolded[0].empty() && (index == kKey || index == kValue)) return Unfolded(index);
     return ort::CallContext::Input(index);
@@ -83,16 +87,41 @@ class PlannedCall final : public ort::CallContext {
     mask.dims = {mask.dims[0], mask.dims[mask.rank - 1]};
     mask.rank = 2;
     KVSHARE_ASSIGN_OR_RETURN(const Tensor query, ort::CallContext::Input(0));
-    if (mask.dims[0] == 1 && query.dims[0] > 1) Repeat(mask, query.dims[0]);
+    if (mask.dims[0] != 1 || query.dims[0] <= 1) return mask;
+    // One row for all sequences, as the mask that it stands for broadcasts.
+    mask.data = Rows(static_cast<const uint8_t*>(mask.data), query.dims[0], mask.dims[1], /*stride=*/0);
+    mask.dims[0] = query.dims[0];
     return mask;
   }
 
-  // One row for all sequences, as the mask that it stands for broadcasts.
-  void Repeat(Tensor& mask, int64_t batch) const {
-    const auto* const row = static_cast<const uint8_t*>(mask.data);
-    for (int64_t b = 0; b < batch; ++b) repeated_.insert(repeated_.end(), row, row + mask.dims[1]);
-    mask.dims[0] = batch;
-    mask.data = repeated_.data();
+  // The first T of its columns, as a mask [B, 1, 1, T].
+  Result<Tensor> Padding() const {
+    KVSHARE_ASSIGN_OR_RETURN(Tensor mask, ort::CallContext::Input(kMask));
+    KVSHARE_ASSIGN_OR_RETURN(const int64_t keys, Keys());
+    const int64_t batch = mask.dims[0];
+    const int64_t columns = mask.dims[mask.rank - 1];
+    if (columns < keys)
+      return Status::InvalidInput(
+          fmt::format("the mask of keys has {} columns; needs one for each of {} keys", columns, keys));
+    if (keys < columns) mask.data = Rows(static_cast<const uint8_t*>(mask.data), batch, keys, columns);
+    mask.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+    mask.dims = {batch, 1, 1, keys};
+    mask.rank = 4;
+    return mask;
+  }
+
+  // T: of the past and of the new ones.
+  Result<int64_t> Keys() const {
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor key, Input(kKey));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor past, ort::CallContext::Input(kPastKey));
+    return key.dims[key.rank == 3 ? 1 : 2] + (past ? past.dims[2] : 0);
+  }
+
+  // `count` rows of `width` bytes, each `stride` after the one before it. The same memory at each call of one step.
+  uint8_t* Rows(const uint8_t* first, int64_t count, int64_t width, int64_t stride) const {
+    rows_.resize(static_cast<size_t>(count * width));
+    for (int64_t row = 0; row < count; ++row) std::copy_n(first + row * stride, width, rows_.begin() + row * width);
+    return rows_.data();
   }
 
   // [B, T, H * D] by its shape, [B, H, T, D] in memory.
@@ -104,7 +133,7 @@ class PlannedCall final : public ort::CallContext {
   }
 
   const Plan& plan_;
-  mutable std::vector<uint8_t> repeated_;
+  mutable std::vector<uint8_t> rows_;
 };
 
 struct PlannedKernel final : OrtKernelImpl {

@@ -4,8 +4,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
+import ep_harness
 import golden_cases
 import golden_in_ep
 
@@ -24,6 +28,52 @@ def check(result):
 @pytest.mark.parametrize("name", golden_cases.NAMES)
 def test_an_unchanged_graph_gives_the_golden_logits(name, mode):
     check(golden_in_ep.result(name, mode))
+
+
+TORCH = [name for name in golden_cases.NAMES if name.startswith("torch_")]
+EXTENTS = {"batch": 2, "seq": 3, "past": 5}
+
+
+def torch_model(name, total, fixed):
+    """The export's bytes, with its input extents as numbers if `fixed`, and what to feed it: row 1 is padded on the left."""
+    extents = {**EXTENTS, "total": total}
+    model = onnx.load(golden_in_ep.path(name))
+    rng, feeds = np.random.default_rng(3), {}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        shape = [extents.get(d.dim_param, d.dim_value) for d in dims]
+        if fixed:
+            for dim, extent in zip(dims, shape):
+                dim.dim_value = extent
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+        else:
+            feeds[value.name] = rng.integers(0, 20, shape)
+    feeds["attention_mask"] = np.ones((2, total), np.int64)
+    feeds["attention_mask"][1, :2] = 0
+    feeds["position_ids"] = np.array([[5, 6, 7], [3, 4, 5]])
+    return model.SerializeToString(), feeds
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("spare", [0, 3])  # columns of attention_mask that have no key
+@pytest.mark.parametrize("name", TORCH)
+def test_a_pytorch_export_gives_what_onnx_runtime_gives(name, spare, fixed, capfd):
+    model, feeds = torch_model(name, 8 + spare, fixed)
+    sess = ep_harness.session(model, log_severity=2)
+    nodes = {op for _, op in ep_harness.assigned(sess)}
+    # With fixed extents, ONNX Runtime folds the mask's indices into constants: another dialect, which stays.
+    assert {"Expand", "Attention"} | (set() if fixed else {"GatherND"}) <= nodes and not ep_harness.attention_elsewhere(sess)
+    want = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for got, expected in zip(sess.run(None, feeds), want):
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
+    assert "Expected shape" not in capfd.readouterr().err
+
+
+def test_a_mask_of_columns_has_one_for_each_key():
+    model, feeds = torch_model("torch_llama", 7, fixed=False)
+    with pytest.raises(Exception, match="the mask of keys has 7 columns; needs one for each of 8 keys"):
+        ep_harness.session(model).run(None, feeds)
 
 
 @pytest.mark.parametrize("release", ["1.24.4", "1.27.0", "1.30.0"])

@@ -5,6 +5,7 @@
 
 #include <ostream>
 
+#include "tests/graph/torch_layers.h"
 #include "tests/graph/two_layers.h"
 
 namespace kvshare::ep {
@@ -186,6 +187,78 @@ TEST(Aliases, CopiesThatBorrowersShareAreAliasesForAll) {
   EXPECT_THAT(claims.plans.at("out1").unfolded, ElementsAre("k1", "v1"));
   EXPECT_THAT(claims.plans.at("out2").unfolded, ElementsAre("k1", "v1"));
 }
+
+// As PyTorch's exporter writes them: own layers too.
+TEST(Aliases, RepeatedHeadsAreThoseThatTheCacheHas) {
+  const Claims claims = Fused(std::string(graph::kTorchLayers));
+  EXPECT_THAT(claims.reasons, IsEmpty());
+  EXPECT_THAT(claims.aliases, testing::UnorderedElementsAre("k5", "kw", "k", "v5", "vw", "v"));
+  for (const char* layer : {"out0", "out1"}) {
+    EXPECT_THAT(claims.plans.at(layer).unfolded, ElementsAre("", ""));
+    EXPECT_EQ(claims.plans.at(layer).kv_heads, 2);
+  }
+}
+
+TEST(Masks, OfColumnsHidePaddingAlone) {
+  const Claims claims = Fused(std::string(graph::kTorchLayers));
+  EXPECT_EQ(claims.masks, (std::map<std::string, MaskOutput>{{"mask", {"attention_mask", 4, 1}}}));
+  for (const char* layer : {"out0", "out1"}) {
+    const Plan& plan = claims.plans.at(layer);
+    EXPECT_EQ(plan.key_mask, "mask");
+    EXPECT_TRUE(plan.columns);
+    EXPECT_TRUE(plan.lower_right);
+    EXPECT_EQ(plan.window, 4);
+  }
+}
+
+class KeptRepetition : public testing::TestWithParam<Kept> {};
+
+TEST_P(KeptRepetition, HasItsReason) {
+  const Claims claims = Fused(GetParam().text);
+  EXPECT_THAT(claims.aliases, IsEmpty());
+  EXPECT_EQ(claims.plans.at("out0").kv_heads, 0);
+  EXPECT_THAT(claims.reasons,
+              testing::Contains(std::string("Attention 'out0': its keys and values are copied: ") + GetParam().reason));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Guards, KeptRepetition,
+    testing::Values(Kept{"ForeignReaderOfTheExpand",
+                         std::string(graph::kTorchLayers) +
+                             "again = Identity(kw)\noutput again f32[batch,2,2,past + seq,8]\n",
+                         "Expand 'kw' is still read by Identity 'again'"},
+                    Kept{"AnOutput", std::string(graph::kTorchLayers) + "output k f32[batch,4,past + seq,8]\n",
+                         "Reshape 'k' is still read by graph output 'k'"},
+                    Kept{"MoreBatches",
+                         graph::TorchLayersWith("wide_shape", "wide_shape = Concat(T1, two, two, T1, eight) {axis=0}"),
+                         "Expand 'kw' makes an extent batch of 'present_k' into past + seq; needs it as it is"},
+                    Kept{"KeysAndChannelsInterchanged",
+                         graph::TorchLayersWith("flat_shape", "flat_shape = Concat(B1, four, eight, T1) {axis=0}"),
+                         "Reshape 'k' is not known to give [B, 4, T, D]"},
+                    Kept{"TheValueIsNot", graph::TorchLayersWith("v", "v = Identity(past_v)"),
+                         "'past_v' is not repeated, its other half is; needs both"}),
+    [](const auto& test) { return test.param.name; });
+
+class KeptColumns : public testing::TestWithParam<Kept> {};
+
+TEST_P(KeptColumns, HaveTheirReason) {
+  const Claims claims = Fused(GetParam().text);
+  EXPECT_EQ(claims.plans.at("out0").key_mask, "");
+  EXPECT_FALSE(claims.plans.at("out0").columns);
+  EXPECT_THAT(claims.reasons, testing::Contains(std::string("Attention 'out0': keeps its mask: ") + GetParam().reason));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Guards, KeptColumns,
+    testing::Values(
+        Kept{"ReadElsewhere",
+             std::string(graph::kTorchLayers) + "again = Identity(mask)\noutput again bool[batch,1,seq,past + seq]\n",
+             "is still read by Identity 'again'"},
+        Kept{"NoPadding", graph::TorchLayersWith("both", "both = And(visible, true)"),
+             "its mask does not hide the padding"},
+        Kept{"TopLeft", graph::TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, is_causal=1}"),
+             "is_causal without a past counts from the first key, its mask from the last"}),
+    [](const auto& test) { return test.param.name; });
 
 class KeptCopies : public testing::TestWithParam<Kept> {};
 
