@@ -99,6 +99,21 @@ INSTANTIATE_TEST_SUITE_P(
                    "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
         OddColumns{"ComputedPadding", "flags", "other = Neg(attention_mask)\nflags = Cast(other) {to=9}",
                    "mask: GatherND 'kept' takes its padding from 'other'; needs a graph input of rank 2 there"},
+        OddColumns{"PaddingOfNumbers", "flags", "flags = Identity(attention_mask)",
+                   "mask: GatherND 'kept' does not take its padding from a cast to bool"},
+        OddColumns{"PaddingOfAnotherRank", "kept", "kept = Unsqueeze(flags, front)",
+                   "mask: Unsqueeze 'kept' does not make padding [B,1,1,T] of a mask"},
+        OddColumns{"PaddingOfFewerKeys", "kept",
+                   "const first i64[1] = 0\ncut = Slice(attention_mask, first, S1, one)\ncut_flags = Cast(cut) {to=9}\n"
+                   "kept = Unsqueeze(cut_flags, middle)",
+                   "mask: And 'both' joins masks of past + seq and of seq keys"},
+        OddColumns{"PaddingOfTwoMasks", "both",
+                   "input other i64[batch,total]\nconst first i64[1] = 0\ncut = Slice(other, first, T1, one)\n"
+                   "cut_flags = Cast(cut) {to=9}\nkept_too = Unsqueeze(cut_flags, middle)\n"
+                   "either = And(visible, kept)\nboth = And(either, kept_too)",
+                   "mask: And 'both' joins padding of 'attention_mask' and of 'other'"},
+        OddColumns{"AConditionOfTheCaller", "near", "input given bool[batch,1,seq,total]\nnear = Identity(given)",
+                   "mask: the meaning of 'given' is not known"},
         OddColumns{"AnExpandToAnotherShape", "whole", "whole = Concat(B1, two, S1, T1) {axis=0}",
                    "mask: Expand 'mask' does not expand to [B, 1, S, T]"},
         OddColumns{"Either", "both", "both = Or(visible, kept)",
@@ -177,6 +192,19 @@ INSTANTIATE_TEST_SUITE_P(
                   "key-is-expanded: 'present_k' is not known to have 1 heads before Expand 'kw' repeats them"},
         OddRepeat{"KeysAndChannelsInterchanged", "flat_shape", "flat_shape = Concat(B1, four, eight, T1) {axis=0}",
                   "key-is-expanded: Reshape 'k' is not known to give [B, 4, T, D]"},
+        OddRepeat{"ToAShapeOfTheCaller", "wide_shape",
+                  "odd = Mul(T1, one)\nwide_shape = Concat(B1, two, two, odd, eight) {axis=0}",
+                  "key-is-expanded: Expand 'kw' has a shape that is not known"},
+        OddRepeat{"BehindAPast", "out0",
+                  "input wide_k f32[batch,4,past,8]\ninput wide_v f32[batch,4,past,8]\n"
+                  "out0, pk0, pv0 = Attention(q0, k, v, mask, wide_k, wide_v) {scale=0.5}",
+                  "own-past: repeats its new heads, and has a past of as many"},
+        OddRepeat{"WhoseKeysAreAnOutput", "out0", "out0, pk0 = Attention(q0, k, v, mask) {scale=0.5}",
+                  "output-is-read: has an output 1 'pk0', which depends on the repetition"},
+        OddRepeat{"OtherQueryHeads", "q0",
+                  "value q0 f32[batch,heads,seq,8]\nq0 = Identity(hidden_q)\n"
+                  "input hidden_q f32[batch,heads,seq,8]",
+                  "heads: is not known to have 4 query heads and as many of its key and value"},
         OddRepeat{"TheValueIsNot", "v", "v = Identity(past_v)",
                   "key-is-expanded: 'past_v' is not repeated, its other half is; needs both"}),
     [](const auto& test) { return std::string(test.param.name); });
@@ -188,6 +216,98 @@ TEST(OwnAttention, LeavesACacheWhoseQueryWaitsForIt) {
   const RewriteReport report = Rewritten(graph, Target::kKvshare);
   EXPECT_EQ(DeclineOf(report, "own-attention"),
             "key-not-of-this-step: its query depends on 'present_k', which it would make");
+}
+
+std::string WithText(std::string text, std::string_view old_text, std::string_view new_text) {
+  for (size_t at = 0; (at = text.find(old_text, at)) != std::string::npos; at += new_text.size())
+    text.replace(at, old_text.size(), new_text);
+  return text;
+}
+
+// Layer 0 takes the heads as they are.
+constexpr const char* kGrouped = "out0 = Attention(q0, present_k, present_v, mask) {scale=0.5, is_causal=0}";
+
+struct OddOwn {
+  const char* name;
+  std::string text;
+  Target target;
+  const char* rule;
+  const char* reason;
+};
+
+class OwnLayer : public testing::TestWithParam<OddOwn> {};
+
+TEST_P(OwnLayer, IsLeftWithAReason) {
+  Graph graph = GraphOf(GetParam().text);
+  EXPECT_EQ(DeclineOf(Rewritten(graph, GetParam().target), GetParam().rule), GetParam().reason);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    NearMisses, OwnLayer,
+    testing::Values(
+        OddOwn{"HeadsThatStayRepeated",
+               TorchLayersWith("wide_shape", "wide_shape = Concat(T1, two, two, T1, eight) {axis=0}"), Target::kKvshare,
+               "own-attention", "key-is-expanded: the graph repeats each key-value head 2 times; needs it as it is"},
+        OddOwn{"HeadSizeNotKnown",
+               WithText(WithText(TorchLayersWith("out0", kGrouped), ",8]", ",d]"), "Concat(B1, two, two, T1, eight)",
+                        "Concat(B1, two, two, T1, last)"),
+               Target::kKvshare, "own-attention",
+               "head-size: its head size is not known, which a query of rank 3 needs"},
+        OddOwn{"QueryOfRank3",
+               TorchLayersWith("out0",
+                               "input q3 f32[batch,seq,32]\nout0 = Attention(q3, present_k, present_v, mask) "
+                               "{scale=0.5, q_num_heads=4, kv_num_heads=2}"),
+               Target::kKvshare, "own-attention", "heads: joins keys of rank 4 for a query of rank 3"},
+        OddOwn{
+            "OtherNewValues",
+            WithText(TorchLayersWith("out0", kGrouped), "value v0 f32[batch,2,seq,8]", "value v0 f32[batch,2,more,8]"),
+            Target::kKvshare, "own-attention",
+            "key-not-of-this-step: 'v0' is not known to have as many tokens as the query"},
+        OddOwn{"OtherQueries",
+               WithText(std::string(kTorchLayers), "value q0 f32[batch,4,seq,8]", "value q0 f32[batch,4,more,8]"),
+               Target::kKvshareAttention, "own-key-mask",
+               "mask-queries: its mask is made for seq queries; its query has more"},
+        OddOwn{"MoreMaskThanKeys",
+               TorchLayersWith("out0", "out0, pk0, pv0 = Attention(q0, k0, v0, mask, past_k, past_v) {scale=0.5}"),
+               Target::kKvshareAttention, "own-key-mask",
+               "mask-keys: its mask is made for past + seq keys; 'attention_mask' has total"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+// kTorchLayers with layer 0 in both branches of an If.
+onnx::ModelProto WithLayerInBranches() {
+  onnx::ModelProto model = *ParseTextGraph(TorchLayersWith("out0", kGrouped) + "input condition bool[]\n");
+  auto& main = *model.mutable_graph();
+  for (auto& node : *main.mutable_node()) {
+    if (node.output(0) != "out0") continue;
+    onnx::GraphProto body;
+    *body.add_node() = node;
+    body.add_output()->set_name("out0_of_body");
+    auto& identity = *body.add_node();
+    identity.set_op_type("Identity");
+    identity.add_input("out0");
+    identity.add_output("out0_of_body");
+    node.Clear();
+    node.set_op_type("If");
+    node.add_input("condition");
+    node.add_output("chosen");
+    for (const char* name : {"then_branch", "else_branch"}) {
+      auto& attribute = *node.add_attribute();
+      attribute.set_name(name);
+      attribute.set_type(onnx::AttributeProto::GRAPH);
+      *attribute.mutable_g() = body;
+    }
+  }
+  for (auto& node : *main.mutable_node())
+    for (auto& input : *node.mutable_input())
+      if (input == "out0") input = "chosen";
+  return model;
+}
+
+TEST(OwnAttention, LeavesCachesJoinedAroundItsBody) {
+  auto graph = Graph::Make(WithLayerInBranches(), ".");
+  ASSERT_TRUE(graph.ok()) << graph.status().message();
+  EXPECT_EQ(DeclineOf(Rewritten(*graph, Target::kKvshare), "own-attention"),
+            "key-is-made-outside: takes 'present_k', which is joined in a graph around it");
 }
 
 TEST(OwnKeyMask, LeavesAMaskMadeForOtherKeys) {

@@ -579,6 +579,11 @@ TEST(OwnAttention, SaysWhyItStays) {
   EXPECT_EQ(reason(AllAttention("out0, present_k, present_v = Attention(q0, given, given, bias, past_k, past_v) "
                                 "{q_num_heads=4, kv_num_heads=1, is_causal=1}\ninput given f32[B,N,8]")),
             "its mask takes the number of queries from 'input_ids', which the key does not depend on");
+  EXPECT_EQ(
+      reason(AllAttention(
+          "present_k = Concat(past_k, k0) {axis=2}\npresent_v = Concat(past_v, k0) {axis=2}\n"
+          "out0 = Attention(q0, present_k, present_v, bias) {q_num_heads=4, kv_num_heads=1, is_causal=1}")),
+      "takes keys made outside of it with a mask that numbers them by the ones in 'attention_mask'; needs a past");
   const std::string own = AllAttention();
   const std::string line = own.substr(own.find("out0, "), own.find('\n', own.find("out0, ")) - own.find("out0, "));
   EXPECT_EQ(reason(AllAttention(line, Replaced("f32[B,1,P,8]", "i32[B,1,P,8]"))),
