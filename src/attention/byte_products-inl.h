@@ -12,10 +12,9 @@
 #include "attention/products-inl.h"
 #include "attention/tuning-inl.h"
 
+#if KVSHARE_BYTE_DOTS
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
-
-#if KVSHARE_BYTE_DOTS
 
 using Sums = hn::Vec<I32>;
 using U8 = hn::Repartition<uint8_t, F32>;
@@ -53,8 +52,7 @@ HWY_INLINE void AddProductsOfLane(hn::Vec<I8> a, hn::Vec<I8> b, Sums& sum) {
 }
 #endif
 
-#endif  // KVSHARE_BYTE_DOTS
-
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
+#endif  // KVSHARE_BYTE_DOTS
 #endif

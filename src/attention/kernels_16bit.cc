@@ -7,7 +7,6 @@
 
 #include "attention/make_kernels-inl.h"
 
-HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
 const TileCode k16BitCode[] = {
@@ -18,4 +17,3 @@ const TileCode k16BitCode[] = {
 };
 
 }  // namespace kvshare::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();

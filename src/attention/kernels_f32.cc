@@ -7,7 +7,6 @@
 
 #include "attention/make_kernels-inl.h"
 
-HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
 const TileCode kF32Code[] = {
@@ -18,4 +17,3 @@ const TileCode kF32Code[] = {
 };
 
 }  // namespace kvshare::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();

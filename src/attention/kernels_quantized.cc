@@ -7,7 +7,6 @@
 
 #include "attention/make_kernels-inl.h"
 
-HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
 const TileCode kQuantizedCode[] = {
@@ -29,4 +28,3 @@ const TileCode kQuantizedInF32Code[] = {
 #endif
 
 }  // namespace kvshare::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
