@@ -32,6 +32,7 @@ Status CheckRotaryPositions(const RotaryView& rotary, const RotaryPositions& pos
 }
 
 Status CheckColumns(const AttentionCall& call, const SequencePlace& place, int64_t b, std::string_view where) {
+  if (!call.mask && !call.scores) return CheckMagnitude(call.positions.first_column, "first column", b, where);
   const int64_t first = place.first_column;
   if (call.mask && !InRange(first, 0, call.mask.keys))
     return BadCall(where, "mask of batch {} begins in column {}; needs 0 to {}", b, first, call.mask.keys);

@@ -120,6 +120,13 @@ TEST(CheckAttention, NamesWhatNoCallCanMean) {
       bad, "Op 'node': input 'head_sink' has type int64; needs f32, f16 or bf16");
   ExpectRefusal([](Good& g) { g.position[0] = int64_t{1} << 31; }, bad,
                 "Op 'node': position of query row 0 of batch 0 is 2147483648; needs a magnitude of at most 2147483583");
+  constexpr int64_t kFarOff[2] = {0, std::numeric_limits<int64_t>::max()};
+  ExpectRefusal(  // where no mask has columns either
+      [&](Good& g) {
+        g.call.mask = {};
+        g.call.positions.first_column = kFarOff;
+      },
+      bad, "Op 'node': first column of batch 1 is 9223372036854775807; needs a magnitude of at most 2147483583");
   ExpectRefusal(  // beside a key mask too
       [](Good& g) {
         g.call.key_mask = {g.data, DType::kBool, 8};
