@@ -95,6 +95,8 @@ fuzz:     ## libFuzzer, FUZZ_SECONDS=60 for each target, side by side
 ci-full:  ## .ci/run, and what takes too long for it
 	.ci/run
 	KVSHARE_TEST_ROUNDS=10 KVSHARE_TEST_CYCLES=10000 ctest --preset dev -R '^(attention|oracle)/|^ort.(sessions|property)'
+	ctest --preset dev -C full -R '^ort\.cuda'
+	$(MAKE) wheel-test
 	$(MAKE) arm
 	$(MAKE) arm-clang
 	$(MAKE) matrix
