@@ -4,20 +4,14 @@
 
 #include "graph/inspection.h"
 #include "graph/layers.h"
-#include "graph/rewrite_graph.h"
 #include "graph/validate.h"
+#include "tests/graph/rewrite_text.h"
 #include "tests/graph/two_layers.h"
 
 namespace kvshare::graph {
 namespace {
 
 using testing::HasSubstr;
-
-RewriteOptions To(Target target) {
-  RewriteOptions options;
-  options.target = target;
-  return options;
-}
 
 void AddIdentity(const std::string& from, const std::string& to, onnx::GraphProto& graph) {
   auto& node = *graph.add_node();

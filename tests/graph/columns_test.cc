@@ -5,25 +5,11 @@
 
 #include "graph/layers.h"
 #include "graph/masks.h"
-#include "graph/rewrite_graph.h"
+#include "tests/graph/rewrite_text.h"
 #include "tests/graph/torch_layers.h"
 
 namespace kvshare::graph {
 namespace {
-
-RewriteReport Rewritten(Graph& graph, Target target) {
-  RewriteOptions options;
-  options.target = target;
-  auto report = RewriteGraph(graph, options);
-  EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.status().message());
-  return *std::move(report);
-}
-
-std::string DeclineOf(const RewriteReport& report, std::string_view rule) {
-  for (const auto& outcome : report.outcomes)
-    if (outcome.rule == rule && !outcome.applied) return outcome.code + ": " + outcome.reason;
-  return "";
-}
 
 TEST(ReadColumnMask, GivesWindowCausalityPaddingAndWhatItCounts) {
   const auto mask = ReadMask(GraphOf(kTorchLayers), "mask");
@@ -137,15 +123,15 @@ class EveryTarget : public testing::TestWithParam<Target> {};
 
 TEST_P(EveryTarget, TakesHeadsAsTheyAreAndHasNoMaskLeft) {
   Graph graph = GraphOf(kTorchLayers);
-  const RewriteReport report = Rewritten(graph, GetParam());
+  const Rewritten result = RewriteIn(graph, To(GetParam()));
   const std::string text = ToText(graph.Copy());
   for (const char* gone : {"Expand", "GatherND", "LessOrEqual", "Greater"})
     EXPECT_THAT(text, testing::Not(testing::HasSubstr(gone)));
-  for (const AttentionLayer& layer : report.after.layers) {
+  for (const AttentionLayer& layer : result.report.after.layers) {
     EXPECT_EQ(layer.expansion, 1);
     EXPECT_EQ(layer.window, 4);
   }
-  EXPECT_EQ(report.after.layers[1].source, 0);
+  EXPECT_EQ(result.report.after.layers[1].source, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, EveryTarget,
@@ -176,8 +162,8 @@ class RepeatKv : public testing::TestWithParam<OddRepeat> {};
 TEST_P(RepeatKv, LeavesWhatMayChangeMoreThanHeads) {
   const OddRepeat& odd = GetParam();
   Graph graph = GraphOf(TorchLayersWith(odd.output, odd.line));
-  const RewriteReport report = Rewritten(graph, Target::kOrt);
-  EXPECT_EQ(DeclineOf(report, "repeat-kv"), odd.reason);
+  const Rewritten result = RewriteIn(graph, To(Target::kOrt));
+  EXPECT_EQ(result.CodedDeclineOf("repeat-kv"), odd.reason);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -213,15 +199,9 @@ TEST(OwnAttention, LeavesACacheWhoseQueryWaitsForIt) {
   Graph graph = GraphOf(TorchLayersWith("q0",
                                         "q0 = Slice(k, nought1, seen, two)\nconst nought1 i64[1] = 0\n"
                                         "seen = Identity(S1)"));
-  const RewriteReport report = Rewritten(graph, Target::kKvshare);
-  EXPECT_EQ(DeclineOf(report, "own-attention"),
+  const Rewritten result = RewriteIn(graph, To(Target::kKvshare));
+  EXPECT_EQ(result.CodedDeclineOf("own-attention"),
             "key-not-of-this-step: its query depends on 'present_k', which it would make");
-}
-
-std::string WithText(std::string text, std::string_view old_text, std::string_view new_text) {
-  for (size_t at = 0; (at = text.find(old_text, at)) != std::string::npos; at += new_text.size())
-    text.replace(at, old_text.size(), new_text);
-  return text;
 }
 
 // Layer 0 takes the heads as they are.
@@ -239,7 +219,7 @@ class OwnLayer : public testing::TestWithParam<OddOwn> {};
 
 TEST_P(OwnLayer, IsLeftWithAReason) {
   Graph graph = GraphOf(GetParam().text);
-  EXPECT_EQ(DeclineOf(Rewritten(graph, GetParam().target), GetParam().rule), GetParam().reason);
+  EXPECT_EQ(RewriteIn(graph, To(GetParam().target)).CodedDeclineOf(GetParam().rule), GetParam().reason);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -263,8 +243,7 @@ INSTANTIATE_TEST_SUITE_P(
             WithText(TorchLayersWith("out0", kGrouped), "value v0 f32[batch,2,seq,8]", "value v0 f32[batch,2,more,8]"),
             Target::kKvshare, "own-attention",
             "key-not-of-this-step: 'v0' is not known to have as many tokens as the query"},
-        OddOwn{"OtherQueries",
-               WithText(std::string(kTorchLayers), "value q0 f32[batch,4,seq,8]", "value q0 f32[batch,4,more,8]"),
+        OddOwn{"OtherQueries", WithText(kTorchLayers, "value q0 f32[batch,4,seq,8]", "value q0 f32[batch,4,more,8]"),
                Target::kKvshareAttention, "own-key-mask",
                "mask-queries: its mask is made for seq queries; its query has more"},
         OddOwn{"MoreMaskThanKeys",
@@ -306,7 +285,7 @@ onnx::ModelProto WithLayerInBranches() {
 TEST(OwnAttention, LeavesCachesJoinedAroundItsBody) {
   auto graph = Graph::Make(WithLayerInBranches(), ".");
   ASSERT_TRUE(graph.ok()) << graph.status().message();
-  EXPECT_EQ(DeclineOf(Rewritten(*graph, Target::kKvshare), "own-attention"),
+  EXPECT_EQ(RewriteIn(*graph, To(Target::kKvshare)).CodedDeclineOf("own-attention"),
             "key-is-made-outside: takes 'present_k', which is joined in a graph around it");
 }
 
@@ -315,14 +294,15 @@ TEST(OwnKeyMask, LeavesAMaskMadeForOtherKeys) {
   text.replace(text.find("input past_v f32[batch,2,past,8]"), 32, "input past_v f32[batch,2,other,8]");
   text.replace(text.find("P1 = Shape(past_k)"), 18, "P1 = Shape(past_v)");
   Graph graph = GraphOf(text);
-  const RewriteReport report = Rewritten(graph, Target::kKvshareAttention);
-  EXPECT_EQ(DeclineOf(report, "own-key-mask"), "mask-keys: its mask is made for other + seq keys; it has past + seq");
+  const Rewritten result = RewriteIn(graph, To(Target::kKvshareAttention));
+  EXPECT_EQ(result.CodedDeclineOf("own-key-mask"),
+            "mask-keys: its mask is made for other + seq keys; it has past + seq");
 }
 
 TEST(OwnKeyMask, LeavesATriangleThatCountsFromTheFirstKey) {
   Graph graph = GraphOf(TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, is_causal=1}"));
-  const RewriteReport report = Rewritten(graph, Target::kKvshareAttention);
-  EXPECT_EQ(DeclineOf(report, "own-key-mask"),
+  const Rewritten result = RewriteIn(graph, To(Target::kKvshareAttention));
+  EXPECT_EQ(result.CodedDeclineOf("own-key-mask"),
             "not-causal: is_causal without a past counts from the first key, its mask from the last");
 }
 
