@@ -42,10 +42,6 @@ DeviceRow RowOf(const NormView& norm, const RotaryView& rotary, const RotaryPosi
   return row;
 }
 
-DeviceMask MaskOf(const MaskView& mask) {
-  return {mask.data, mask.type, mask.batch_stride, mask.head_stride, mask.query_stride, mask.key_stride, mask.keys};
-}
-
 DeviceAttention OnDevice(const AttentionCall& call, const DevicePositions& positions) {
   DeviceAttention device;
   device.B = static_cast<int32_t>(call.query.batch);
@@ -70,7 +66,7 @@ DeviceAttention OnDevice(const AttentionCall& call, const DevicePositions& posit
   device.query_position = positions.query_position;
   device.query_length = positions.query_length;
   device.first_column = positions.first_column;
-  device.mask = MaskOf(call.mask);
+  device.mask = call.mask;
   device.key_mask = call.key_mask.data;
   device.key_mask_type = call.key_mask.type;
   device.key_mask_stride = call.key_mask.batch_stride;

@@ -42,17 +42,6 @@ struct DeviceOutput {
   bool quant_per_channel = false;
 };
 
-// MaskView: element at data + b*batch_stride + head*head_stride + s*query_stride + column*key_stride.
-struct DeviceMask {
-  const void* data = nullptr;
-  DType type = DType::kBool;
-  int64_t batch_stride = 0;
-  int64_t head_stride = 0;
-  int64_t query_stride = 0;
-  int64_t key_stride = 0;
-  int64_t keys = 0;
-};
-
 // MutableScoresView: contiguous [B, Hq, S, keys].
 struct DeviceScores {
   void* data = nullptr;
@@ -95,7 +84,7 @@ struct DeviceAttention {
   DeviceNumbers query_position;                         // of row 0
   DeviceNumbers query_length;                           // rows that are tokens
   DeviceNumbers first_column = DeviceNumbers::Same(0);  // of mask and scores: the column of key 0
-  DeviceMask mask;
+  MaskView mask;
   const void* key_mask = nullptr;  // KeyMaskView [B, T]
   DType key_mask_type = DType::kI64;
   int64_t key_mask_stride = 0;

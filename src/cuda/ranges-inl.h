@@ -53,7 +53,7 @@ GPU_FN Range TileRange(const DeviceAttention& call, const Place& place, int grou
 
 // What the mask adds to the score of key j: 0, a bias, or -inf.
 GPU_FN float MaskAt(const DeviceAttention& call, int b, int64_t first_column, int head, int s, int j) {
-  const DeviceMask& mask = call.mask;
+  const MaskView& mask = call.mask;
   const int64_t column = first_column + j;
   if (column >= mask.keys) return -gpu::Infinity();
   const int64_t at = b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + column * mask.key_stride;
