@@ -196,17 +196,17 @@ bool AreExpandedAlike(const Graph& graph, const Node& indices) {
 }
 
 Matched<Found> ReadGather(const Graph& graph, const Node& node) {
-  const Decline wrong = Odd(node, "does not take the first T columns of all rows of a mask");
+  const auto wrong = [&] { return Odd(node, "does not take the first T columns of all rows of a mask"); };
   KVSHARE_ASSIGN_OR_RETURN(const std::string mask, BeforeFlags(graph, node, Input(node, 0)));
   KVSHARE_RETURN_IF_ERROR(CheckPadding(graph, node, mask));
   const Node* indices = Maker(graph, Input(node, 1));
-  if (Differs(node, "batch_dims") || !graph.IsOnnx(indices, "Concat") || indices->input_size() != 2) return wrong;
-  if (const int64_t axis = IntAttribute(*indices, "axis"); axis != -1 && axis != kRank) return wrong;
+  if (Differs(node, "batch_dims") || !graph.IsOnnx(indices, "Concat") || indices->input_size() != 2) return wrong();
+  if (const int64_t axis = IntAttribute(*indices, "axis"); axis != -1 && axis != kRank) return wrong();
   const auto batch = IndexOf(graph, Input(*indices, 0));
   const auto keys = IndexOf(graph, Input(*indices, 1));
   if (!batch || !keys || batch->axis != kBatchAxis || keys->axis != kKeyAxis || !AreExpandedAlike(graph, *indices))
-    return wrong;
-  if (!batch->begin.Is(0) || !keys->begin.Is(0) || batch->count != SumOfExtent(graph, mask, 0)) return wrong;
+    return wrong();
+  if (!batch->begin.Is(0) || !keys->begin.Is(0) || batch->count != SumOfExtent(graph, mask, 0)) return wrong();
   Found found;
   found.meaning.padding = true;
   found.meaning.key_mask = mask;
@@ -216,15 +216,15 @@ Matched<Found> ReadGather(const Graph& graph, const Node& node) {
 
 // Unsqueeze(flags, [1, 2]) of the whole mask, or of Slice(mask, 0, T, [1]).
 Matched<Found> ReadWhole(const Graph& graph, const Node& node) {
-  const Decline wrong = Odd(node, "does not make padding [B,1,1,T] of a mask");
-  if (KnownInts(graph, Input(node, 1)) != std::vector<int64_t>{1, 2}) return wrong;
+  const auto wrong = [&] { return Odd(node, "does not make padding [B,1,1,T] of a mask"); };
+  if (KnownInts(graph, Input(node, 1)) != std::vector<int64_t>{1, 2}) return wrong();
   Found found;
   KVSHARE_ASSIGN_OR_RETURN(found.meaning.key_mask, BeforeFlags(graph, node, Input(node, 0)));
   if (const Node* slice = Maker(graph, found.meaning.key_mask); graph.IsOnnx(slice, "Slice")) {
     found.keys = SumOf(graph, Input(*slice, 2));
     if (KnownInts(graph, Input(*slice, 1)) != std::vector<int64_t>{0} || !found.keys || !Input(*slice, 4).empty() ||
         KnownInts(graph, Input(*slice, 3)) != std::vector<int64_t>{1})
-      return wrong;
+      return wrong();
     found.meaning.key_mask = graph.Origin(Input(*slice, 0));
   } else {
     found.keys = SumOfExtent(graph, found.meaning.key_mask, 1);
