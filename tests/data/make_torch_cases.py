@@ -15,6 +15,9 @@ import onnx
 import torch
 import transformers
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
+from torch_export import export  # noqa: E402
+
 S, F = "sliding_attention", "full_attention"
 WINDOW = 5
 VOCABULARY = 48
@@ -53,27 +56,6 @@ MODELS = {
 PROMPT, STEPS = 13, 5
 
 
-class WithPast(torch.nn.Module):
-    """The model with its caches as inputs and outputs; all layers keep all keys, as optimum and transformers.js do."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask, position_ids, past):
-        cache = transformers.DynamicCache()
-        for layer in range(len(past) // 2):
-            cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                         past_key_values=cache, use_cache=True)
-        return (out.logits, *caches(cache))
-
-
-def caches(cache):
-    filled = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
-    return [tensor for layer in filled for tensor in (layer.keys, layer.values)]
-
-
 def golden(model):
     """A prompt and the greedy tokens after it."""
     ids = torch.randint(3, VOCABULARY, (1, PROMPT))
@@ -90,22 +72,6 @@ def golden(model):
     arrays["decode_position_ids"] = np.arange(PROMPT, PROMPT + STEPS)[:, None]
     arrays["decode_logits"] = np.stack([step[:, -1] for step in logits])
     return arrays
-
-
-def export(model, path, opset):
-    batch, past, new = 2, 7, 5
-    names = ["input_ids", "attention_mask", "position_ids"]
-    axes = [{0: "batch", 1: "seq"}, {0: "batch", 1: "total"}, {0: "batch", 1: "seq"}]
-    # Of each cache, for its shape only.
-    filled = caches(model(input_ids=torch.randint(3, VOCABULARY, (batch, past)), use_cache=True).past_key_values)
-    shapes = [(batch, tensor.shape[1], past, tensor.shape[3]) for tensor in filled]
-    pasts = [f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}" for i in range(len(shapes))]
-    arguments = (torch.randint(3, VOCABULARY, (batch, new)), torch.ones(batch, past + new, dtype=torch.int64),
-                 torch.arange(past, past + new)[None].repeat(batch, 1), [torch.randn(shape) for shape in shapes])
-    torch.onnx.export(WithPast(model), arguments, str(path), dynamo=True, opset_version=opset, external_data=False,
-                      dynamic_shapes=(*axes, [{0: "batch", 2: "past"}] * len(pasts)), input_names=names + pasts,
-                      output_names=["logits"] + [name.replace("past_key_values", "present") for name in pasts],
-                      optimize=True, verbose=False)
 
 
 def strip(path):
@@ -130,7 +96,7 @@ def make(folder, name, opset=24):
     case.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         np.savez_compressed(case / "golden.npz", **golden(model))
-        export(model, case / "model.onnx", opset)
+        export(model, case / "model.onnx", opset, external_data=False)
     strip(str(case / "model.onnx"))
     config = model.config
     types = getattr(config, "layer_types", None) or [S if getattr(config, "sliding_window", None) else F] * config.num_hidden_layers

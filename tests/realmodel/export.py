@@ -11,35 +11,14 @@ import sys
 import torch
 import transformers
 
-
-class WithPlainCache(torch.nn.Module):
-    """The decoder with past and present as tensors."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask, position_ids, past):
-        cache = transformers.DynamicCache()
-        for layer in range(len(past) // 2):
-            cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache,
-                         use_cache=True)
-        return out.logits, *(tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
+from torch_export import export  # noqa: E402
 
 
 def by_torch(source, folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").eval()
-    config, batch, new, past = model.config, 2, 5, 7
-    caches = [torch.randn(batch, config.num_key_value_heads, past, config.head_dim) for _ in range(2 * config.num_hidden_layers)]
-    arguments = (torch.randint(3, 1000, (batch, new)), torch.ones(batch, past + new, dtype=torch.int64),
-                 torch.arange(past, past + new)[None].repeat(batch, 1), caches)
-    shapes = ({0: "batch", 1: "seq"}, {0: "batch", 1: "total"}, {0: "batch", 1: "seq"}, [{0: "batch", 2: "past"}] * len(caches))
-    names = [f"{i // 2}.{'value' if i % 2 else 'key'}" for i in range(len(caches))]
-    torch.onnx.export(WithPlainCache(model), arguments, folder / "model.onnx", dynamo=True, opset_version=24,
-                      dynamic_shapes=shapes, external_data=True, optimize=True, verbose=False,
-                      input_names=["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{n}" for n in names)],
-                      output_names=["logits", *(f"present.{n}" for n in names)])
+    with torch.no_grad():
+        export(model, folder / "model.onnx", 24, external_data=True)
 
 
 def by_genai(source, folder):
