@@ -50,61 +50,54 @@ INSTANTIATE_TEST_SUITE_P(
                     SameColumns{"BoundByTheNext", "causal", "next = Add(q, once)\ncausal = Less(kv, next)", 4}),
     [](const auto& test) { return std::string(test.param.name); });
 
-struct OddColumns {
-  const char* name;
-  const char* output;
-  const char* line;
-  const char* reason;
-};
-
-class ReadOddColumns : public testing::TestWithParam<OddColumns> {};
+class ReadOddColumns : public testing::TestWithParam<NearMiss> {};
 
 TEST_P(ReadOddColumns, SaysWhatIsNotUnderstood) {
-  const OddColumns& odd = GetParam();
+  const NearMiss& odd = GetParam();
   EXPECT_EQ(ReadMask(GraphOf(TorchLayersWith(odd.output, odd.line)), "mask").status().message(), odd.reason);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Forms, ReadOddColumns,
     testing::Values(
-        OddColumns{"SeesTheNextKey", "causal", "next = Add(q, once)\ncausal = LessOrEqual(kv, next)",
-                   "mask: LessOrEqual 'causal' lets a query see up to 1 keys after its own"},
-        OddColumns{"NotItsOwnKey", "causal", "causal = Less(kv, q)",
-                   "mask: Less 'causal' lets a query see up to -1 keys after its own"},
-        OddColumns{"QueriesFromTheFirstKey", "at", "at = Identity(steps)",
-                   "mask: Greater 'near' has its first query at column -4, its keys up to past + seq and seq queries"},
-        OddColumns{"ComparedWithAnotherAxis", "q", "q = Unsqueeze(at3, two)",
-                   "mask: Greater 'near' does not compare columns of keys [1,1,1,T] with columns of queries [1,1,S,1]"},
-        OddColumns{"EmptyWindow", "window", "const window i64[] = 0",
-                   "mask: Greater 'near' has a window of 0; needs at least 1"},
-        OddColumns{"NothingCausal", "causal", "causal = Identity(true)",
-                   "mask: 'mask' compares columns and is not causal"},
-        OddColumns{"OtherColumnsKept", "kvs", "late = Add(kv, once)\nkvs = Expand(late, wide_bt)",
-                   "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
-        OddColumns{"OtherRowsKept", "rows", "rows = Range(once, B, once)",
-                   "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
-        OddColumns{"ComputedPadding", "flags", "other = Neg(attention_mask)\nflags = Cast(other) {to=9}",
-                   "mask: GatherND 'kept' takes its padding from 'other'; needs a graph input of rank 2 there"},
-        OddColumns{"PaddingOfNumbers", "flags", "flags = Identity(attention_mask)",
-                   "mask: GatherND 'kept' does not take its padding from a cast to bool"},
-        OddColumns{"PaddingOfAnotherRank", "kept", "kept = Unsqueeze(flags, front)",
-                   "mask: Unsqueeze 'kept' does not make padding [B,1,1,T] of a mask"},
-        OddColumns{"PaddingOfFewerKeys", "kept",
-                   "const first i64[1] = 0\ncut = Slice(attention_mask, first, S1, one)\ncut_flags = Cast(cut) {to=9}\n"
-                   "kept = Unsqueeze(cut_flags, middle)",
-                   "mask: And 'both' joins masks of past + seq and of seq keys"},
-        OddColumns{"PaddingOfTwoMasks", "both",
-                   "input other i64[batch,total]\nconst first i64[1] = 0\ncut = Slice(other, first, T1, one)\n"
-                   "cut_flags = Cast(cut) {to=9}\nkept_too = Unsqueeze(cut_flags, middle)\n"
-                   "either = And(visible, kept)\nboth = And(either, kept_too)",
-                   "mask: And 'both' joins padding of 'attention_mask' and of 'other'"},
-        OddColumns{"AConditionOfTheCaller", "near", "input given bool[batch,1,seq,total]\nnear = Identity(given)",
-                   "mask: the meaning of 'given' is not known"},
-        OddColumns{"AnExpandToAnotherShape", "whole", "whole = Concat(B1, two, S1, T1) {axis=0}",
-                   "mask: Expand 'mask' does not expand to [B, 1, S, T]"},
-        OddColumns{"Either", "both", "both = Or(visible, kept)",
-                   "mask: Or 'both' is none of And, a comparison of columns, GatherND and padding as exporters write "
-                   "them"}),
+        NearMiss{"SeesTheNextKey", "causal", "next = Add(q, once)\ncausal = LessOrEqual(kv, next)",
+                 "mask: LessOrEqual 'causal' lets a query see up to 1 keys after its own"},
+        NearMiss{"NotItsOwnKey", "causal", "causal = Less(kv, q)",
+                 "mask: Less 'causal' lets a query see up to -1 keys after its own"},
+        NearMiss{"QueriesFromTheFirstKey", "at", "at = Identity(steps)",
+                 "mask: Greater 'near' has its first query at column -4, its keys up to past + seq and seq queries"},
+        NearMiss{"ComparedWithAnotherAxis", "q", "q = Unsqueeze(at3, two)",
+                 "mask: Greater 'near' does not compare columns of keys [1,1,1,T] with columns of queries [1,1,S,1]"},
+        NearMiss{"EmptyWindow", "window", "const window i64[] = 0",
+                 "mask: Greater 'near' has a window of 0; needs at least 1"},
+        NearMiss{"NothingCausal", "causal", "causal = Identity(true)",
+                 "mask: 'mask' compares columns and is not causal"},
+        NearMiss{"OtherColumnsKept", "kvs", "late = Add(kv, once)\nkvs = Expand(late, wide_bt)",
+                 "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
+        NearMiss{"OtherRowsKept", "rows", "rows = Range(once, B, once)",
+                 "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
+        NearMiss{"ComputedPadding", "flags", "other = Neg(attention_mask)\nflags = Cast(other) {to=9}",
+                 "mask: GatherND 'kept' takes its padding from 'other'; needs a graph input of rank 2 there"},
+        NearMiss{"PaddingOfNumbers", "flags", "flags = Identity(attention_mask)",
+                 "mask: GatherND 'kept' does not take its padding from a cast to bool"},
+        NearMiss{"PaddingOfAnotherRank", "kept", "kept = Unsqueeze(flags, front)",
+                 "mask: Unsqueeze 'kept' does not make padding [B,1,1,T] of a mask"},
+        NearMiss{"PaddingOfFewerKeys", "kept",
+                 "const first i64[1] = 0\ncut = Slice(attention_mask, first, S1, one)\ncut_flags = Cast(cut) {to=9}\n"
+                 "kept = Unsqueeze(cut_flags, middle)",
+                 "mask: And 'both' joins masks of past + seq and of seq keys"},
+        NearMiss{"PaddingOfTwoMasks", "both",
+                 "input other i64[batch,total]\nconst first i64[1] = 0\ncut = Slice(other, first, T1, one)\n"
+                 "cut_flags = Cast(cut) {to=9}\nkept_too = Unsqueeze(cut_flags, middle)\n"
+                 "either = And(visible, kept)\nboth = And(either, kept_too)",
+                 "mask: And 'both' joins padding of 'attention_mask' and of 'other'"},
+        NearMiss{"AConditionOfTheCaller", "near", "input given bool[batch,1,seq,total]\nnear = Identity(given)",
+                 "mask: the meaning of 'given' is not known"},
+        NearMiss{"AnExpandToAnotherShape", "whole", "whole = Concat(B1, two, S1, T1) {axis=0}",
+                 "mask: Expand 'mask' does not expand to [B, 1, S, T]"},
+        NearMiss{"Either", "both", "both = Or(visible, kept)",
+                 "mask: Or 'both' is none of And, a comparison of columns, GatherND and padding as exporters write "
+                 "them"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(JoinedCaches, AreReadAsCachesWithTheHeadsThatTheyHave) {
@@ -150,17 +143,10 @@ TEST(JoinedCaches, MapsOfAnyKindAreFound) {
   EXPECT_THAT(sources, testing::ElementsAre(-1, 0, -1, 0, 2, 0));
 }
 
-struct OddRepeat {
-  const char* name;
-  const char* output;
-  const char* line;
-  const char* reason;
-};
-
-class RepeatKv : public testing::TestWithParam<OddRepeat> {};
+class RepeatKv : public testing::TestWithParam<NearMiss> {};
 
 TEST_P(RepeatKv, LeavesWhatMayChangeMoreThanHeads) {
-  const OddRepeat& odd = GetParam();
+  const NearMiss& odd = GetParam();
   Graph graph = GraphOf(TorchLayersWith(odd.output, odd.line));
   const Rewritten result = RewriteIn(graph, To(Target::kOrt));
   EXPECT_EQ(result.CodedDeclineOf("repeat-kv"), odd.reason);
@@ -169,30 +155,30 @@ TEST_P(RepeatKv, LeavesWhatMayChangeMoreThanHeads) {
 INSTANTIATE_TEST_SUITE_P(
     NearMisses, RepeatKv,
     testing::Values(
-        OddRepeat{"MoreBatches", "wide_shape", "wide_shape = Concat(T1, two, two, T1, eight) {axis=0}",
-                  "key-is-expanded: Expand 'kw' makes an extent batch of 'present_k' into past + seq; needs it as it "
-                  "is"},
-        OddRepeat{"MoreKeys", "wide_shape", "wide_shape = Concat(B1, two, two, S1, eight) {axis=0}",
-                  "key-is-expanded: Expand 'kw' makes an extent past + seq of 'present_k' into seq; needs it as it is"},
-        OddRepeat{"OtherHeads", "wide_shape", "wide_shape = Concat(B1, one, four, T1, eight) {axis=0}",
-                  "key-is-expanded: 'present_k' is not known to have 1 heads before Expand 'kw' repeats them"},
-        OddRepeat{"KeysAndChannelsInterchanged", "flat_shape", "flat_shape = Concat(B1, four, eight, T1) {axis=0}",
-                  "key-is-expanded: Reshape 'k' is not known to give [B, 4, T, D]"},
-        OddRepeat{"ToAShapeOfTheCaller", "wide_shape",
-                  "odd = Mul(T1, one)\nwide_shape = Concat(B1, two, two, odd, eight) {axis=0}",
-                  "key-is-expanded: Expand 'kw' has a shape that is not known"},
-        OddRepeat{"BehindAPast", "out0",
-                  "input wide_k f32[batch,4,past,8]\ninput wide_v f32[batch,4,past,8]\n"
-                  "out0, pk0, pv0 = Attention(q0, k, v, mask, wide_k, wide_v) {scale=0.5}",
-                  "own-past: repeats its new heads, and has a past of as many"},
-        OddRepeat{"WhoseKeysAreAnOutput", "out0", "out0, pk0 = Attention(q0, k, v, mask) {scale=0.5}",
-                  "output-is-read: has an output 1 'pk0', which depends on the repetition"},
-        OddRepeat{"OtherQueryHeads", "q0",
-                  "value q0 f32[batch,heads,seq,8]\nq0 = Identity(hidden_q)\n"
-                  "input hidden_q f32[batch,heads,seq,8]",
-                  "heads: is not known to have 4 query heads and as many of its key and value"},
-        OddRepeat{"TheValueIsNot", "v", "v = Identity(past_v)",
-                  "key-is-expanded: 'past_v' is not repeated, its other half is; needs both"}),
+        NearMiss{"MoreBatches", "wide_shape", "wide_shape = Concat(T1, two, two, T1, eight) {axis=0}",
+                 "key-is-expanded: Expand 'kw' makes an extent batch of 'present_k' into past + seq; needs it as it "
+                 "is"},
+        NearMiss{"MoreKeys", "wide_shape", "wide_shape = Concat(B1, two, two, S1, eight) {axis=0}",
+                 "key-is-expanded: Expand 'kw' makes an extent past + seq of 'present_k' into seq; needs it as it is"},
+        NearMiss{"OtherHeads", "wide_shape", "wide_shape = Concat(B1, one, four, T1, eight) {axis=0}",
+                 "key-is-expanded: 'present_k' is not known to have 1 heads before Expand 'kw' repeats them"},
+        NearMiss{"KeysAndChannelsInterchanged", "flat_shape", "flat_shape = Concat(B1, four, eight, T1) {axis=0}",
+                 "key-is-expanded: Reshape 'k' is not known to give [B, 4, T, D]"},
+        NearMiss{"ToAShapeOfTheCaller", "wide_shape",
+                 "odd = Mul(T1, one)\nwide_shape = Concat(B1, two, two, odd, eight) {axis=0}",
+                 "key-is-expanded: Expand 'kw' has a shape that is not known"},
+        NearMiss{"BehindAPast", "out0",
+                 "input wide_k f32[batch,4,past,8]\ninput wide_v f32[batch,4,past,8]\n"
+                 "out0, pk0, pv0 = Attention(q0, k, v, mask, wide_k, wide_v) {scale=0.5}",
+                 "own-past: repeats its new heads, and has a past of as many"},
+        NearMiss{"WhoseKeysAreAnOutput", "out0", "out0, pk0 = Attention(q0, k, v, mask) {scale=0.5}",
+                 "output-is-read: has an output 1 'pk0', which depends on the repetition"},
+        NearMiss{"OtherQueryHeads", "q0",
+                 "value q0 f32[batch,heads,seq,8]\nq0 = Identity(hidden_q)\n"
+                 "input hidden_q f32[batch,heads,seq,8]",
+                 "heads: is not known to have 4 query heads and as many of its key and value"},
+        NearMiss{"TheValueIsNot", "v", "v = Identity(past_v)",
+                 "key-is-expanded: 'past_v' is not repeated, its other half is; needs both"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(OwnAttention, LeavesACacheWhoseQueryWaitsForIt) {

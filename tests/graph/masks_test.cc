@@ -143,53 +143,46 @@ TEST(ReadMask, AFoldedStartOfTheSliceTellsTheNumberOfQueries) {
   EXPECT_EQ(last->queries, 1);
 }
 
-struct OddMask {
-  const char* name;
-  const char* output;  // of the line that differs
-  const char* line;
-  const char* reason;
-};
-
-class ReadOddMask : public testing::TestWithParam<OddMask> {};
+class ReadOddMask : public testing::TestWithParam<NearMiss> {};
 
 TEST_P(ReadOddMask, SaysWhatIsNotUnderstood) {
-  const OddMask& odd = GetParam();
+  const NearMiss& odd = GetParam();
   EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith(odd.output, odd.line)), "bias").status().message(), odd.reason);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Forms, ReadOddMask,
     testing::Values(
-        OddMask{"ComputedPadding", "wide", "other = Neg(attention_mask)\nwide = Unsqueeze(other, one)",
-                "mask: Neg 'other' makes the padding; needs a graph input there"},
-        OddMask{"ConstantPadding", "wide", "const ones2 i64[1,4] = 1\nwide = Unsqueeze(ones2, one)",
-                "mask: 'ones2' is a constant; needs a graph input there"},
-        OddMask{"PositionsOfAnInput", "count", "const count i64[1,4] = 1",
-                "mask: positions come from 'count'; need CumSum of a mask"},
-        OddMask{"PositionsOfAnotherNode", "count", "count = Neg(attention_mask)",
-                "mask: Neg 'count' gives the positions; needs CumSum of a mask"},
-        OddMask{"OtherAxis", "count", "const nought i64[1] = 0\ncount = CumSum(attention_mask, nought)",
-                "mask: CumSum 'count' does not run along axis 1"},
-        OddMask{"NotUnsqueezed", "causal", "causal = GreaterOrEqual(new, kv)",
-                "mask: GreaterOrEqual 'causal' does not compare positions of queries with positions of keys"},
-        OddMask{"TwoLengths", "near",
-                "S2 = Shape(position_ids) {start=1, end=2}\nbegin2 = Sub(T, S2)\nnew2 = Slice(count, begin2, T, one)\n"
-                "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
-                "mask: And 'visible' joins query lengths of 'input_ids' and of 'position_ids'"},
-        OddMask{"TwoNumbersOfQueries", "visible",
-                "const last1 i64[1] = -1\nconst last2 i64[1] = -2\nnew1 = Slice(count, last1, T, one)\n"
-                "q1 = Unsqueeze(new1, two)\ncausal1 = GreaterOrEqual(q1, kv)\nnew2 = Slice(count, last2, T, one)\n"
-                "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear2 = Less(distance2, window)\n"
-                "visible = And(causal1, near2)",
-                "mask: And 'visible' joins query lengths of 1 and of 2"},
-        OddMask{"TwoWindows", "visible", "visible = And(near, near)", "mask: And 'visible' joins two windows"},
-        OddMask{"FloatPadding", "wide",
-                "input soft f32[B,T]\nsoft64 = Cast(soft) {to=7}\nwide = Unsqueeze(soft64, one)",
-                "mask: 'soft' has element type 1; needs int64, int32 or bool"},
-        OddMask{"StartWithoutTheTotal", "begin", "const begin i64[1] = 5",
-                "mask: Slice 'new' does not take the last S columns of the positions"},
-        OddMask{"NoDifference", "near", "near = Less(q, window)",
-                "mask: Less 'near' does not compare a difference of positions"}),
+        NearMiss{"ComputedPadding", "wide", "other = Neg(attention_mask)\nwide = Unsqueeze(other, one)",
+                 "mask: Neg 'other' makes the padding; needs a graph input there"},
+        NearMiss{"ConstantPadding", "wide", "const ones2 i64[1,4] = 1\nwide = Unsqueeze(ones2, one)",
+                 "mask: 'ones2' is a constant; needs a graph input there"},
+        NearMiss{"PositionsOfAnInput", "count", "const count i64[1,4] = 1",
+                 "mask: positions come from 'count'; need CumSum of a mask"},
+        NearMiss{"PositionsOfAnotherNode", "count", "count = Neg(attention_mask)",
+                 "mask: Neg 'count' gives the positions; needs CumSum of a mask"},
+        NearMiss{"OtherAxis", "count", "const nought i64[1] = 0\ncount = CumSum(attention_mask, nought)",
+                 "mask: CumSum 'count' does not run along axis 1"},
+        NearMiss{"NotUnsqueezed", "causal", "causal = GreaterOrEqual(new, kv)",
+                 "mask: GreaterOrEqual 'causal' does not compare positions of queries with positions of keys"},
+        NearMiss{"TwoLengths", "near",
+                 "S2 = Shape(position_ids) {start=1, end=2}\nbegin2 = Sub(T, S2)\nnew2 = Slice(count, begin2, T, one)\n"
+                 "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
+                 "mask: And 'visible' joins query lengths of 'input_ids' and of 'position_ids'"},
+        NearMiss{"TwoNumbersOfQueries", "visible",
+                 "const last1 i64[1] = -1\nconst last2 i64[1] = -2\nnew1 = Slice(count, last1, T, one)\n"
+                 "q1 = Unsqueeze(new1, two)\ncausal1 = GreaterOrEqual(q1, kv)\nnew2 = Slice(count, last2, T, one)\n"
+                 "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear2 = Less(distance2, window)\n"
+                 "visible = And(causal1, near2)",
+                 "mask: And 'visible' joins query lengths of 1 and of 2"},
+        NearMiss{"TwoWindows", "visible", "visible = And(near, near)", "mask: And 'visible' joins two windows"},
+        NearMiss{"FloatPadding", "wide",
+                 "input soft f32[B,T]\nsoft64 = Cast(soft) {to=7}\nwide = Unsqueeze(soft64, one)",
+                 "mask: 'soft' has element type 1; needs int64, int32 or bool"},
+        NearMiss{"StartWithoutTheTotal", "begin", "const begin i64[1] = 5",
+                 "mask: Slice 'new' does not take the last S columns of the positions"},
+        NearMiss{"NoDifference", "near", "near = Less(q, window)",
+                 "mask: Less 'near' does not compare a difference of positions"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(ReadMask, AShapeOfNothingIsNotRead) {

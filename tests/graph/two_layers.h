@@ -86,6 +86,14 @@ inline std::string TwoLayersWith(std::string_view output, std::string_view line,
   return text;
 }
 
+// A graph in which one line differs, for parameterized tests.
+struct NearMiss {
+  const char* name;
+  const char* output;  // of the line that differs
+  const char* line;
+  const char* reason;  // what is said of it
+};
+
 inline Graph GraphOf(std::string_view text) {
   auto model = ParseTextGraph(text);
   EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.status().message());

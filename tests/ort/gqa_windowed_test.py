@@ -125,14 +125,8 @@ def test_past_bound_onto_present_moves_in_place():
     sess = harness.session(m, drop_in="gqa")
     shared = {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in s.cache.items()}
     for start, end in steps_of(s.rng, 30, 9):
-        binding = sess.io_binding()
-        for name, array in s.inputs(start, end).items():
-            binding.bind_ortvalue_input(name, shared.get(name) or ort.OrtValue.ortvalue_from_numpy(array))
-        binding.bind_output("output", "cpu")
-        binding.bind_ortvalue_output("present_key", shared["past_key"])
-        binding.bind_ortvalue_output("present_value", shared["past_value"])
-        sess.run_with_iobinding(binding)
-        assert_close(binding.get_outputs()[0].numpy(), want[:, start:end], np.float32, f"{start}:{end}")
+        got = harness.run_in_place(sess, s.inputs(start, end), shared)
+        assert_close(got, want[:, start:end], np.float32, f"{start}:{end}")
         n = resident(end, C, W)
         assert_close(shared["past_key"].numpy()[:, :, :n], keys[:, :, end - n:end], np.float32)
 

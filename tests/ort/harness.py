@@ -87,6 +87,18 @@ BY_VALUE = {np.dtype(ml_dtypes.bfloat16): np.uint16, np.dtype(ml_dtypes.float8_e
 BY_VALUE_NAMES = {"tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16), "tensor(float8e4m3fn)": np.dtype(ml_dtypes.float8_e4m3fn)}
 
 
+def run_in_place(sess, inputs, caches):
+    """output of one step whose presents are bound onto its pasts, `caches`: OrtValues past_key and past_value."""
+    binding = sess.io_binding()
+    for name, array in inputs.items():
+        binding.bind_ortvalue_input(name, caches.get(name) or ort.OrtValue.ortvalue_from_numpy(array))
+    binding.bind_output("output", "cpu")
+    binding.bind_ortvalue_output("present_key", caches["past_key"])
+    binding.bind_ortvalue_output("present_value", caches["past_value"])
+    sess.run_with_iobinding(binding)
+    return binding.get_outputs()[0].numpy()
+
+
 def run(sess, inputs):
     """Outputs by name. bfloat16 and float8 go in and out as ml_dtypes'."""
     if not any(a.dtype in BY_VALUE for a in inputs.values()):

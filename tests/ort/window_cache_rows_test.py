@@ -75,17 +75,6 @@ def test_a_ragged_batch():
         done = ends
 
 
-def bound_step(session, s, caches, start, end):
-    binding = session.io_binding()
-    for name, array in s.inputs(start, end).items():
-        binding.bind_ortvalue_input(name, caches.get(name) or ort.OrtValue.ortvalue_from_numpy(array))
-    binding.bind_output("output", "cpu")
-    binding.bind_ortvalue_output("present_key", caches["past_key"])
-    binding.bind_ortvalue_output("present_value", caches["past_value"])
-    session.run_with_iobinding(binding)
-    return binding.get_outputs()[0].numpy()
-
-
 def bound(s):
     s.cache = {n: np.zeros((s.B, HKV, s.C, D), s.dtype) for n in ("past_key", "past_value")}
     model = harness.model("GroupQueryAttention", "kvshare", harness.GQA_INPUTS, harness.GQA_OUTPUTS, s.inputs(0, 1),
@@ -99,7 +88,7 @@ def test_caches_that_stay_in_place():
     want, keys, _ = s.full()
     session, caches = bound(s)
     for start, end in steps_of(s.rng, 30, C - W + 1):
-        assert_close(bound_step(session, s, caches, start, end), want[:, start:end], np.float32, f"{start}:{end}")
+        assert_close(harness.run_in_place(session, s.inputs(start, end), caches), want[:, start:end], np.float32, f"{start}:{end}")
         n = min(end, C)
         assert_close(caches["past_key"].numpy()[:, :, :n], keys[:, :, end - n:end], np.float32)
 
@@ -108,7 +97,7 @@ def test_a_chunk_too_long_for_bound_caches_says_so():
     s = Latest(12, 30, 7, 4)
     session, caches = bound(s)
     with pytest.raises(Exception) as error:
-        bound_step(session, s, caches, 0, 5)
+        harness.run_in_place(session, s.inputs(0, 5), caches)
     assert ("GroupQueryAttention 'node': output 'present_key' is bound and needs 8 rows for a chunk of 5 tokens; needs chunks of at "
             "most window_cache_rows - local_window_size + 1 = 4 where it has window_cache_rows = 7, or no binding"
             ) in str(error.value)
