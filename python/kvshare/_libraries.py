@@ -14,10 +14,10 @@ def library_path(kind: str = "ort") -> str:
     kind: "ort" is the execution provider and the custom ops of domain kvshare. "dropin" is the same library, but it
         replaces ONNX Runtime's own ops as soon as it is registered as a custom-op library.
 
-    Raises RefusedError for "cuda", which does not exist yet, and InvalidInputError for any other kind.
+    Raises RefusedError for "cuda", which no wheel has yet, and InvalidInputError for any other kind.
     """
     if kind == "cuda":
-        raise RefusedError("library 'cuda' is not in this package; kvshare has no CUDA kernels yet; have " + ", ".join(_FILES))
+        raise RefusedError("library 'cuda' is not in this package, only in the source (target kvshare_ort_cuda); have " + ", ".join(_FILES))
     if kind not in _FILES:
         raise InvalidInputError(f"library '{kind}' is not known; have {', '.join(_FILES)}")
     return os.path.join(_FOLDER, _FILES[kind])

@@ -13,16 +13,21 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def _options_beside(providers: Sequence[Any] | None) -> dict[str, str] | None:
-    """The options that `providers` has for kvshare's provider; None where another device's provider comes first."""
+# Azure's calls services and stands in every CPU wheel's get_available_providers(); it runs no model on a device.
+_WITHOUT_DEVICE = {"CPUExecutionProvider", "AzureExecutionProvider"}
+
+
+def _split(providers: Sequence[Any] | None) -> tuple[dict[str, str], list[Any]]:
+    """The options that `providers` has for kvshare's provider, and its entries for other devices."""
+    ours: dict[str, str] = {}
+    others = []
     for entry in providers or []:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         if name == EP_NAME:
-            return dict(options)
-        if name != "CPUExecutionProvider":
-            warnings.warn(f"kvshare stands aside: {name} comes first, and kvshare's provider is for the CPU", stacklevel=3)
-            return None
-    return {}
+            ours = dict(options)
+        elif name not in _WITHOUT_DEVICE:
+            others.append(entry)
+    return ours, others
 
 
 def InferenceSession(  # noqa: N802  the name of the class that it returns
@@ -40,7 +45,7 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
         causal_alignment = auto | spec | lower_right.
     All other arguments are those of onnxruntime.InferenceSession.
 
-    Where `providers` names another device's provider, such as CUDA's, kvshare stands aside with a warning.
+    Where `providers` names another device's provider, such as CUDA's, the session is theirs alone, and a warning says so.
     Raises RefusedError where onnxruntime is older than 1.24; kvshare.session_options() serves those.
     """
     import onnxruntime as ort
@@ -49,9 +54,11 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     if provider_options is not None and providers is not None:
         providers = [(entry, dict(options)) for entry, options in zip(providers, provider_options, strict=True)]
     model = os.fspath(path_or_bytes) if isinstance(path_or_bytes, os.PathLike) else path_or_bytes
-    ours = _options_beside(providers)
-    if ours is None:
-        return ort.InferenceSession(model, sess_options, providers=providers, **kwargs)
+    ours, others = _split(providers)
+    if others:
+        names = ", ".join(entry if isinstance(entry, str) else entry[0] for entry in others)
+        warnings.warn(f"kvshare stands aside: providers has {names}, and kvshare's provider is for the CPU", stacklevel=2)
+        return ort.InferenceSession(model, sess_options, providers=[*others, "CPUExecutionProvider"], **kwargs)
     options = sess_options if sess_options is not None else ort.SessionOptions()
     # Options that made a session before have the provider already. A name in `providers` would not do: the domain of
     # rewritten models comes with the device, and a wrong option would only send the model to the CPU's provider.

@@ -91,7 +91,7 @@ def test_the_libraries_are_where_the_package_says():
     for kind in ("ort", "dropin"):
         assert os.path.isfile(kvshare.library_path(kind))
     assert kvshare.get_library_path() == kvshare.library_path() and kvshare.get_ep_name() == "KvshareExecutionProvider"
-    with pytest.raises(kvshare.RefusedError, match="no CUDA kernels"):
+    with pytest.raises(kvshare.RefusedError, match="only in the source .target kvshare_ort_cuda.; have ort, dropin"):
         kvshare.library_path("cuda")
     with pytest.raises(kvshare.InvalidInputError, match="'x' is not known; have ort, dropin"):
         kvshare.library_path("x")
@@ -198,13 +198,28 @@ def test_a_rewritten_export_needs_no_other_registration(tmp_path):
 @with_ep
 def test_the_provider_takes_the_callers_providers_and_options(tmp_path):
     path = borrower(tmp_path / "m.onnx")
-    check(kvshare.InferenceSession(path, providers=["CPUExecutionProvider"]))
+    for providers in (["CPUExecutionProvider"], onnxruntime.get_available_providers()):
+        session = kvshare.InferenceSession(path, providers=providers)
+        assert kvshare.get_ep_name() in session.get_providers()
+        check(session)
     check(kvshare.InferenceSession(path.read_bytes()))
     reused = onnxruntime.SessionOptions()
     for _ in range(2):
         check(kvshare.InferenceSession(path, reused))
     with pytest.raises(Exception, match="fuse, nodes"):
         kvshare.InferenceSession(path, kvshare_options={"mode": "x"})
+
+
+@with_ep
+@pytest.mark.parametrize("place", [0, 1])
+def test_another_devices_provider_is_never_dropped(tmp_path, monkeypatch, place):
+    """onnxruntime's own class stands for a card that is not there: it says which providers it was asked for."""
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers, **__: providers)
+    providers = [kvshare.get_ep_name(), "CPUExecutionProvider"]
+    providers.insert(place, ("CUDAExecutionProvider", {"device_id": "0"}))
+    with pytest.warns(UserWarning, match="kvshare stands aside: providers has CUDAExecutionProvider"):
+        asked = kvshare.InferenceSession(borrower(tmp_path / "m.onnx"), providers=providers)
+    assert asked == [("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"]
 
 
 @with_ep
