@@ -27,15 +27,18 @@ struct AttentionLayer {
   int64_t window = -1;       // keys with the query's own; -1: full
   bool window_known = true;  // false: a mask that is not understood may hide more
   int64_t query_heads = 0;
-  int64_t kv_heads = 0;       // as they are made, before the graph repeats them
-  int64_t expansion = 1;      // how often the graph copies each key-value head before the node (repeat_kv)
-  int64_t head_size = 0;      // 0: not known from the graph
-  std::string past_key;       // kOwn GroupQueryAttention: the cache it takes
-  std::string past_value;     //
-  bool window_sized = false;  // that cache holds no more than the window (sliding_window_cache)
-  int64_t cache_rows = 0;     // kOwn: rows that its cache keeps (window_cache_rows); 0: one for each token
-  int64_t row_bytes = 0;      // kOwn: of a row of its cache, key and value of one sequence; 0: no cache, or not known
-  std::string note;           // what is odd about it, if anything
+  int64_t kv_heads = 0;               // as they are made, before the graph repeats them
+  int64_t expansion = 1;              // how often the graph copies each key-value head before the node (repeat_kv)
+  int64_t head_size = 0;              // 0: not known from the graph
+  std::string past_key;               // kOwn: the cache it takes
+  std::string past_value;             //
+  std::string seqlens_k;              // what tells the number of keys: GroupQueryAttention has
+  std::string total_sequence_length;  // these two,
+  std::string nonpad_kv_seqlen;       // Attention has this one
+  bool window_sized = false;          // that cache holds no more than the window (sliding_window_cache)
+  int64_t cache_rows = 0;             // kOwn: rows that its cache keeps (window_cache_rows); 0: one for each token
+  int64_t row_bytes = 0;  // kOwn: of a row of its cache, key and value of one sequence; 0: no cache, or not known
+  std::string note;       // what is odd about it, if anything
 };
 
 struct Inspection {

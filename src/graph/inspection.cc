@@ -33,9 +33,11 @@ int64_t RowBytes(const Graph& graph, const std::string& past) {
   return std::max<int64_t>((*shape)[1], 0) * std::max<int64_t>((*shape)[3], 0) * BytesOf(graph.ElementType(past));
 }
 
+int PastSlot(const Layer& layer) { return layer.IsGqa() ? 3 : 4; }
+
 // Of the key and the value that a layer adds for one token.
 int64_t RowBytes(const Layer& layer) {
-  const int past = layer.IsGqa() ? 3 : 4;
+  const int past = PastSlot(layer);
   const int64_t key = RowBytes(*layer.graph, Input(*layer.node, past));
   const int64_t value = RowBytes(*layer.graph, Input(*layer.node, past + 1));
   return key > 0 && value > 0 ? key + value : 0;
@@ -57,11 +59,19 @@ AttentionLayer Public(const Layer& layer) {
   out.kv_heads = layer.kv_heads;
   out.expansion = layer.expansion;
   out.head_size = layer.head_size;
-  if (!layer.IsShared()) out.row_bytes = RowBytes(layer);
+  if (!layer.IsShared()) {
+    out.row_bytes = RowBytes(layer);
+    out.past_key = Input(*layer.node, PastSlot(layer));
+    out.past_value = Input(*layer.node, PastSlot(layer) + 1);
+  }
+  if (layer.IsGqa()) {
+    out.seqlens_k = Input(*layer.node, 5);
+    out.total_sequence_length = Input(*layer.node, 6);
+  } else {
+    out.nonpad_kv_seqlen = Input(*layer.node, 6);
+  }
   if (layer.IsGqa() && !layer.IsShared()) {
     out.cache_rows = layer.IsKvshare() ? std::max<int64_t>(IntAttribute(*layer.node, kWindowCacheRows), 0) : 0;
-    out.past_key = Input(*layer.node, 3);
-    out.past_value = Input(*layer.node, 4);
     out.window_sized = IntAttribute(*layer.node, "sliding_window_cache") == 1;
   }
   out.note = (layer.trouble.ok() ? layer.mask_trouble : layer.trouble).message();

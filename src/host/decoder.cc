@@ -24,7 +24,7 @@ DType Coarser(DType a, DType b) {
   return DType::kF32;
 }
 
-Result<Decoder> Decoder::Create(std::unique_ptr<Runner> runner, const KnownExtents& known) {
+Result<Decoder> Decoder::Create(std::unique_ptr<Runner> runner, const KnownInputs& known) {
   const Signature& signature = runner->Describe();
   const ValueInfo* logits = Find(signature.outputs, kLogits);
   if (logits == nullptr) return Status::Refused("the model has no output 'logits': not a decoder");

@@ -14,7 +14,7 @@ namespace kvshare::host {
 class Decoder {
  public:
   // Starts with empty states at the first step. kRefused where the runner's model is no such model.
-  static Result<Decoder> Create(std::unique_ptr<Runner> runner, const KnownExtents& known);
+  static Result<Decoder> Create(std::unique_ptr<Runner> runner, const KnownInputs& known);
 
   // The step's logits [B, S, V]; the states follow. kRefused where the step has a past and the model no state.
   Result<Tensor> Logits(const Step& step);

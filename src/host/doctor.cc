@@ -16,13 +16,13 @@ namespace {
 
 using host::Decoder;
 using host::Feeds;
-using host::KnownExtents;
+using host::KnownInputs;
 using host::Step;
 
 // New tokens of a model that is run once: and any extent that nothing tells.
 constexpr int64_t kTokensOfOneRun = 8;
 
-Status RunDecoder(std::unique_ptr<Runner> runner, const KnownExtents& known, const RandomTokens& tokens) {
+Status RunDecoder(std::unique_ptr<Runner> runner, const KnownInputs& known, const RandomTokens& tokens) {
   KVSHARE_ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(std::move(runner), known));
   KVSHARE_ASSIGN_OR_RETURN(const auto steps, host::RandomSteps(tokens, decoder.feeds(), decoder.vocabulary()));
   for (const Step& step : steps) {
@@ -88,7 +88,7 @@ Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& opti
   KVSHARE_ASSIGN_OR_RETURN(const auto library, host::KvshareLibrary::Open(file));
   library.ResetStats();
   KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
-  const KnownExtents known{host::CachesOf(inspection), options.extents};
+  const KnownInputs known = host::KnownInputsOf(inspection, options.extents);
   KVSHARE_ASSIGN_OR_RETURN(const Feeds feeds, Feeds::Create(runner->Describe(), known));
 
   Diagnosis diagnosis;

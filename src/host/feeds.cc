@@ -15,32 +15,25 @@
 namespace kvshare::host {
 namespace {
 
-// An input that exporters agree on. Its axes: B batch, S new tokens, T tokens so far, ? any; more axes may follow only
-// where the role has them.
-struct Known {
-  std::string_view name;
-  Role role;
-  std::string_view axes;
-};
-
-constexpr Known kKnown[] = {
-    {"input_ids", Role::kIds, "BS"},
-    {"decoder_input_ids", Role::kIds, "BS"},
-    {"inputs_embeds", Role::kEmbeddings, "BS"},
-    {"per_layer_inputs", Role::kEmbeddings, "BS"},
-    {"attention_mask", Role::kMask, "BT"},
-    {"encoder_attention_mask", Role::kMask, "B?"},
-    {"position_ids", Role::kPositions, "BS"},
-    {"cache_position", Role::kPositions, "S"},
-    {"token_type_ids", Role::kZeros, "BS"},
-    {"num_logits_to_keep", Role::kZeros, ""},
-    {"logits_to_keep", Role::kZeros, ""},
-    {"use_cache_branch", Role::kHasPast, ""},
-    {"past_seq_len", Role::kPast, ""},
-    {"past_sequence_length", Role::kPast, ""},
-    {"total_seq_len", Role::kTotal, ""},
-    {"total_sequence_length", Role::kTotal, ""},
-    {"seqlens_k", Role::kLast, "B"},
+// Inputs that exporters agree on.
+constexpr std::pair<std::string_view, Meaning> kKnown[] = {
+    {"input_ids", {Role::kIds, "BS"}},
+    {"decoder_input_ids", {Role::kIds, "BS"}},
+    {"inputs_embeds", {Role::kEmbeddings, "BS"}},
+    {"per_layer_inputs", {Role::kEmbeddings, "BS"}},
+    {"attention_mask", {Role::kMask, "BT"}},
+    {"encoder_attention_mask", {Role::kMask, "B?"}},
+    {"position_ids", {Role::kPositions, "BS"}},
+    {"cache_position", {Role::kPositions, "S"}},
+    {"token_type_ids", {Role::kZeros, "BS"}},
+    {"num_logits_to_keep", {Role::kZeros, ""}},
+    {"logits_to_keep", {Role::kZeros, ""}},
+    {"use_cache_branch", {Role::kHasPast, ""}},
+    {"past_seq_len", {Role::kPast, ""}},
+    {"past_sequence_length", {Role::kPast, ""}},
+    {"total_seq_len", {Role::kTotal, ""}},
+    {"total_sequence_length", {Role::kTotal, ""}},
+    {"seqlens_k", {Role::kLast, "B"}},
 };
 
 bool Contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
@@ -52,14 +45,14 @@ std::string PresentOf(std::string past) {
   return "";
 }
 
-// The axes of `known` in an input of `rank`, "?" for each axis more; nothing where the input has another form.
-std::string AxesOf(const Known& known, size_t rank) {
-  std::string axes(known.axes);
+// The axes of an input of `rank`, "?" for each axis more; nothing where the input has another form.
+std::string AxesOf(const Meaning& meaning, size_t rank) {
+  std::string axes(meaning.axes);
   if (rank < axes.size()) return "";
   const std::string more(rank - axes.size(), '?');
-  if (known.role == Role::kPositions) return more + axes;  // three positions a token: [3, B, S]
-  if (known.role == Role::kEmbeddings || axes.empty()) return axes + more;
-  return more.empty() ? axes : "";
+  if (meaning.role == Role::kPositions) return more + axes;  // three positions a token: [3, B, S]
+  const bool may_follow = meaning.role == Role::kEmbeddings || meaning.role == Role::kLast || axes.empty();
+  return may_follow || more.empty() ? axes + more : "";
 }
 
 Axis::Kind KindOf(char letter) {
@@ -149,7 +142,7 @@ Tensor As(DType type, const Tensor& given) {
 // Makes the feeds of one signature.
 class Planner {
  public:
-  Planner(const Signature& signature, const KnownExtents& known) : signature_(signature), known_(known) {}
+  Planner(const Signature& signature, const KnownInputs& known) : signature_(signature), known_(known) {}
 
   Result<std::vector<Feed>> Plan() {
     std::vector<Feed> feeds;
@@ -169,14 +162,18 @@ class Planner {
   std::vector<std::string> invented() && { return std::move(invented_); }
 
  private:
-  static const Known* Find(const ValueInfo& input) {
-    for (const Known& known : kKnown)
-      if (known.name == input.name && (known.axes.empty() || !AxesOf(known, input.shape.size()).empty())) return &known;
-    return nullptr;
+  const Meaning* Find(const ValueInfo& input) const {
+    const auto fits = [&](const Meaning& meaning) {
+      return meaning.axes.empty() || !AxesOf(meaning, input.shape.size()).empty();
+    };
+    for (const auto& [name, meaning] : kKnown)
+      if (name == input.name && fits(meaning)) return &meaning;
+    const auto found = known_.meanings.find(input.name);
+    return found != known_.meanings.end() && fits(found->second) ? &found->second : nullptr;
   }
 
   void LearnNames(const ValueInfo& input) {
-    const Known* known = Find(input);
+    const Meaning* known = Find(input);
     if (known == nullptr) return;
     const std::string axes = AxesOf(*known, input.shape.size());
     for (size_t i = 0; i < axes.size(); ++i)
@@ -190,8 +187,9 @@ class Planner {
 
   Result<Feed> PlanOf(const ValueInfo& input) {
     Feed feed{.input = input, .role = Role::kOther, .axes = {}, .present = {}};
-    const Known* known = Find(input);
+    const Meaning* known = Find(input);
     if (known == nullptr && HasOutput(PresentOf(input.name))) return StateOf(std::move(feed));
+    if (known == nullptr && known_.caches.contains(input.name) && input.shape.size() == 4) feed.role = Role::kCache;
     // Keys of an encoder stay as they are; a cache that nothing continues would be left behind at each step.
     if (input.name.starts_with("past_key_values") && !Contains(input.name, "encoder"))
       return Status::Refused(fmt::format("input '{}' has no output '{}'", input.name, PresentOf(input.name)));
@@ -202,10 +200,10 @@ class Planner {
       if (axes[i] != '?' && input.shape[i] < 0) {
         feed.axes.push_back({KindOf(axes[i]), 0});
       } else {
-        feed.axes.push_back(AnyAxis(input, i, feed.role));
+        feed.axes.push_back(feed.role == Role::kCache ? CacheAxis(input, i) : AnyAxis(input, i, feed.role));
       }
     }
-    if (feed.role == Role::kOther)
+    if (feed.role == Role::kOther || feed.role == Role::kCache)
       invented_.push_back(fmt::format("input '{}' ({})", input.name,
                                       IsInteger(input.type)        ? "zeros"
                                       : input.type == DType::kBool ? "true"
@@ -225,6 +223,20 @@ class Planner {
     if (invented_labels_.insert(label).second)
       invented_.push_back(fmt::format("extent '{}' (all tokens so far)", label));
     return {Axis::Kind::kTotal, 0};
+  }
+
+  // Of a cache [B, heads, rows, head size] that the graph reads and no step continues.
+  Axis CacheAxis(const ValueInfo& input, size_t i) {
+    const CacheExtents& cache = known_.caches.at(input.name);
+    if (input.shape[i] < 0 && i == 1 && cache.heads > 0) return {Axis::Kind::kGiven, cache.heads};
+    if (input.shape[i] < 0 && i == 2) return {Axis::Kind::kPast, 0};
+    if (input.shape[i] < 0 && i == 3 && cache.head_size > 0) return {Axis::Kind::kGiven, WidthOf(input, cache)};
+    return AnyAxis(input, i, Role::kCache);
+  }
+
+  // Elements of a row: int4 has two channels in one.
+  static int64_t WidthOf(const ValueInfo& input, const CacheExtents& cache) {
+    return input.type == DType::kI4 ? (cache.head_size + 1) / 2 : cache.head_size;
   }
 
   // "kv_cache_dim", or "past_key_values.0.key.3" where the axis has no name.
@@ -248,8 +260,7 @@ class Planner {
     feed.present = PresentOf(feed.input.name);
     const ValueInfo& input = feed.input;
     const auto of_graph = known_.caches.find(input.name);
-    CacheExtents cache = of_graph == known_.caches.end() ? CacheExtents{} : of_graph->second;
-    if (input.type == DType::kI4) cache.head_size = (cache.head_size + 1) / 2;  // two channels an element
+    const CacheExtents cache = of_graph == known_.caches.end() ? CacheExtents{} : of_graph->second;
     const size_t rank = input.shape.size();
     for (size_t i = 0; i < rank; ++i) {
       const std::string& name = input.symbols[i];
@@ -265,7 +276,7 @@ class Planner {
       } else if (grows) {
         extent = cache.rows;
       } else if (rank == 4 && i == 3 && cache.head_size > 0) {
-        extent = cache.head_size;
+        extent = WidthOf(input, cache);
       } else if (rank == 4 && i == 1 && cache.heads > 0) {
         extent = cache.heads;
       } else {
@@ -292,7 +303,7 @@ class Planner {
   }
 
   const Signature& signature_;
-  const KnownExtents& known_;
+  const KnownInputs& known_;
   std::map<std::string, Axis::Kind> meaning_;  // of symbolic extents, by name
   std::set<std::string> used_;                 // of known_.named
   std::set<std::string> invented_labels_;
@@ -318,7 +329,7 @@ std::vector<int64_t> Feed::ShapeAt(const Step& step) const {
   return shape;
 }
 
-Result<Feeds> Feeds::Create(const Signature& signature, const KnownExtents& known) {
+Result<Feeds> Feeds::Create(const Signature& signature, const KnownInputs& known) {
   Planner planner(signature, known);
   Feeds feeds;
   KVSHARE_ASSIGN_OR_RETURN(feeds.feeds_, planner.Plan());
@@ -345,7 +356,7 @@ Result<NamedTensors> Feeds::Make(const Step& step, uint64_t seed) const {
     }
     KVSHARE_ASSIGN_OR_RETURN(Tensor tensor, ZerosOf(feed.input, feed.ShapeAt(step)));
     auto random = RandomOf(seed, name, 0);  // at each step the same: an encoder's output, say
-    if (feed.role == Role::kOther || feed.role == Role::kEmbeddings) {
+    if (feed.role == Role::kOther || feed.role == Role::kCache || feed.role == Role::kEmbeddings) {
       Invent(random, tensor);
     } else {
       Count(feed, step, tensor);

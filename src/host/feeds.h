@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvshare/runner.h"
@@ -16,11 +17,6 @@ struct CacheExtents {
   int64_t heads = 0;      // 0: not known
   int64_t head_size = 0;  // 0: not known
   int64_t rows = 0;       // of the first step's past: those that a window-sized cache has from the start
-};
-
-struct KnownExtents {
-  std::map<std::string, CacheExtents> caches;  // by past input: from the graph
-  std::map<std::string, int64_t> named;        // by the name of a symbolic extent, or "<input>.<axis>": from the caller
 };
 
 // One run of a model: `tokens` new ones for each sequence, behind `past` earlier ones.
@@ -43,7 +39,22 @@ enum class Role {
   kLast,        // that less one
   kHasPast,     // 1 where there are earlier tokens
   kState,       // what the step before gave: keys, values, states of convolutions and recurrences
+  kCache,       // keys or values of the past that no output continues
   kOther,
+};
+
+// What an input is, and its axes: B batch, S new tokens, T tokens so far, ? any; more axes may follow where the role
+// has them.
+struct Meaning {
+  Role role = Role::kOther;
+  std::string_view axes;
+};
+
+// What is known of inputs beyond their names.
+struct KnownInputs {
+  std::map<std::string, CacheExtents> caches;  // by past input: from the graph
+  std::map<std::string, Meaning> meanings;     // by input: from the nodes that read it
+  std::map<std::string, int64_t> named;        // by the name of a symbolic extent, or "<input>.<axis>": from the caller
 };
 
 // An extent of an input, for any step.
@@ -66,7 +77,7 @@ class Feeds {
  public:
   // kRefused where an input has an extent that neither `known` nor the signature tells, or `known` names none that
   // matters.
-  static Result<Feeds> Create(const Signature& signature, const KnownExtents& known);
+  static Result<Feeds> Create(const Signature& signature, const KnownInputs& known);
 
   const std::vector<Feed>& all() const { return feeds_; }
   bool HasPrompt() const;

@@ -34,15 +34,19 @@ bool HasProvider(const std::string& version) {
 
 }  // namespace
 
-std::map<std::string, CacheExtents> CachesOf(const Inspection& inspection) {
-  std::map<std::string, CacheExtents> caches;
+KnownInputs KnownInputsOf(const Inspection& inspection, const std::map<std::string, int64_t>& named) {
+  KnownInputs known{.caches = {}, .meanings = {}, .named = named};
   for (const AttentionLayer& layer : inspection.layers) {
     const CacheExtents extents{
         .heads = layer.kv_heads, .head_size = layer.head_size, .rows = layer.window_sized ? layer.window : 0};
     for (const std::string& past : {layer.past_key, layer.past_value})
-      if (!past.empty()) caches[past] = extents;
+      if (!past.empty()) known.caches[past] = extents;
+    known.meanings[layer.seqlens_k] = {Role::kLast, "B"};
+    known.meanings[layer.total_sequence_length] = {Role::kTotal, ""};
+    known.meanings[layer.nonpad_kv_seqlen] = {Role::kTotal, "B"};
   }
-  return caches;
+  known.meanings.erase("");  // of layers without such an input
+  return known;
 }
 
 std::string DropInFor(const Inspection& inspection) {

@@ -9,8 +9,8 @@
 
 namespace kvshare::host {
 
-// The extents of the caches, by past input.
-std::map<std::string, CacheExtents> CachesOf(const Inspection& inspection);
+// What the graph tells of the inputs of a model, and the caller by `named`.
+KnownInputs KnownInputsOf(const Inspection& inspection, const std::map<std::string, int64_t>& named);
 
 // The value of kvshare.drop_in that suits the model as it is; "" where it has no layer that kvshare serves.
 std::string DropInFor(const Inspection& inspection);

@@ -286,7 +286,7 @@ Result<host::Decoder> LoadDecoder(const std::string& model_path, const RunOption
   KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect(model_path));
   KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, options));
   KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
-  return host::Decoder::Create(std::move(runner), {host::CachesOf(inspection), options.extents});
+  return host::Decoder::Create(std::move(runner), host::KnownInputsOf(inspection, options.extents));
 }
 
 Result<Verification> Compare(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {

@@ -218,3 +218,31 @@ def test_what_is_made_up_is_told(kvshare, tmp_path):
     assert told in kvshare("doctor", model).stdout
     done = kvshare("verify", model, "--against", model, "--steps", "0")
     assert done.returncode == EQUAL and told in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lengths", [["batch"], ["batch", 1]], ids=["B", "B1"])
+def test_one_attention_node_is_run_whatever_its_inputs_are_called(kvshare, tmp_path, lengths):
+    """Its lengths and its cache are what the node reads there; com.microsoft need not be imported."""
+    gqa = node("GroupQueryAttention", ["q", "k", "v", "pk", "pv", "sl", "tot"], ["y", "nk", "nv"], domain="com.microsoft",
+               name="attention", num_heads=HEADS, kv_num_heads=KV_HEADS)
+    cache = ["batch", KV_HEADS, "P", D]
+    model = save(tmp_path / "gqa.onnx", [gqa],
+                 [value("q", ["batch", "S", HEADS * D]), value("k", ["batch", "S", KV_HEADS * D]), value("v", ["batch", "S", KV_HEADS * D]),
+                  value("pk", cache), value("pv", cache), value("sl", lengths, I32), value("tot", [], I32)],
+                 [value("y", None), value("nk", None), value("nv", None)], [])
+    without = onnx.load(model)
+    del without.opset_import[1]
+    onnx.save(without, tmp_path / "without_import.onnx")
+    for path in (model, tmp_path / "without_import.onnx"):
+        done = kvshare("doctor", path)
+        assert (done.returncode, "1 nodes ran in kvshare" in done.stdout) == (EQUAL, True), done.stdout + done.stderr
+
+
+def test_one_attention_node_with_lengths_is_run(kvshare, tmp_path):
+    attention = node("Attention", ["q", "k", "v", "", "", "", "rows"], ["y"], name="attention")
+    inputs = [value("q", ["batch", HEADS, 3, D]), value("k", ["batch", KV_HEADS, 16, D]), value("v", ["batch", KV_HEADS, 16, D]),
+              value("rows", ["batch"], I64)]
+    graph = helper.make_graph([attention], "g", inputs, [value("y", None)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=10), tmp_path / "model.onnx")
+    done = kvshare("doctor", tmp_path / "model.onnx")
+    assert (done.returncode, "input 'rows'" in done.stdout) == (EQUAL, False), done.stdout + done.stderr

@@ -91,7 +91,7 @@ TEST(Feeds, OtherInputsHaveTheExtentsThatTheirNamesMean) {
   EXPECT_THAT(made->at("image").shape, ElementsAre(1, 2, 5));
   EXPECT_THAT(feeds->invented(), ElementsAre("input 'shared_kv.key' (random)", "extent 'patches' (all tokens so far)",
                                              "input 'image' (random)"));
-  const auto told = Feeds::Create({inputs, {}}, {{}, {{"patches", 6}}});
+  const auto told = Feeds::Create({inputs, {}}, {.caches = {}, .meanings = {}, .named = {{"patches", 6}}});
   ASSERT_TRUE(told.ok()) << told.status().message();
   EXPECT_THAT(told->Make({.batch = 1, .tokens = 2, .past = 3, .given = {}}, 1)->at("image").shape,
               ElementsAre(1, 2, 6));
@@ -140,7 +140,7 @@ TEST(Feeds, ACachesNamedExtentsComeFromTheGraphOrTheCaller) {
   const Extents extents = {"batch", "heads", "past", "kv_cache_dim"};
   for (const auto& [type, width] : {std::pair(DType::kF16, 16), std::pair(DType::kI4, 8)}) {
     const Signature signature{{Value("past_key_values.0.key", type, extents)}, {Value("present.0.key", type, extents)}};
-    KnownExtents known;
+    KnownInputs known;
     known.caches["past_key_values.0.key"] = {.heads = 2, .head_size = 16, .rows = 4};
     const auto feeds = Feeds::Create(signature, known);
     ASSERT_TRUE(feeds.ok()) << feeds.status().message();
@@ -152,17 +152,39 @@ TEST(Feeds, ACachesNamedExtentsComeFromTheGraphOrTheCaller) {
       Feeds::Create(signature, {}).status().message(),
       "input 'past_key_values.0.key' has shape [-1, -1, -1, -1], and nothing tells the extent of its axis 1; needs "
       "option 'extent' = 'heads=N'");
-  const auto told = Feeds::Create(signature, {{}, {{"heads", 3}, {"past_key_values.0.key.3", 8}}});
+  const auto told =
+      Feeds::Create(signature, {.caches = {}, .meanings = {}, .named = {{"heads", 3}, {"past_key_values.0.key.3", 8}}});
   ASSERT_TRUE(told.ok()) << told.status().message();
   EXPECT_THAT(told->FirstStates({})->at("past_key_values.0.key").shape, ElementsAre(1, 3, 0, 8));
+}
+
+TEST(Feeds, TheGraphTellsWhatInputsOfOtherNamesAre) {
+  KnownInputs known;
+  known.meanings = {{"lens", {Role::kLast, "B"}}, {"most", {Role::kTotal, ""}}, {"rows", {Role::kTotal, "B"}}};
+  known.caches["pk"] = {.heads = 2, .head_size = 16, .rows = 0};
+  const auto feeds = Feeds::Create({{Value("q", DType::kF32, {"b", "s", "16"}), Value("lens", DType::kI32, {"b", "1"}),
+                                     Value("most", DType::kI32, {}), Value("rows", DType::kI64, {"b"}),
+                                     Value("pk", DType::kI4, {"b", "h", "p", "d"})},
+                                    {}},
+                                   known);
+  ASSERT_TRUE(feeds.ok()) << feeds.status().message();
+  const auto made = feeds->Make({.batch = 1, .tokens = 2, .past = 3, .given = {}}, 1);
+  ASSERT_TRUE(made.ok()) << made.status().message();
+  EXPECT_THAT(made->at("q").shape, ElementsAre(1, 5, 16));
+  EXPECT_THAT(made->at("lens").shape, ElementsAre(1, 1));
+  EXPECT_THAT(All(made->at("lens")), ElementsAre(4));
+  EXPECT_THAT(All(made->at("most")), ElementsAre(5));
+  EXPECT_THAT(All(made->at("rows")), ElementsAre(5));
+  EXPECT_THAT(made->at("pk").shape, ElementsAre(1, 2, 3, 8));
 }
 
 TEST(Feeds, AnExtentThatNobodyAsksForIsRefused) {
   const Signature signature{{Value("input_ids", DType::kI64, {"batch", "tokens"}), Value("x", DType::kF32, {"width"})},
                             {}};
-  EXPECT_EQ(Feeds::Create(signature, {{}, {{"widht", 3}}}).status().message(),
+  EXPECT_EQ(Feeds::Create(signature, {.caches = {}, .meanings = {}, .named = {{"widht", 3}}}).status().message(),
             "option 'extent': no input has an extent 'widht' that is to be told; have 'width'");
-  EXPECT_EQ(Feeds::Create({{Value("input_ids", DType::kI64, {"batch", "tokens"})}, {}}, {{}, {{"tokens", 3}}})
+  EXPECT_EQ(Feeds::Create({{Value("input_ids", DType::kI64, {"batch", "tokens"})}, {}},
+                          {.caches = {}, .meanings = {}, .named = {{"tokens", 3}}})
                 .status()
                 .message(),
             "option 'extent': no input has an extent 'tokens' that is to be told; all are known");
