@@ -26,7 +26,11 @@ foreach(part TOOLS REGRESS EXAMPLES DOC SHARED_LIBS)
   set(BUILD_${part} OFF CACHE BOOL "" FORCE)
 endforeach()
 set(LIBZIP_DO_INSTALL OFF CACHE BOOL "" FORCE)
+set(CMAKE_POLICY_DEFAULT_CMP0063 NEW)
+set(CMAKE_MESSAGE_LOG_LEVEL ERROR)  # it warns of codecs and ciphers that it does without
 add_subdirectory("${KVSHARE_DEPS}/libzip" "${PROJECT_BINARY_DIR}/libzip" EXCLUDE_FROM_ALL SYSTEM)
+unset(CMAKE_MESSAGE_LOG_LEVEL)
+unset(CMAKE_POLICY_DEFAULT_CMP0063)
 target_compile_options(zip PRIVATE -w)
 
 # Highway >= 1.2: Debian 12's 1.0.3 has no Zen4 target and no bf16 dot product.
