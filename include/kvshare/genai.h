@@ -17,12 +17,14 @@ struct GenaiReport {
   std::vector<std::string> changes;  // one line each; empty: nothing had to change
 };
 
-// Puts kvshare's provider, with `options`, first into the session options of `folder`/genai_config.json.
-// Without `out` the file is edited in place, and its first state is kept as genai_config.json.before-kvshare.
-// With `out`, a folder that is absent or empty, the whole folder is copied there and only the copy is edited.
-// `progress` is called as a file is copied: its bytes so far, and in all.
-// Errors: kInvalidInput for a folder without a readable genai_config.json, or an `out` that holds files; kRefused where
-// another device's provider is configured, since kvshare's is for the CPU; kInternal where writing fails.
+// Puts kvshare's provider, with `options`, first into the session options of `folder`/genai_config.json. Where the
+// decoder has window-sized caches (RewriteOptions::window_caches), the file also says how large they are, and that
+// prompts come in chunks that fit. Without `out` the file is edited in place, and its first state is kept as
+// genai_config.json.before-kvshare. With `out`, a folder that is absent or empty, the whole folder is copied there and
+// only the copy is edited. `progress` is called as a file is copied: its bytes so far, and in all. Errors:
+// kInvalidInput for a folder without a readable genai_config.json or decoder, or an `out` that holds files; kRefused
+// where another device's provider is configured, since kvshare's is for the CPU, or where onnxruntime-genai has no
+// place for the caches; kInternal where writing fails.
 Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
                                      const std::map<std::string, std::string>& options,
                                      const std::function<void(uint64_t done, uint64_t bytes)>& progress = {});

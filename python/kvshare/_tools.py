@@ -123,11 +123,15 @@ def genai(
     undo: put the backup back instead.
     progress: as rewrite has it.
 
+    Where the decoder has window-sized caches (rewrite's window_caches), the file also says how large they are, and that prompts
+    come in chunks that fit.
+
     onnxruntime-genai knows no provider by itself. A program calls
     onnxruntime_genai.register_execution_provider_library("kvshare", kvshare.library_path()) before it loads the model.
 
-    Raises InvalidInputError for a folder without a readable genai_config.json, an output that holds files, or an undo
-    without a backup, and RefusedError where the folder is configured for another device's provider.
+    Raises InvalidInputError for a folder without a readable genai_config.json or decoder, an output that holds files, or an undo
+    without a backup, and RefusedError where the folder is configured for another device's provider, or where onnxruntime-genai has no place for
+    the caches.
     """
     if undo and (output is not None or options):
         raise InvalidInputError("genai has undo beside output or options; needs undo alone")

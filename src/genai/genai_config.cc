@@ -7,9 +7,11 @@
 #include <sstream>
 #include <utility>
 
+#include "genai/window_caches.h"
 #include "graph/atomic_file.h"
 #include "kvshare/genai.h"
 #include "kvshare/provider.h"
+#include "kvshare/rewrite.h"
 
 namespace kvshare {
 namespace {
@@ -88,7 +90,8 @@ Status AddTo(const std::string& place, Json& decoder, const Json& ours, std::vec
   return {};
 }
 
-Status Edit(Json& config, const std::map<std::string, std::string>& options, std::vector<std::string>& changes) {
+Status Edit(const fs::path& folder, Json& config, const std::map<std::string, std::string>& options,
+            std::vector<std::string>& changes) {
   Json* const model = Member(config, "model");
   Json* const decoder = model == nullptr ? nullptr : Member(*model, "decoder");
   if (decoder == nullptr)
@@ -98,7 +101,10 @@ Status Edit(Json& config, const std::map<std::string, std::string>& options, std
   for (const auto& [name, value] : options) values[name] = value;
   const Json ours = {{kProviderName, values}};
   for (const auto& [place, stage] : Decoders(*decoder)) KVSHARE_RETURN_IF_ERROR(AddTo(place, *stage, ours, changes));
-  return {};
+  const auto file = decoder->find("filename");
+  if (file == decoder->end() || !file->is_string()) return {};
+  KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect((folder / file->get<std::string>()).string()));
+  return genai::SetWindowCaches(inspection, config, changes);
 }
 
 // Everything in `folder` but what kvshare left there.
@@ -127,7 +133,7 @@ Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::strin
                                      const std::function<void(uint64_t done, uint64_t bytes)>& progress) {
   KVSHARE_ASSIGN_OR_RETURN(Config config, ReadConfig(fs::path(folder) / kConfig));
   GenaiReport report;
-  KVSHARE_RETURN_IF_ERROR(Edit(config.json, options, report.changes));
+  KVSHARE_RETURN_IF_ERROR(Edit(folder, config.json, options, report.changes));
   const fs::path target = out.empty() ? fs::path(folder) : fs::path(out);
   report.config = (target / kConfig).string();
   if (!out.empty()) KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out, progress));

@@ -107,6 +107,14 @@ Status CheckSideInputs(std::string_view where, const GqaAttributes& attributes, 
   return {};
 }
 
+// Rows of a present with window_cache_rows: those, and for a longer chunk what the layers see that borrow it. A caller
+// may have a cache of fewer rows, for sequences or chunks that need no more.
+int64_t LatestRowsAfter(const GqaAttributes& attributes, const GqaShape& shape) {
+  const int64_t seen = attributes.window - 1 + shape.S;
+  const bool fewer = shape.past_tokens > 0 && shape.past_tokens < attributes.cache_rows;
+  return fewer ? std::max(shape.past_tokens, std::min(seen, shape.total)) : std::max(attributes.cache_rows, seen);
+}
+
 }  // namespace
 
 Status CheckGqaAttributes(std::string_view where, const GqaAttributes& a, bool zero_window_allowed) {
@@ -202,18 +210,12 @@ Result<GqaShape> CheckGqaInputs(std::string_view where, const GqaAttributes& att
         where, cache, fmt::format("has {} rows", shape.past_tokens),
         fmt::format("at least local_window_size = {}, because sliding_window_cache is 1", attributes.window));
   }
-  const int64_t rows = attributes.cache_rows;
-  const bool has_none = shape.Appends() && shape.past_tokens == 0;  // nothing yet
-  if (shape.past_tokens < rows && !has_none)
-    return InputError(where, in[kExternalKey] ? "external_key" : "past_key",
-                      fmt::format("has {} rows", shape.past_tokens),
-                      fmt::format("{}at least window_cache_rows = {}", shape.Appends() ? "none, or " : "", rows));
   if (!shape.Appends() && !attributes.DropsKeys() && shape.total > shape.past_tokens)
     return InputError(where, "total_sequence_length", fmt::format("is {}", shape.total),
                       fmt::format("at most {}, the rows of '{}'", shape.past_tokens,
                                   shape.form == KvForm::kShared ? "past_key" : "external_key"));
   shape.capacity = shape.past_tokens;
-  if (shape.Appends() && rows > 0) shape.capacity = std::max(rows, attributes.window - 1 + shape.S);
+  if (shape.Appends() && attributes.cache_rows > 0) shape.capacity = LatestRowsAfter(attributes, shape);
   if (shape.Appends() && !attributes.DropsKeys()) shape.capacity = std::max(shape.total, shape.past_tokens);
   KVSHARE_RETURN_IF_ERROR(CheckSideInputs(where, attributes, in, shape));
   return shape;
@@ -267,6 +269,17 @@ Result<Step> ReadStep(std::string_view where, const GqaAttributes& attributes, c
     return error(fmt::format("at most {}: {} past rows and {} new ones", shape.past_tokens + step.rows - 1,
                              shape.past_tokens, step.rows));
   return step;
+}
+
+// With window_cache_rows: whether the cache holds the keys that the step's tokens see of it.
+Status JudgeLatestRows(std::string_view where, const GqaAttributes& attributes, const GqaShape& shape, const Step& step,
+                       int64_t b) {
+  const int64_t needs = shape.Appends() ? std::min(step.before, attributes.window - 1)
+                                        : std::min(step.T, attributes.window - 1 + step.rows);
+  if (shape.past_tokens >= needs) return {};
+  return InputError(where, shape.form == KvForm::kExternal ? "external_key" : "past_key",
+                    fmt::format("has {} rows", shape.past_tokens),
+                    fmt::format("at least {}, the earlier keys that the new tokens of batch {} see", needs, b));
 }
 
 // The oldest position that the step's first token sees in a window of W keys.
@@ -401,7 +414,10 @@ Result<GqaRules> GqaRulesOf(std::string_view where, const GqaAttributes& attribu
   for (int64_t b = 0; b < shape.B; ++b) {
     KVSHARE_ASSIGN_OR_RETURN(const Step step, ReadStep(where, attributes, in, shape, b));
     KVSHARE_RETURN_IF_ERROR(JudgeWindow(where, attributes, shape, step, b, rules));
-    if (latest) latest->Place(step, b);
+    if (latest) {
+      KVSHARE_RETURN_IF_ERROR(JudgeLatestRows(where, attributes, shape, step, b));
+      latest->Place(step, b);
+    }
     if (attributes.rotary) KVSHARE_RETURN_IF_ERROR(JudgeRotary(where, in, shape, step, b, rules.rotary));
   }
   return rules;

@@ -158,12 +158,12 @@ class GroupQueryAttention final : public Kernel {
     auto present = context.Output(output, std::array{shape.B, shape.Hkv, shape.capacity, shape.width});
     const int64_t rows = attributes_.cache_rows;
     const int64_t most = rows - attributes_.window + 1;
-    if (present.ok() || rows == 0 || !shape.Appends() || shape.S <= most) return present;
+    if (present.ok() || rows == 0 || !shape.Appends()) return present;
     return Status::InvalidInput(fmt::format(
-        "{}: output '{}' is bound and needs {} rows for a chunk of {} tokens; needs chunks of at most "
-        "window_cache_rows "
-        "- local_window_size + 1 = {} where it has window_cache_rows = {}, or no binding",
-        where_, output == gqa::kPresentKey ? "present_key" : "present_value", shape.capacity, shape.S, most, rows));
+        "{}: output '{}' is bound and has another shape than {} rows for a chunk of {} tokens; needs "
+        "window_cache_rows = {} rows and chunks of at most window_cache_rows - local_window_size + 1 = {}, "
+        "or no binding",
+        where_, output == gqa::kPresentKey ? "present_key" : "present_value", shape.capacity, shape.S, rows, most));
   }
 
   // The caches that a call fills, in order, in pairs of a key's and its value's; the keys that it looks at first.

@@ -3,7 +3,9 @@ import json
 import os
 import pathlib
 
+import onnx
 import pytest
+from onnx import helper
 
 from conftest import BAD_INPUT, EQUAL, REFUSED
 
@@ -14,7 +16,7 @@ def folder(path, decoder):
     path.mkdir()
     config = {"model": {"type": "gemma3_text", "decoder": decoder, "vocab_size": 8}, "search": {"max_length": 64}}
     (path / "genai_config.json").write_text(json.dumps(config))
-    (path / "model.onnx").write_bytes(b"weights")
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [])), path / "model.onnx")
     return path
 
 
@@ -89,7 +91,63 @@ def test_every_stage_of_a_pipeline_gets_the_provider(kvshare, tmp_path):
     assert all(stage["session_options"]["provider_options"] == [{NAME: {}}] for stage in stages.values())
 
 
+def windowed(kvshare, path, case, decoder=None, slack=8):
+    """A folder whose model has window-sized caches."""
+    made = folder(path, {"filename": "model.onnx", **(decoder or {})})
+    (path / "model.onnx").unlink()
+    done = kvshare("rewrite", case.model("mixed_bias_causal0"), "-o", made / "model.onnx", "--to", "kvshare", f"--window-caches={slack}")
+    assert done.returncode == EQUAL, done.stderr
+    return made
+
+
+@pytest.mark.parametrize("chunk_size, set_to", [(None, 9), (5, 5), (9, 9), (10, 9), (0, 9), ("many", 9)])
+def test_window_sized_caches_are_told(kvshare, case, tmp_path, chunk_size, set_to):
+    """The case has a window of 8 in its layers 0 to 3, and a full cache in layer 4."""
+    model = windowed(kvshare, tmp_path / "m", case)
+    before = config(model)
+    if chunk_size is not None:
+        before["search"]["chunk_size"] = chunk_size
+        (model / "genai_config.json").write_text(json.dumps(before))
+    done = kvshare("genai", model)
+    assert done.returncode == EQUAL, done.stderr
+    after = config(model)
+    assert after["model"]["decoder"]["sliding_window"] == {
+        "window_size": 8, "slide_key_value_cache": False, "slide_inputs": False, "layers": [0, 1, 2, 3], "cache_slack": 8}
+    assert after["search"] == {**before["search"], "past_present_share_buffer": True, "chunk_size": set_to}
+    assert "model.decoder.sliding_window is {" in done.stdout and "search.past_present_share_buffer is true" in done.stdout
+    assert ("search.chunk_size is 9" in done.stdout) == (chunk_size != set_to)
+    assert "nothing to change" in kvshare("genai", model).stdout
+    assert kvshare("genai", model, "--undo").returncode == EQUAL
+    assert config(model) == before
+
+
+def test_names_that_number_no_cache_are_refused(kvshare, case, tmp_path):
+    for names in ("past_key_values_%d_key", "past_key_values.key", "past_key_values.%d.keys"):
+        model = windowed(kvshare, tmp_path / names.replace("%", ""), case, {"inputs": {"past_key_names": names}})
+        done = kvshare("genai", model)
+        message = f"has a window-sized cache in 'past_key_values.0.key', whose number '{names}' does not tell; needs"
+        assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+
+
+def test_caches_without_a_row_to_spare_are_refused(kvshare, case, tmp_path):
+    done = kvshare("genai", windowed(kvshare, tmp_path / "m", case, slack=0))
+    assert (done.returncode, "needs a rewrite with --window-caches of at least 1" in done.stderr) == (REFUSED, True), done.stderr
+
+
+def test_windows_of_two_sizes_are_refused(kvshare, case, tmp_path):
+    model = windowed(kvshare, tmp_path / "m", case)
+    other = onnx.load(model / "model.onnx", load_external_data=False)
+    own = [node for node in other.graph.node if node.op_type == "GroupQueryAttention" and node.input[3]]
+    [rows] = [attribute for attribute in own[1].attribute if attribute.name == "window_cache_rows"]
+    rows.i += 1
+    (model / "model.onnx").write_bytes(other.SerializeToString())
+    done = kvshare("genai", model)
+    assert (done.returncode, "has a cache of 17 rows for a window of 8, and earlier ones have 16 for 8; onnxruntime-genai has one "
+            "size for all" in done.stderr) == (REFUSED, True), done.stderr
+
+
 BAD = {
+    "no_model": (lambda m: (m / "genai_config.json").write_text('{"model": {"decoder": {"filename": "x.onnx"}}}'), "no such file", BAD_INPUT),
     "no_config": (lambda m: (m / "genai_config.json").unlink(), "cannot be read; needs a folder that onnxruntime-genai's builder wrote", BAD_INPUT),
     "no_json": (lambda m: (m / "genai_config.json").write_text("{"), "is no JSON object; needs onnxruntime-genai's format", BAD_INPUT),
     "no_decoder": (lambda m: (m / "genai_config.json").write_text('{"model": {}}'), "has no 'model.decoder'", BAD_INPUT),

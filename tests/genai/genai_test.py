@@ -25,14 +25,14 @@ IN_PLACE = ["shared", "mixed_to_kvshare", "shared_to_kvshare"]  # an Attention h
 def folder(kvshare, tmp_path):
     """Makes the genai folder of a model of MODELS."""
 
-    def make(name, share_buffer=False, edit=None):
-        case, form = MODELS[name]
+    def make(model, share_buffer=False, edit=None, name="model"):
+        case, form = MODELS[model]
         if form is None:
-            made = folders.make(tmp_path / "model", case, share_buffer=share_buffer)
+            made = folders.make(tmp_path / name, case, share_buffer=share_buffer)
         else:
             (tmp_path / "rewritten").mkdir()
             kvshare("rewrite", folders.DATA / case / "model.onnx", "-o", tmp_path / "rewritten/model.onnx", "--to", form)
-            made = folders.make(tmp_path / "model", case, tmp_path / "rewritten/model.onnx", share_buffer)
+            made = folders.make(tmp_path / name, case, tmp_path / "rewritten/model.onnx", share_buffer)
         if edit:
             edit(made / "model.onnx")
         return made
@@ -82,6 +82,16 @@ def golden_differences(genai, config, case):
         yield float(np.abs(run.get_logits()[:, 0] - want).max())
 
 
+def steps(run, wanted):
+    """The tokens of a run, and how far the logits that chose them are from `wanted`."""
+    found, off = [], []
+    for want in wanted:
+        off.append(float(np.abs(run.get_logits()[0, -1] - want).max()))
+        run.generate_next_token()
+        found.append(int(run.get_next_tokens()[0]))
+    return found, off
+
+
 def counters():
     counted = harness.Counters()
     counted.reset()
@@ -104,11 +114,7 @@ def test_a_run_of_many_tokens_is_onnxruntimes(genai, kvshare, folder, counting_o
     config, counted = by_config(genai, kvshare, folder(name, share_buffer, folders.permute_logits)), counters()
     run = generator(genai, config)
     run.append_tokens(prompt[None].astype(np.int32))
-    off, found = [], []
-    for want in logits:
-        off.append(float(np.abs(run.get_logits()[0, -1] - want).max()))
-        run.generate_next_token()
-        found.append(int(run.get_next_tokens()[0]))
+    found, off = steps(run, logits)
     assert (found, max(off) <= TOLERANCE) == (tokens, True), off
     assert counted.read()["ran"] == LAYERS * STEPS
 
@@ -119,6 +125,27 @@ def test_a_cache_with_room_to_spare_stays_where_it_is(genai, kvshare, folder, na
     off = list(golden_differences(genai, config, MODELS[name][0]))
     assert max(off) <= TOLERANCE, off
     assert counted.read()["ran"] == LAYERS * len(off)
+
+
+@pytest.mark.parametrize("slack, room", [(1, 40), (7, 40), (64, 40), (7, 2)], ids=["least", "slack", "as_rewrite_has_it", "a_short_run"])
+def test_window_sized_caches_that_layers_borrow(genai, kvshare, folder, tmp_path, slack, room):
+    """Windows of 16 tokens: the prompt is longer, the run several windows long. ONNX Runtime has no such cache."""
+    path = folder("shared")
+    (tmp_path / "windows").mkdir()
+    kvshare("rewrite", path / "model.onnx", "-o", tmp_path / "windows/model.onnx", "--to", "kvshare", f"--window-caches={slack}")
+    (tmp_path / "windows/model.onnx").replace(path / "model.onnx")
+    folders.permute_logits(path / "model.onnx")
+    full = folder("shared", name="full")
+    folders.permute_logits(full / "model.onnx")
+    prompt = np.random.default_rng(5).integers(1, 60, 41)
+    config, counted = by_config(genai, kvshare, path), counters()
+    run = generator(genai, config, room)
+    run.append_tokens(prompt[None].astype(np.int32))
+    tokens, logits = folders.greedy_run(full / "model.onnx", prompt.tolist(), room)
+    found, off = steps(run, logits)
+    assert (found, max(off) <= TOLERANCE) == (tokens, True), off
+    chunks = -(-41 // (slack + 1))
+    assert counted.read()["ran"] == LAYERS * (chunks + room - 1)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - IN_PLACE))

@@ -75,8 +75,8 @@ def test_a_ragged_batch():
         done = ends
 
 
-def bound(s):
-    s.cache = {n: np.zeros((s.B, HKV, s.C, D), s.dtype) for n in ("past_key", "past_value")}
+def bound(s, rows=None):
+    s.cache = {n: np.zeros((s.B, HKV, rows or s.C, D), s.dtype) for n in ("past_key", "past_value")}
     model = harness.model("GroupQueryAttention", "kvshare", harness.GQA_INPUTS, harness.GQA_OUTPUTS, s.inputs(0, 1),
                           ("output", "present_key", "present_value"), s.attributes)
     return harness.session(model), {n: ort.OrtValue.ortvalue_from_numpy(a) for n, a in s.cache.items()}
@@ -98,9 +98,32 @@ def test_a_chunk_too_long_for_bound_caches_says_so():
     session, caches = bound(s)
     with pytest.raises(Exception) as error:
         harness.run_in_place(session, s.inputs(0, 5), caches)
-    assert ("GroupQueryAttention 'node': output 'present_key' is bound and needs 8 rows for a chunk of 5 tokens; needs chunks of at "
-            "most window_cache_rows - local_window_size + 1 = 4 where it has window_cache_rows = 7, or no binding"
+    assert ("GroupQueryAttention 'node': output 'present_key' is bound and has another shape than 8 rows for a chunk of 5 tokens; "
+            "needs window_cache_rows = 7 rows and chunks of at most window_cache_rows - local_window_size + 1 = 4, or no binding"
             ) in str(error.value)
+
+
+def test_bound_caches_of_more_rows_say_so():
+    """As onnxruntime-genai makes them for chunks that are too long: in a later step nothing tells them from a chunk's rest."""
+    s = Latest(12, 30, 7, 4)
+    session, caches = bound(s, 9)
+    with pytest.raises(Exception, match="output 'present_key' is bound and has another shape than 7 rows for a chunk of 1 tokens"):
+        harness.run_in_place(session, s.inputs(0, 1), caches)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 6, 3, 1])
+def test_bound_caches_of_fewer_rows_serve_what_fits(rows):
+    """Of W rows or more: chunks that leave room. Of fewer: sequences that fit, as a short max_length makes them."""
+    C, W = 7, 4
+    s = Latest(13, 30 if rows >= W else rows, C, W)
+    want, keys, _ = s.full()
+    session, caches = bound(s, rows)
+    for start, end in steps_of(s.rng, s.tokens, max(rows - W + 1, 1)):
+        assert_close(harness.run_in_place(session, s.inputs(start, end), caches), want[:, start:end], np.float32, f"{start}:{end}")
+        n = min(end, rows)
+        assert_close(caches["past_key"].numpy()[:, :, :n], keys[:, :, end - n:end], np.float32)
+        s.cache = {name: value.numpy() for name, value in caches.items()}
+        assert_close(s.borrow(start, end), want[:, start:end], np.float32, f"borrowed {start}:{end}")
 
 
 ERRORS = {
@@ -110,7 +133,7 @@ ERRORS = {
                   "attribute 'window_cache_rows' is 7; needs local_window_size of at least 1"),
     "both": ({"sliding_window_cache": 1}, None,
              "attribute 'window_cache_rows' is 7; needs sliding_window_cache = 0, which has its rows from its past"),
-    "too few rows": ({}, 5, "input 'past_key' has 5 rows; needs none, or at least window_cache_rows = 7"),
+    "too few rows": ({}, 2, "input 'past_key' has 2 rows; needs at least 3, the earlier keys that the new tokens of batch 0 see"),
     "no rows and earlier tokens": ({}, 0, "input 'seqlens_k' has seqlens_k[0] = 8; needs at most 0: 0 past rows and 1 new ones"),
 }
 
@@ -122,16 +145,16 @@ def test_errors(attributes, rows, message):
     if rows is not None:
         s.cache = {n: np.zeros((1, HKV, rows, D), np.float32) for n in ("past_key", "past_value")}
     with pytest.raises(Exception) as error:
-        s.step(8 if rows == 0 else 0, 9 if rows == 0 else 1)
+        s.step(8, 9)
     assert f"GroupQueryAttention 'node': {message}" in str(error.value)
 
 
 def test_who_borrows_needs_the_rows_too():
     s = Latest(26, 9, 7, 4)
-    s.cache = {n: np.zeros((1, HKV, 5, D), np.float32) for n in ("past_key", "past_value")}
+    s.cache = {n: np.zeros((1, HKV, 8, D), np.float32) for n in ("past_key", "past_value")}
     with pytest.raises(Exception) as error:
-        s.borrow(0, 1)
-    assert "input 'external_key' has 5 rows; needs at least window_cache_rows = 7" in str(error.value)
+        s.borrow(0, 9)
+    assert "input 'external_key' has 8 rows; needs at least 9, the earlier keys that the new tokens of batch 0 see" in str(error.value)
 
 
 @pytest.mark.parametrize("longest", [1, 9])
