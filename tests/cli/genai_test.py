@@ -131,7 +131,15 @@ def test_names_that_number_no_cache_are_refused(kvshare, case, tmp_path):
 
 def test_caches_without_a_row_to_spare_are_refused(kvshare, case, tmp_path):
     done = kvshare("genai", windowed(kvshare, tmp_path / "m", case, slack=0))
-    assert (done.returncode, "needs a rewrite with --window-caches of at least 1" in done.stderr) == (REFUSED, True), done.stderr
+    assert (done.returncode, "the window-sized caches hold no row beside the window, which onnxruntime-genai reads as its own choice "
+            "of rows; needs a rewrite with " in done.stderr, "--window-caches of at least 1" in done.stderr) == (REFUSED, True, True), done.stderr
+
+
+def test_a_search_that_is_no_object_is_named(kvshare, case, tmp_path):
+    model = windowed(kvshare, tmp_path / "m", case)
+    (model / "genai_config.json").write_text(json.dumps({**config(model), "search": []}))
+    done = kvshare("genai", model)
+    assert (done.returncode, "genai_config.json: 'search' is no object" in done.stderr) == (BAD_INPUT, True), done.stderr
 
 
 def test_windows_of_two_sizes_are_refused(kvshare, case, tmp_path):
