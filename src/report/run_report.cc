@@ -98,7 +98,7 @@ std::string ToText(const Diagnosis& d) {
   for (const OpSummary& op : SummarizeOps(d.stats))
     text += fmt::format("{:<38}{:>6}{:>8}  {}\n", op.op, op.nodes, op.ran, op.kernels);
   const int64_t here = d.NodesHere();
-  text += fmt::format("\n{} nodes ran in kvshare.\n", here);
+  text += fmt::format("\n{} {} ran in kvshare.\n", here, here == 1 ? "node" : "nodes");
   if (here == 0) text += WhatToDo(d);
   // What the graph tool finds odd, misspelt attributes among it: a custom op's schema accepts any attribute, so neither
   // ONNX Runtime nor the library can tell.

@@ -69,7 +69,7 @@ def test_the_model_builders_caches_have_a_head_size_that_only_the_graph_tells(kv
     assert done.returncode == EQUAL, done.stdout + done.stderr
     done = kvshare("doctor", model, "--entry", "kvshare.drop_in=1")
     assert done.returncode == EQUAL, done.stdout + done.stderr
-    assert "1 nodes ran in kvshare" in done.stdout
+    assert "1 node ran in kvshare" in done.stdout
     listed = json.loads(kvshare("inspect", model, "--json").stdout)
     assert listed["layers"][0]["head_size"] == D
     shared = tmp_path / "shared.onnx"

@@ -82,7 +82,7 @@ def test_decoders_that_take_embeddings_are_run(kvshare, tmp_path, form):
     assert ("f16" in done.stdout) == (form == "half_precision"), done.stdout
     done = kvshare("doctor", model, "--via", "dropin")
     assert done.returncode == EQUAL, done.stdout + done.stderr
-    assert "1 nodes ran in kvshare" in done.stdout and "one decode step" in done.stdout, done.stdout
+    assert "1 node ran in kvshare" in done.stdout and "one decode step" in done.stdout, done.stdout
 
 
 def test_a_wrong_cache_is_seen(kvshare, tmp_path):
@@ -235,7 +235,7 @@ def test_one_attention_node_is_run_whatever_its_inputs_are_called(kvshare, tmp_p
     onnx.save(without, tmp_path / "without_import.onnx")
     for path in (model, tmp_path / "without_import.onnx"):
         done = kvshare("doctor", path)
-        assert (done.returncode, "1 nodes ran in kvshare" in done.stdout) == (EQUAL, True), done.stdout + done.stderr
+        assert (done.returncode, "1 node ran in kvshare" in done.stdout) == (EQUAL, True), done.stdout + done.stderr
 
 
 def test_one_attention_node_with_lengths_is_run(kvshare, tmp_path):

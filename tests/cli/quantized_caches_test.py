@@ -62,7 +62,7 @@ def test_verify_sees_another_scale(kvshare, decoder, tmp_path):
 def test_doctor_runs_it(kvshare, decoder):
     done = kvshare("doctor", decoder, "--entry", "kvshare.drop_in=1")
     assert done.returncode == EQUAL, done.stdout + done.stderr
-    assert "1 nodes ran in kvshare" in done.stdout
+    assert "1 node ran in kvshare" in done.stdout
 
 
 @pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.UINT8], ids=["int8", "uint8"])
