@@ -232,11 +232,13 @@ class Attention final : public Kernel {
     const Tensor& key_mask = in[kKeyMask];
     if (!key_mask) return {};
     if (in[kNonpad]) return InputError(where_, "nonpad_kv_seqlen", "is given together with 'key_mask'", "one of them");
-    if (key_mask.rank != 2 || key_mask.dims[0] != p.B || key_mask.dims[1] != p.T)
+    const bool shaped = key_mask.rank == 2 && key_mask.dims[0] == p.B && key_mask.dims[1] <= p.T;
+    // Borrowed keys may have spare rows after those of the mask. What a past has is followed by new keys at once.
+    if (!shaped || (in[kPastK] && key_mask.dims[1] != p.T))
       return InputError(where_, "key_mask", fmt::format("has shape {}", key_mask.ShapeText()),
                         fmt::format("{}x{}, [B, T] of the keys", p.B, p.T));
-    if (p.S > p.T)
-      return InputError(where_, "key_mask", fmt::format("has T = {} columns", p.T),
+    if (p.S > key_mask.dims[1])
+      return InputError(where_, "key_mask", fmt::format("has T = {} columns", key_mask.dims[1]),
                         fmt::format("at least S = {}: queries are the last columns", p.S));
     return {};
   }
@@ -272,7 +274,11 @@ class Attention final : public Kernel {
     call.spec.window_right = attributes_.causal || in[kKeyMask] ? 0 : attributes_.window_right;
     call.mask = p.mask;
     if (out.scores) call.scores = {out.scores.data, type, kScoreStages[attributes_.scores], p.T};
-    if (in[kKeyMask]) call.key_mask = {in[kKeyMask].data, in[kKeyMask].CoreType(), p.T};
+    if (in[kKeyMask]) {
+      const int64_t keys = in[kKeyMask].dims[1];
+      call.key_mask = {in[kKeyMask].data, in[kKeyMask].CoreType(), keys};
+      call.key.tokens = call.value.tokens = keys;
+    }
     return call;
   }
 

@@ -226,7 +226,7 @@ def test_a_mask_of_a_type_that_is_not_served_fails_the_session(name, domain, tex
 
 
 @pytest.mark.parametrize("mask,text", [
-    (np.ones((2, 7), np.int64), "input 'key_mask' has shape 2x7; needs 2x8, [B, T] of the keys"),
+    (np.ones((2, 9), np.int64), "input 'key_mask' has shape 2x9; needs 2x8, [B, T] of the keys"),
     (np.ones((2, 1, 8), np.int64), "input 'key_mask' has shape 2x1x8; needs 2x8"),
     (np.ones((2, 8), np.float32), "input 'key_mask' has type f32; needs int64, int32 or bool"),
 ])
@@ -235,12 +235,20 @@ def test_key_mask(mask, text):
     assert text in refusal(lambda: attention({**inputs, "key_mask": mask}, attributes, domain="kvshare"))
 
 
+def test_a_key_mask_beside_a_past_has_a_column_for_each_key():
+    inputs, attributes = small_attention()
+    past = np.zeros((2, *inputs["K"].shape[1:2], 4, inputs["K"].shape[-1]), np.float32)
+    inputs |= {"past_key": past, "past_value": past, "key_mask": np.ones((2, 8), np.int64)}
+    assert ("input 'key_mask' has shape 2x8; needs 2x12, [B, T] of the keys"
+            in refusal(lambda: attention(inputs, attributes, domain="kvshare")))
+
+
 def test_key_mask_stands_alone_and_covers_the_queries():
     inputs, attributes = small_attention()
     both = {**inputs, "key_mask": np.ones((2, 8), np.int64), "nonpad_kv_seqlen": np.array([8, 8])}
     assert ("input 'nonpad_kv_seqlen' is given together with 'key_mask'; needs one of them"
             in refusal(lambda: attention(both, attributes, domain="kvshare")))
-    short = {**inputs, "K": inputs["K"][:, :, :2], "V": inputs["V"][:, :, :2], "key_mask": np.ones((2, 2), np.int64)}
+    short = {**inputs, "key_mask": np.ones((2, 2), np.int64)}
     assert ("input 'key_mask' has T = 2 columns; needs at least S = 3: queries are the last columns"
             in refusal(lambda: attention(short, attributes, domain="kvshare")))
 

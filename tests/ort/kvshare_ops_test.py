@@ -145,6 +145,17 @@ def test_key_mask_is_causal_whatever_is_causal_says():
                  key_mask_truth(q, k, v, KEY_MASKS["left_padding"]), np.float32)
 
 
+@DTYPES
+@pytest.mark.parametrize("S", [1, 5])
+@pytest.mark.parametrize("mask", KEY_MASKS)
+def test_rows_after_those_of_the_key_mask_are_spare(mask, S, dtype):
+    inputs, attributes, q, k, v = option_b(35, S, dtype)
+    spare = np.full((2, HKV, 3, 16), np.nan, dtype)
+    inputs |= {"K": np.concatenate([k, spare], 2), "V": np.concatenate([v, spare], 2), "key_mask": KEY_MASKS[mask].astype(np.int64)}
+    got = attention({**inputs}, {**attributes, "local_window_size": 6}, domain="kvshare")["Y"]
+    assert_close(got, key_mask_truth(q, k, v, KEY_MASKS[mask], 6), dtype)
+
+
 def test_key_mask_goes_with_a_bias():
     inputs, attributes, q, k, v = option_b(33, 3)
     inputs["key_mask"] = KEY_MASKS["right_padding"].astype(np.int64)
