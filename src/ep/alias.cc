@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ep/graph_view.h"
@@ -15,16 +16,18 @@ namespace {
 using ort::Tensor;
 
 struct Alias final : OrtKernelImpl {
-  Alias(const OrtApi& of, std::string_view its_op) : OrtKernelImpl{}, api(of), op(its_op) {
+  Alias(const OrtApi& of, std::string_view its_op, std::shared_ptr<const Handshake> session_handshake)
+      : OrtKernelImpl{}, api(of), op(its_op), handshake(std::move(session_handshake)) {
     ort_version_supported = kApiVersion;
     Compute = [](OrtKernelImpl* self, OrtKernelContext* context) noexcept -> OrtStatus* {
-      const auto& alias = *static_cast<const Alias*>(self);
+      auto& alias = *static_cast<Alias*>(self);
       return ort::Guarded(alias.api, [&] { return alias.Run(context); });
     };
     Release = [](OrtKernelImpl* self) noexcept { delete static_cast<Alias*>(self); };
   }
 
-  Status Run(OrtKernelContext* context) const {
+  Status Run(OrtKernelContext* context) {
+    KVSHARE_RETURN_IF_ERROR(checked([&] { return handshake->CheckReaders(); }));
     const ort::CallContext call(api, context);
     KVSHARE_ASSIGN_OR_RETURN(const Tensor input, call.Input(0));
     KVSHARE_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, ShapeOf(input));
@@ -49,10 +52,14 @@ struct Alias final : OrtKernelImpl {
 
   const OrtApi& api;
   std::string op;
+  std::shared_ptr<const Handshake> handshake;
+  CheckedOnce checked;
 };
 
 }  // namespace
 
-OrtKernelImpl* MakeAlias(const OrtApi& api, std::string_view op) { return new Alias(api, op); }
+OrtKernelImpl* MakeAlias(const OrtApi& api, std::string_view op, std::shared_ptr<const Handshake> handshake) {
+  return new Alias(api, op, std::move(handshake));
+}
 
 }  // namespace kvshare::ep

@@ -61,6 +61,14 @@ class Finder {
     claims_.reasons.push_back(fmt::format("{}: {}: {}", graph::Describe(*layer.node), what, why));
   }
 
+  // Has the layer's node no kernel for a plan? Says so, as the reason for `what`.
+  bool IsRefused(const Layer& layer, const char* what) {
+    const auto refused = options_.refused.find(Output(*layer.node, 0));
+    if (refused == options_.refused.end()) return false;
+    Reason(layer, what, refused->second);
+    return true;
+  }
+
   Plan& PlanOf(const Layer& layer) { return claims_.plans.at(Output(*layer.node, 0)); }
 
   // What needs no other node.
@@ -123,7 +131,7 @@ class Finder {
     std::map<const Layer*, MaskMeaning> meanings;
     for (const Layer& layer : layers_) {
       if (layer.IsGqa() || layer.IsKvshare() || layer.graph->IsFunction()) continue;
-      if (Input(*layer.node, kMaskInput).empty()) continue;
+      if (Input(*layer.node, kMaskInput).empty() || IsRefused(layer, "keeps its mask")) continue;
       auto meaning = MatchMask(layer);
       if (meaning.ok() && MadeFromAttention(Input(*layer.node, kMaskInput)))
         meaning = Decline(DeclineCode::kMaskUnknown, "its mask depends on an attention layer's output");
@@ -226,7 +234,7 @@ class Finder {
     std::unordered_map<const Node*, const Layer*> borrowers;
     for (const Layer& layer : layers_) {
       if (layer.IsGqa() || layer.IsKvshare() || layer.copies.empty()) continue;
-      if (layer.graph->IsFunction()) continue;
+      if (layer.graph->IsFunction() || IsRefused(layer, "its keys and values are copied")) continue;
       const Decline odd = MatchAliases(layer);
       if (odd.ok())
         borrowers.emplace(layer.node, &layer);
@@ -280,6 +288,13 @@ class Finder {
 };
 
 }  // namespace
+
+std::set<std::string> Claims::Readers() const {
+  std::set<std::string> readers;
+  for (const auto& [output, plan] : plans)
+    if (plan.ReadsOtherwise()) readers.insert(output);
+  return readers;
+}
 
 Claims FindClaims(const Graph& graph, const ClaimOptions& options) { return Finder(graph, options).Find(); }
 

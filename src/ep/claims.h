@@ -28,6 +28,10 @@ struct MaskOutput {
 };
 
 struct Claims {
+  // Attention nodes that read a value otherwise than ONNX says, by their first output. The values may be made so only
+  // if each of these nodes has a kernel here.
+  std::set<std::string> Readers() const;
+
   Plans plans;
   // Nodes that exist only for masks, in the graph's order, each by its first output: together one node.
   std::vector<std::string> group;
@@ -45,6 +49,9 @@ struct ClaimOptions {
   Alignment alignment = Alignment::kAuto;
   bool masks = true;    // may be taken for key masks
   bool aliases = true;  // of borrowed keys and values
+  // Attention nodes by their first output, with the reason: nobody here reads a mask or a cache for them otherwise than
+  // ONNX says.
+  std::map<std::string, std::string> refused = {};
 };
 
 // `graph` is a main graph; its bodies are looked through. Masks and aliases are of the main graph's own layers.

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "ep/alias.h"
-#include "ep/graph_view.h"
 #include "ep/mask_group.h"
 #include "ep/ort_model.h"
 #include "graph/graph.h"
@@ -42,8 +41,18 @@ constexpr ServedOp kServed[] = {
     {"", "Expand", 13, 25, Reuse::kAliases},
 };
 
-bool IsAttention(const GraphNode& node) {
-  return node.domain() != graph::kKvshare && ort::FindOp(node.domain(), node.op()) != nullptr;
+// Of domain kvshare there are none among them: those are ONNX Runtime's to run, as custom ops.
+Result<std::vector<AttentionNode>> AttentionNodesOf(const OrtApi& api, const std::vector<const OrtNode*>& nodes) {
+  std::vector<AttentionNode> found;
+  for (const OrtNode* node : nodes) {
+    KVSHARE_ASSIGN_OR_RETURN(const std::string op, OpOf(api, node));
+    if (!op.ends_with("Attention")) continue;  // the rest of a node is read of few
+    KVSHARE_ASSIGN_OR_RETURN(GraphNode info, GraphNode::Make(api, node));
+    if (info.domain() == graph::kKvshare || ort::FindOp(info.domain(), info.op()) == nullptr) continue;
+    std::string output = info.HasOutput(0) ? info.outputs()[0] : "";
+    found.push_back({node, std::move(info), std::move(output)});
+  }
+  return found;
 }
 
 // past_key and past_value, present_key and present_value.
@@ -131,13 +140,17 @@ Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* su
   }
   const OrtNode* parent = nullptr;
   KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Graph_GetParentNode(graph, &parent)));
-  if (parent == nullptr) KVSHARE_RETURN_IF_ERROR(PlanModel(graph, nodes, support));
-  for (const OrtNode* node : nodes) KVSHARE_RETURN_IF_ERROR(ClaimNode(node, support));
+  KVSHARE_ASSIGN_OR_RETURN(const auto attention, AttentionNodesOf(host_.api, nodes));
+  if (parent == nullptr) {
+    KVSHARE_RETURN_IF_ERROR(PlanModel(graph, nodes, attention, support));
+    handshake_->Expect(claims_.Readers());
+  }
+  for (const AttentionNode& node : attention) KVSHARE_RETURN_IF_ERROR(ClaimNode(node, support));
   return {};
 }
 
 Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes,
-                                    OrtEpGraphSupportInfo* support) {
+                                    const std::vector<AttentionNode>& attention, OrtEpGraphSupportInfo* support) {
   claims_ = {};
   KVSHARE_ASSIGN_OR_RETURN(onnx::ModelProto model, ModelOf(host_.api, graph));
   const auto made = graph::Graph::Make(std::move(model), "");
@@ -147,12 +160,37 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<con
                                                kProviderName, made.status().message()));
     return {};
   }
-  const bool fuses = options_.mode == Mode::kFuse;
-  claims_ = FindClaims(*made, {options_.alignment, fuses && !options_.makes_context, fuses});
+  const bool fuses = options_.mode == Mode::kFuse && !options_.sees_parts;
+  KVSHARE_RETURN_IF_ERROR(
+      PlanServed(*made, attention, {options_.alignment, fuses && !options_.makes_context, fuses}, support));
   KVSHARE_ASSIGN_OR_RETURN(const bool claimed, ClaimHelpers(nodes, support));
   if (!claimed) claims_ = FindClaims(*made, {options_.alignment, false, false});
   ReportClaims();
   return {};
+}
+
+// Each turn adds a node to what is refused, so the turns end.
+Status ExecutionProvider::PlanServed(const graph::Graph& graph, const std::vector<AttentionNode>& attention,
+                                     ClaimOptions wanted, OrtEpGraphSupportInfo* support) {
+  for (bool all_served = false; !all_served;) {
+    claims_ = FindClaims(graph, wanted);
+    all_served = true;
+    for (const AttentionNode& node : attention) {
+      if (!PlanOf(node.output).ReadsOtherwise()) continue;
+      KVSHARE_ASSIGN_OR_RETURN(std::string refusal, Refusal(node, support));
+      if (refusal.empty()) continue;
+      wanted.refused.emplace(node.output, std::move(refusal));
+      all_served = false;
+    }
+  }
+  return {};
+}
+
+Result<bool> ExecutionProvider::IsFree(const OrtNode* node) const {
+  const char* provider = nullptr;
+  KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Node_GetEpName(node, &provider)));
+  const std::string_view name = provider != nullptr ? provider : "";
+  return name.empty() || name == kProviderName;
 }
 
 Result<bool> ExecutionProvider::Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const {
@@ -168,11 +206,15 @@ Result<bool> ExecutionProvider::ClaimHelpers(const std::vector<const OrtNode*>& 
     KVSHARE_ASSIGN_OR_RETURN(const auto outputs, OutputsOf(host_.api, node));
     if (outputs.empty()) continue;
     KVSHARE_ASSIGN_OR_RETURN(const std::string first, NameOf(host_.api, outputs[0]));
-    if (grouped.contains(first)) group.push_back(node);
-    if (!claims_.aliases.contains(first)) continue;
-    KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
-    if (!registered) return false;
-    aliases.push_back(node);
+    const bool is_alias = claims_.aliases.contains(first);
+    if (!is_alias && !grouped.contains(first)) continue;
+    KVSHARE_ASSIGN_OR_RETURN(const bool free, IsFree(node));
+    if (!free) return false;
+    if (is_alias) {
+      KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
+      if (!registered) return false;
+    }
+    (is_alias ? aliases : group).push_back(node);
   }
   if (group.size() != grouped.size() || aliases.size() != claims_.aliases.size()) return false;
   for (const OrtNode* node : aliases)
@@ -196,24 +238,22 @@ void ExecutionProvider::ReportClaims() {
                   claims_.repaired.size() > 1 ? fmt::format(" (and {} more)", claims_.repaired.size() - 1) : ""));
 }
 
-Status ExecutionProvider::ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support) {
-  KVSHARE_ASSIGN_OR_RETURN(const std::string op, OpOf(host_.api, node));
-  if (!op.ends_with("Attention")) return {};  // the rest of a node is read of few
-  KVSHARE_ASSIGN_OR_RETURN(const GraphNode info, GraphNode::Make(host_.api, node));
-  if (!IsAttention(info)) return {};
-  const auto kernel =
-      CreateKernel(info.domain(), info.op(), info, PlanOf(info.HasOutput(0) ? info.outputs()[0] : ""), host_.version);
-  if (!kernel.ok()) {
-    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kProviderName, kernel.status().message()));
-    return {};
-  }
-  KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node, support));
-  if (!registered) {
-    Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {} '{}': no kernel for the version of this op",
-                                            kProviderName, info.op(), info.Name()));
-    return {};
-  }
-  return FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node));
+Result<std::string> ExecutionProvider::Refusal(const AttentionNode& node, OrtEpGraphSupportInfo* support) const {
+  KVSHARE_ASSIGN_OR_RETURN(const bool free, IsFree(node.node));
+  if (!free) return fmt::format("{} '{}': is another provider's", node.info.op(), node.info.Name());
+  const auto kernel = CreateKernel(node.info.domain(), node.info.op(), node.info, PlanOf(node.output), host_.version);
+  if (!kernel.ok()) return kernel.status().message();
+  KVSHARE_ASSIGN_OR_RETURN(const bool registered, Registered(node.node, support));
+  if (!registered)
+    return fmt::format("{} '{}': no kernel for the version of this op", node.info.op(), node.info.Name());
+  return std::string();
+}
+
+Status ExecutionProvider::ClaimNode(const AttentionNode& node, OrtEpGraphSupportInfo* support) {
+  KVSHARE_ASSIGN_OR_RETURN(const std::string refusal, Refusal(node, support));
+  if (refusal.empty()) return FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node.node));
+  Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kProviderName, refusal));
+  return {};
 }
 
 Result<std::string> ExecutionProvider::DeviceProvider(const std::vector<const OrtNode*>& nodes) const {
@@ -247,8 +287,8 @@ Status ExecutionProvider::CompileMasks(const OrtNode* fused, OrtNodeComputeInfo*
   for (const OrtValueInfo* value : written) {
     KVSHARE_ASSIGN_OR_RETURN(outputs.emplace_back(), NameOf(host_.api, value));
   }
-  KVSHARE_ASSIGN_OR_RETURN(auto group, MaskGroup::Make(host_.api, claims_.masks, inputs, outputs));
-  made_->insert(outputs.begin(), outputs.end());
+  KVSHARE_ASSIGN_OR_RETURN(auto group, MaskGroup::Make(host_.api, claims_.masks, inputs, outputs, handshake_));
+  for (const std::string& mask : outputs) handshake_->Made(mask);
   *compiled = group.release();
   return {};
 }
@@ -271,13 +311,14 @@ OrtStatus* ExecutionProvider::CreateKernelImpl(void* source, const OrtKernelInfo
     const ort::KernelInfo node(provider.host_.api, info);
     const std::string output = node.OutputName(0);
     if (from.is_alias) {
-      provider.made_->insert(output);
-      *kernel = MakeAlias(provider.host_.api, from.op);
+      provider.handshake_->Made(output);
+      *kernel = MakeAlias(provider.host_.api, from.op, provider.handshake_);
       return {};
     }
     const Plan plan = provider.PlanOf(output);
     KVSHARE_ASSIGN_OR_RETURN(auto made, CreateKernel(from.domain, from.op, node, plan, provider.host_.version));
-    *kernel = WrapKernel(provider.host_.api, std::move(made), plan, provider.made_);
+    *kernel = WrapKernel(provider.host_.api, std::move(made), plan, provider.handshake_);
+    provider.handshake_->Reads(output);
     return {};
   });
 }

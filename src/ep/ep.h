@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "ep/claims.h"
+#include "ep/graph_view.h"
+#include "ep/handshake.h"
 #include "ep/kernels.h"
 #include "ep/options.h"
 #include "kvshare/status.h"
@@ -20,6 +22,13 @@ struct Host {
   const OrtApi& api;
   const OrtEpApi& ep;
   ort::HostVersion version;
+};
+
+// A node that the library may have a kernel for.
+struct AttentionNode {
+  const OrtNode* node;
+  GraphNode info;
+  std::string output;  // its first; "" where there is none
 };
 
 class ExecutionProvider final : public OrtEp {
@@ -44,12 +53,20 @@ class ExecutionProvider final : public OrtEp {
   // `graph` may be a body: ONNX Runtime asks for each on its own.
   Status Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support);
   // Plans of the whole model; of a main graph only.
-  Status PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support);
+  Status PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes,
+                   const std::vector<AttentionNode>& attention, OrtEpGraphSupportInfo* support);
+  // Claims of which each reader of a value with other contents has a kernel here.
+  Status PlanServed(const graph::Graph& graph, const std::vector<AttentionNode>& attention, ClaimOptions wanted,
+                    OrtEpGraphSupportInfo* support);
+  // Why the node stays ONNX Runtime's; "": it has a kernel here for its plan.
+  Result<std::string> Refusal(const AttentionNode& node, OrtEpGraphSupportInfo* support) const;
   // The nodes that masks and borrowed caches are planned with. False: ONNX Runtime has another idea of one of them.
   Result<bool> ClaimHelpers(const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support);
+  // Is the node no other provider's?
+  Result<bool> IsFree(const OrtNode* node) const;
   Result<bool> Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const;
   void ReportClaims();
-  Status ClaimNode(const OrtNode* node, OrtEpGraphSupportInfo* support);
+  Status ClaimNode(const AttentionNode& node, OrtEpGraphSupportInfo* support);
   // The provider of a device that has nodes of `nodes`; "" where there is none.
   Result<std::string> DeviceProvider(const std::vector<const OrtNode*>& nodes) const;
   Plan PlanOf(const std::string& output) const;
@@ -67,7 +84,7 @@ class ExecutionProvider final : public OrtEp {
   OrtKernelRegistry* registry_ = nullptr;
   std::vector<std::unique_ptr<KernelSource>> sources_;
   Claims claims_;
-  std::shared_ptr<MadeValues> made_ = std::make_shared<MadeValues>();
+  std::shared_ptr<Handshake> handshake_ = std::make_shared<Handshake>();
   bool warned_ = false;  // of layers that are read otherwise than ONNX says
 };
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -138,8 +137,12 @@ class PlannedCall final : public ort::CallContext {
 
 struct PlannedKernel final : OrtKernelImpl {
   PlannedKernel(const OrtApi& of, std::unique_ptr<ort::Kernel> made_kernel, const Plan& its_plan,
-                std::shared_ptr<const MadeValues> made_values)
-      : OrtKernelImpl{}, api(of), kernel(std::move(made_kernel)), plan(its_plan), made(std::move(made_values)) {
+                std::shared_ptr<const Handshake> session_handshake)
+      : OrtKernelImpl{},
+        api(of),
+        kernel(std::move(made_kernel)),
+        plan(its_plan),
+        handshake(std::move(session_handshake)) {
     ort_version_supported = kApiVersion;
     Compute = [](OrtKernelImpl* self, OrtKernelContext* context) noexcept -> OrtStatus* {
       auto& planned = *static_cast<PlannedKernel*>(self);
@@ -149,13 +152,7 @@ struct PlannedKernel final : OrtKernelImpl {
   }
 
   Status Run(OrtKernelContext* context) {
-    if (!checked.load(std::memory_order_relaxed)) {
-      for (const std::string& value : {plan.key_mask, plan.unfolded[0], plan.unfolded[1]})
-        if (!value.empty() && !made->contains(value))
-          return Status::Internal(
-              fmt::format("'{}' was planned to be made by the execution provider, and is not", value));
-      checked.store(true, std::memory_order_relaxed);
-    }
+    KVSHARE_RETURN_IF_ERROR(checked([&] { return handshake->CheckMade(plan); }));
     PlannedCall call(api, context, plan);
     return kernel->Run(call);
   }
@@ -163,8 +160,8 @@ struct PlannedKernel final : OrtKernelImpl {
   const OrtApi& api;
   std::unique_ptr<ort::Kernel> kernel;
   Plan plan;
-  std::shared_ptr<const MadeValues> made;
-  std::atomic<bool> checked = false;  // every value that the plan reads otherwise is made here
+  std::shared_ptr<const Handshake> handshake;
+  CheckedOnce checked;
 };
 
 }  // namespace
@@ -183,8 +180,8 @@ Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::
 }
 
 OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan,
-                          std::shared_ptr<const MadeValues> made) {
-  return new PlannedKernel(api, std::move(kernel), plan, std::move(made));
+                          std::shared_ptr<const Handshake> handshake) {
+  return new PlannedKernel(api, std::move(kernel), plan, std::move(handshake));
 }
 
 }  // namespace kvshare::ep

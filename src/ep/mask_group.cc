@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "ep/graph_view.h"
 #include "ort/ort_context.h"
@@ -34,8 +35,9 @@ Status WriteKeyMask(const Tensor& source, void* mask) {
 
 Result<std::unique_ptr<MaskGroup>> MaskGroup::Make(const OrtApi& api, const std::map<std::string, MaskOutput>& masks,
                                                    const std::vector<std::string>& inputs,
-                                                   const std::vector<std::string>& outputs) {
-  std::unique_ptr<MaskGroup> made(new MaskGroup(api));
+                                                   const std::vector<std::string>& outputs,
+                                                   std::shared_ptr<const Handshake> handshake) {
+  std::unique_ptr<MaskGroup> made(new MaskGroup(api, std::move(handshake)));
   for (size_t i = 0; i < outputs.size(); ++i) {
     const auto mask = masks.find(outputs[i]);
     if (mask == masks.end())
@@ -48,7 +50,8 @@ Result<std::unique_ptr<MaskGroup>> MaskGroup::Make(const OrtApi& api, const std:
   return made;
 }
 
-MaskGroup::MaskGroup(const OrtApi& api) : OrtNodeComputeInfo{}, api_(api) {
+MaskGroup::MaskGroup(const OrtApi& api, std::shared_ptr<const Handshake> handshake)
+    : OrtNodeComputeInfo{}, api_(api), handshake_(std::move(handshake)) {
   ort_version_supported = kApiVersion;
   CreateState = [](OrtNodeComputeInfo* self, OrtNodeComputeContext*, void** state) noexcept -> OrtStatus* {
     *state = self;  // there is none: the group itself is only read
@@ -56,12 +59,13 @@ MaskGroup::MaskGroup(const OrtApi& api) : OrtNodeComputeInfo{}, api_(api) {
   };
   ReleaseState = [](OrtNodeComputeInfo*, void*) noexcept {};
   Compute = [](OrtNodeComputeInfo* self, void*, OrtKernelContext* context) noexcept -> OrtStatus* {
-    const auto& group = *static_cast<const MaskGroup*>(self);
+    auto& group = *static_cast<MaskGroup*>(self);
     return ort::Guarded(group.api_, [&] { return group.Run(context); });
   };
 }
 
-Status MaskGroup::Run(OrtKernelContext* context) const {
+Status MaskGroup::Run(OrtKernelContext* context) {
+  KVSHARE_RETURN_IF_ERROR(checked_([&] { return handshake_->CheckReaders(); }));
   const ort::CallContext call(api_, context);
   for (const Written& written : written_) {
     KVSHARE_ASSIGN_OR_RETURN(const Tensor source, call.Input(written.source));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ep/claims.h"
+#include "ep/handshake.h"
 #include "kvshare/status.h"
 
 namespace kvshare::ep {
@@ -15,10 +16,11 @@ namespace kvshare::ep {
 class MaskGroup final : public OrtNodeComputeInfo {
  public:
   // `inputs` and `outputs` are those of the fused node. kInternal where they are not those that `masks` were planned
-  // for.
+  // for. A call fails where `handshake` misses a reader of the masks.
   static Result<std::unique_ptr<MaskGroup>> Make(const OrtApi& api, const std::map<std::string, MaskOutput>& masks,
                                                  const std::vector<std::string>& inputs,
-                                                 const std::vector<std::string>& outputs);
+                                                 const std::vector<std::string>& outputs,
+                                                 std::shared_ptr<const Handshake> handshake);
 
  private:
   struct Written {
@@ -27,11 +29,13 @@ class MaskGroup final : public OrtNodeComputeInfo {
     MaskOutput mask;
   };
 
-  explicit MaskGroup(const OrtApi& api);
-  Status Run(OrtKernelContext* context) const;
+  MaskGroup(const OrtApi& api, std::shared_ptr<const Handshake> handshake);
+  Status Run(OrtKernelContext* context);
 
   const OrtApi& api_;
   std::vector<Written> written_;
+  std::shared_ptr<const Handshake> handshake_;
+  CheckedOnce checked_;
 };
 
 }  // namespace kvshare::ep

@@ -50,6 +50,8 @@ Result<Options> ReadOptions(const OrtApi& api, const OrtSessionOptions* options)
   for (size_t i = 0; i < count && status.ok(); ++i) {
     const std::string_view key = keys[i];
     if (key == "ep.context_enable") read.makes_context = std::string_view(values[i]) == "1";
+    if (key == "session.layer_assignment_settings" || key == "session.name_based_layer_assignment")
+      read.sees_parts |= *values[i] != '\0';
     if (key.starts_with(kPrefix)) status = Read(key.substr(kPrefix.size()), values[i], &read);
   }
   api.ReleaseKeyValuePairs(entries);

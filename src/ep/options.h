@@ -18,6 +18,7 @@ struct Options {
   Mode mode = Mode::kFuse;
   Alignment alignment = Alignment::kAuto;
   bool makes_context = false;  // the session writes an EPContext model, which has no place for a compiled node
+  bool sees_parts = false;     // the session assigns nodes by name, and shows each provider only what is left for it
 };
 
 // kInvalidInput for an option that is not known, or a value that is none of the accepted ones.

@@ -22,6 +22,9 @@ struct Plan {
   std::array<std::string, 2> unfolded = {};
   int64_t kv_heads = 0;  // H of unfolded, or of keys and values that the graph repeats; 0: as the node says
 
+  // Does an input hold other contents than its type and shape say?
+  bool ReadsOtherwise() const { return !key_mask.empty() || kv_heads > 0; }
+
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 

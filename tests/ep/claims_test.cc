@@ -136,6 +136,30 @@ TEST(Masks, AMaskWithAPaddingOfItsOwnGoesWhereAnotherStays) {
   EXPECT_THAT(claims.masks, testing::SizeIs(1));
 }
 
+// A layer whose kernel does not take the plan: what it reads must mean what ONNX says.
+TEST(Refused, ALayerKeepsItsMaskAndItsCopies) {
+  const Claims claims = FindClaims(GraphOf(kTwoLayers), {.refused = {{"out1", "no kernel"}}});
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.group, IsEmpty());
+  EXPECT_THAT(claims.aliases, IsEmpty());
+  EXPECT_THAT(claims.Readers(), IsEmpty());
+  EXPECT_THAT(claims.reasons,
+              testing::UnorderedElementsAre("Attention 'out1': keeps its mask: no kernel",
+                                            "Attention 'out1': its keys and values are copied: no kernel"));
+}
+
+TEST(Refused, ALayerKeepsWhatItSharesWithOthersToo) {
+  const Claims claims = FindClaims(GraphOf(ThreeLayers()), {.refused = {{"out2", "no kernel"}}});
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.aliases, IsEmpty());
+  EXPECT_THAT(claims.reasons, testing::Contains("Attention 'out1': its keys and values are copied: Transpose 'kt' is "
+                                                "still read by Reshape 'k1'"));
+}
+
+TEST(Readers, AreTheNodesWhoseInputsHoldOtherContents) {
+  EXPECT_THAT(FindClaims(GraphOf(ThreeLayers()), {}).Readers(), ElementsAre("out1", "out2"));
+}
+
 struct Kept {
   const char* name;
   std::string text;

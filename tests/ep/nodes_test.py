@@ -12,6 +12,7 @@ import ep_harness
 import golden_cases
 import golden_in_ep
 import harness
+import masks_property_test
 import specs
 import variants
 from gqa_test import Problem
@@ -138,6 +139,34 @@ def test_present_bound_onto_past_is_written_in_place():
         np.testing.assert_array_equal(got[:, :, :8], before[:, :, :8])
         np.testing.assert_array_equal(got[:, :, 9:], before[:, :, 9:])
         np.testing.assert_array_equal(got[:, :, 8], want[name.replace("past", "present")][:, :, 8])
+
+
+# --- what ONNX Runtime gives to other providers by name, of 1.31 and later
+
+HIDDEN = ["layers.0/", "layers.3/", "layers.5/self_attn", "layers.6/self_attn", "Slice", "Unsqueeze", "Reshape", "Transpose"]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("mode", golden_in_ep.MODES)
+def test_nodes_that_a_session_gives_to_another_provider_read_what_onnx_says(hidden, mode):
+    entries = {"session.name_based_layer_assignment": f"CPUExecutionProvider({hidden})"}
+    sess = ep_harness.session(golden_in_ep.path("mixed_bias_causal0"), entries=entries, mode=mode)
+    check_case("mixed_bias_causal0", sess)
+    assert {op for _, op in ep_harness.assigned(sess)} <= {"Attention", "GroupQueryAttention"}
+    assert bool(ep_harness.attention_elsewhere(sess)) == hidden.startswith("layers")
+
+
+def test_a_present_that_only_another_providers_nodes_read_is_made():
+    c = dict(D=8, Hkv=1, G=2, window=3, borrowers=1, B=1, past=5, S=1, dtype=np.float32, bools=False, full_too=False, gqa=True,
+             one_mask=False, peek=None, fixed=False)
+    model = onnx.load_from_string(masks_property_test.model_of(c))
+    del model.graph.output[1:]
+    feed = masks_property_test.feed_of(c, np.random.default_rng(1))
+    sess = ep_harness.session(model.SerializeToString(),
+                              entries={"session.name_based_layer_assignment": "CPUExecutionProvider(t_,b_,out0)"})
+    assert ep_harness.assigned(sess) == [GQA] and ep_harness.attention_elsewhere(sess) == [ATTENTION]
+    want = harness.session(model.SerializeToString(), lib=None).run(None, feed)
+    assert_close(sess.run(None, feed)[0], want[0], np.float32, least=2e-4)
 
 
 # --- domain kvshare
