@@ -11,13 +11,15 @@ import re
 import subprocess
 import time
 
-from bench import attention, common, cost, machine, ort_session, report, step
+from bench import attention, common, cost, machine, ort_session, report, small, step
 from bench.attention import kvshare, ort
 from bench.cost import kvshare as cost_kvshare
+from bench.small import kvshare as small_kvshare, ort as small_ort
 from bench.step import kvshare as step_kvshare, ort as step_ort
 
 ROOT = pathlib.Path(__file__).parents[1]
-HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare]), "step": (step, [step_kvshare, step_ort])}
+HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare]), "step": (step, [step_kvshare, step_ort]),
+        "small": (small, [small_kvshare, small_ort])}
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.25}  # by threads, between two sides: the workers of the one before spin, ggml's for 0.2 s
@@ -119,7 +121,7 @@ def arguments():
 
 def main():
     args = arguments()
-    rows = [row for row in attention.ROWS + cost.ROWS + step.ROWS
+    rows = [row for row in attention.ROWS + cost.ROWS + small.ROWS + step.ROWS
             if (not args.quick or QUICK.match(row.name)) and (not args.only or re.search(args.only, row.name))]
     if args.list:
         print("\n".join(row.name for row in rows))

@@ -39,7 +39,7 @@ def lengths(row):
 def values(named):
     """(name, ONNX type, shape) of each array."""
     kinds = {np.dtype(np.int32): TensorProto.INT32, np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int8): TensorProto.INT8,
-             np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.uint16): TensorProto.BFLOAT16}
+             np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.uint16): TensorProto.BFLOAT16, np.dtype(bool): TensorProto.BOOL}
     return [(name, kinds[array.dtype], list(array.shape)) for name, array in named.items()]
 
 

@@ -49,8 +49,10 @@ inline void AppendRows(const AppendCall& call, const AppendPlace& place, int64_t
       StoreCodes(row, present, head, offset);
       continue;
     }
-    for (int64_t d = 0; d < present.head_size; d += kLanes)
-      StoreAny(hn::LoadU(F32(), row + d), to, present.type, d, std::min<int64_t>(kLanes, present.head_size - d));
+    WithAddress(present.data, present.type, offset, [&](auto* p) HWY_ATTR {
+      ForEachVector(present.head_size,
+                    [&](int64_t d, size_t n) HWY_ATTR { StoreN(hn::LoadU(F32(), row + d), p + d, n); });
+    });
   }
 }
 

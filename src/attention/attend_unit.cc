@@ -31,8 +31,9 @@ void FillRanges(const Job& job, const Place& place, const Scratch& scratch) {
   const int64_t R = job.plan.block_rows;
   const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   for (int64_t row = 0; row < job.rows(); ++row) {
-    const KeyRange range =
-        row < place.rows ? job.ranges[place.b * job.call->query.tokens + place.PositionOf(job, row)] : KeyRange();
+    const KeyRange range = row < place.rows
+                               ? job.ranges[job.RangeIndex(place.b, place.PositionOf(job, row), place.HeadOf(job, row))]
+                               : KeyRange();
     for (int64_t lane = row % R; lane < state_lanes; lane += R) {
       scratch.begin[row / R * state_lanes + lane] = range.begin;
       scratch.end[row / R * state_lanes + lane] = range.end;
@@ -223,12 +224,13 @@ void StoreRow(const Job& job, const Place& place, int64_t row, const float* out,
   const Vec inverse = hn::Set(df, (sum == 0.0F ? 0.0F : 1.0F / sum) * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * Dv : nullptr;
   const int64_t offset = call.output.Offset(place.b, place.HeadOf(job, row), place.PositionOf(job, row));
-  for (int64_t d = 0; d < Dv; d += kLanes) {
-    const size_t n = std::min<int64_t>(kLanes, Dv - d);
-    Vec o = hn::Mul(hn::Load(df, out + d), inverse);
-    if (channel_scale != nullptr) o = hn::Mul(o, LoadN(channel_scale + d, n));
-    StoreAny(o, call.output.data, call.output.type, offset + d, n);
-  }
+  WithAddress(call.output.data, call.output.type, offset, [&](auto* p) HWY_ATTR {
+    ForEachVector(Dv, [&](int64_t d, size_t n) HWY_ATTR {
+      Vec o = hn::Mul(hn::Load(df, out + d), inverse);
+      if (channel_scale != nullptr) o = hn::Mul(o, LoadN(channel_scale + d, n));
+      StoreN(o, p + d, n);
+    });
+  });
 }
 
 void RunTiles(const Job& job, const Place& place, const Scratch& scratch) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <span>
 
 #include "attention/simd_target.h"
 #include "attention/unit.h"
@@ -65,8 +66,18 @@ void MergeTask(void* arg, int64_t item_row) {
   task.code->merge(*task.job, item_row);
 }
 
-// Partial sums that one thread has merged before another has woken up.
+// Work that one thread has done before another has woken up: partial sums to merge, products of a call, bytes to
+// append.
 constexpr int64_t kSerialMergeFloats = 32 << 10;
+constexpr int64_t kSerialProducts = 64 << 10;
+constexpr int64_t kSerialAppendBytes = 64 << 10;
+
+// Products of queries and keys, and of weights and values.
+int64_t Products(const AttentionCall& call, std::span<const KeyRange> ranges, int64_t range_heads) {
+  int64_t pairs = 0;
+  for (const KeyRange& range : ranges) pairs += range.end - range.begin;
+  return pairs * (call.query.heads / range_heads) * (call.key.head_size + call.value.head_size);
+}
 
 // Elements of a mask that a task looks through.
 constexpr int64_t kTrimElements = 256 << 10;
@@ -76,24 +87,29 @@ struct TrimJob {
   const UnitCode* code;
   KeyRange* ranges;
   bool* masked;
-  int64_t rows;  // of a task
+  int64_t rows;  // of a task; a row is that of a position, or of each head of it
 };
 
 void TrimTask(void* arg, int64_t task) {
   const auto& trim = *static_cast<const TrimJob*>(arg);
   const AttentionCall& call = *trim.job->call;
   const int64_t S = call.query.tokens;
-  const int64_t end = std::min((task + 1) * trim.rows, call.query.batch * S);
+  const int64_t heads = trim.job->range_heads;
+  const int64_t end = std::min((task + 1) * trim.rows, call.query.batch * S * heads);
   for (int64_t row = task * trim.rows; row < end; ++row) {
-    const MaskedRange left = trim.code->trim_range(*trim.job, row / S, row % S, trim.ranges[row]);
+    const int64_t token = row / heads;
+    const MaskedRange left = trim.code->trim_range(*trim.job, token / S, token % S, row % heads, trim.ranges[row]);
     trim.ranges[row] = left.range;
     trim.masked[row] = left.masked;
   }
 }
 
-// Of masks that all heads share. Not where scores are asked for: a hidden key has one there.
-bool MaskTrims(const AttentionCall& call) {
-  return call.mask && call.mask.head_stride == 0 && call.mask.key_stride == 1 && !call.scores;
+// Not where scores are asked for: a hidden key has one there.
+bool MaskTrims(const AttentionCall& call) { return call.mask && call.mask.key_stride == 1 && !call.scores; }
+
+// [rows] becomes [rows, heads], each row's range for every head.
+void RepeatRanges(int64_t rows, int64_t heads, KeyRange* ranges) {
+  for (int64_t row = rows - 1; row >= 0; --row) std::fill_n(ranges + row * heads, heads, KeyRange(ranges[row]));
 }
 
 // No row of K or V is read for what a mask hides at the ends of the ranges.
@@ -101,7 +117,8 @@ void TrimRanges(const Job& job, const UnitCode& code, const ParallelFor& paralle
   const AttentionCall& call = *job.call;
   TrimJob trim{&job, &code, ranges, masked,
                std::max<int64_t>(1, kTrimElements / std::max<int64_t>(1, call.key.tokens))};
-  const int64_t rows = call.query.batch * call.query.tokens;
+  const int64_t rows = call.query.batch * call.query.tokens * job.range_heads;
+  if (job.range_heads > 1) RepeatRanges(rows / job.range_heads, job.range_heads, ranges);
   parallel.run(parallel.context, (rows + trim.rows - 1) / trim.rows, &TrimTask, &trim);
 }
 
@@ -114,7 +131,11 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   if (call.query.type == DType::kF64) return NoKernelForF64();
   KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
   const UnitCode code = GetUnitCode();
-  const int64_t rows = call.query.batch * call.query.tokens;
+  Job job;
+  job.call = &call;
+  const bool trims = MaskTrims(call);
+  if (trims && call.mask.head_stride != 0) job.range_heads = call.query.heads;
+  const int64_t rows = call.query.batch * call.query.tokens * job.range_heads;
   SequencePlace* sequences = nullptr;
   KeyRange* ranges = nullptr;
   bool* holes = nullptr;
@@ -132,32 +153,33 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   for (int64_t b = 0; b < call.query.batch; ++b) sequences[b] = PlaceOf(call, b);
   FillKeyRanges(call, sequences, ranges, holes);
 
-  Job job;
-  job.call = &call;
   job.sequences = sequences;
   job.ranges = ranges;
   job.holes = holes;
-  if (MaskTrims(call)) {
+  if (trims) {
     TrimRanges(job, code, parallel, ranges, masked);
     job.masked = masked;
   }
-  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.traits));
+  const std::span<const KeyRange> all_ranges(ranges, static_cast<size_t>(rows));
+  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, all_ranges, code.traits));
+  const bool is_short = Products(call, all_ranges, job.range_heads) <= kSerialProducts;
+  const ParallelFor for_units = is_short ? ParallelFor::Serial() : parallel;
   std::atomic<bool> out_of_memory = false;
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};
   if (call.scores) {
     Job scores = job;
     scores.plan = PlanScores(call);
     UnitTask scores_task{&scores, &code, &pool, code.scratch_bytes(scores), &out_of_memory};
-    parallel.run(parallel.context, scores.items(), &RunInScratch<&UnitCode::scores>, &scores_task);
+    for_units.run(for_units.context, scores.items(), &RunInScratch<&UnitCode::scores>, &scores_task);
   }
   if (job.plan.splits == 1) {
-    parallel.run(parallel.context, job.items(), &RunInScratch<&UnitCode::run>, &task);
+    for_units.run(for_units.context, job.items(), &RunInScratch<&UnitCode::run>, &task);
     return out_of_memory ? OutOfMemory() : Status();
   }
   const int64_t value_stride = code.value_stride(job);
   const WorkspacePool::Lease partials(pool, PlacePartials(job, value_stride, nullptr));
   PlacePartials(job, value_stride, partials.data());
-  parallel.run(parallel.context, job.items() * job.plan.splits, &RunInScratch<&UnitCode::run>, &task);
+  for_units.run(for_units.context, job.items() * job.plan.splits, &RunInScratch<&UnitCode::run>, &task);
   if (out_of_memory) return OutOfMemory();
   const int64_t merged_rows = job.items() * job.rows();
   const bool short_merge = merged_rows * job.plan.splits * value_stride <= kSerialMergeFloats;
@@ -244,7 +266,9 @@ Status Append(const AppendCall& call, const ParallelFor& parallel, WorkspacePool
   const UnitCode code = GetUnitCode();
   std::atomic<bool> out_of_memory = false;
   AppendJob job{&call, &code, &pool, begin, stretch, (end - begin + stretch - 1) / stretch, &out_of_memory};
-  parallel.run(parallel.context, present.batch * present.heads * job.stretches, &AppendTask, &job);
+  const int64_t bytes = present.batch * present.heads * (end - begin) * BytesOf(present.type, present.head_size);
+  const ParallelFor tasks = bytes <= kSerialAppendBytes ? ParallelFor::Serial() : parallel;
+  tasks.run(tasks.context, present.batch * present.heads * job.stretches, &AppendTask, &job);
   return out_of_memory ? OutOfMemory() : Status();
 }
 

@@ -10,6 +10,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/half.h"
 #include "kvshare/shapes.h"
@@ -126,22 +127,46 @@ HWY_INLINE void StoreN(Vec v, hwy::bfloat16_t* p, size_t n) {
   StoreWholeOrN(hn::DemoteTo(d, v), d, p, n);
 }
 
+// visit(pointer) with the typed address of element `index` of an f32, f16 or bf16 array.
+template <class Visit>
+HWY_INLINE decltype(auto) WithAddress(const void* data, DType type, int64_t index, const Visit& visit) {
+  switch (type) {
+    case DType::kF16: return visit(static_cast<const hwy::float16_t*>(data) + index);
+    case DType::kBF16: return visit(static_cast<const hwy::bfloat16_t*>(data) + index);
+    default: return visit(static_cast<const float*>(data) + index);
+  }
+}
+template <class Visit>
+HWY_INLINE void WithAddress(void* data, DType type, int64_t index, const Visit& visit) {
+  WithAddress(static_cast<const void*>(data), type, index, [&](auto* p) HWY_ATTR {
+    visit(const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p));
+  });
+}
+
 // Elements [index, index + n) of an f32, f16 or bf16 array, n <= kLanes.
 HWY_INLINE Vec LoadAny(const void* data, DType type, int64_t index, size_t n) {
-  switch (type) {
-    case DType::kF16: return LoadN(static_cast<const hwy::float16_t*>(data) + index, n);
-    case DType::kBF16: return LoadN(static_cast<const hwy::bfloat16_t*>(data) + index, n);
-    default: return LoadN(static_cast<const float*>(data) + index, n);
-  }
+  return WithAddress(data, type, index, [&](auto* p) HWY_ATTR { return LoadN(p, n); });
 }
 
 // Rounds once and stores elements [index, index + n).
 HWY_INLINE void StoreAny(Vec v, void* data, DType type, int64_t index, size_t n) {
-  switch (type) {
-    case DType::kF16: return StoreN(v, static_cast<hwy::float16_t*>(data) + index, n);
-    case DType::kBF16: return StoreN(v, static_cast<hwy::bfloat16_t*>(data) + index, n);
-    default: return StoreN(v, static_cast<float*>(data) + index, n);
-  }
+  WithAddress(data, type, index, [&](auto* p) HWY_ATTR { StoreN(v, p, n); });
+}
+
+// visit(d, lanes) for every vector of `count` elements from element d on; the last may have fewer than kLanes lanes.
+template <class Visit>
+HWY_INLINE void ForEachVector(int64_t count, const Visit& visit) {
+  constexpr int64_t kVector = kLanes;
+  int64_t d = 0;
+  for (; d + kVector <= count; d += kVector) visit(d, kLanes);
+  if (d < count) visit(d, static_cast<size_t>(count - d));
+}
+
+// A row of `count` elements from `index` on as f32; zeros up to a whole vector.
+inline void LoadElements(const void* data, DType type, int64_t index, int64_t count, float* row) {
+  WithAddress(data, type, index, [&](auto* p) HWY_ATTR {
+    ForEachVector(count, [&](int64_t d, size_t n) HWY_ATTR { hn::StoreU(LoadN(p + d, n), F32(), row + d); });
+  });
 }
 
 // Stores a row of numbers as the codes of `to`'s token at `offset`: nearest, ties to even, clamped. `row` is spoilt.

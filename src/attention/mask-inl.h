@@ -93,15 +93,14 @@ inline constexpr float kHides = -6e4F;
 inline constexpr float kSeen = -3e4F;
 
 // What a mask leaves of a row's `range`: without the keys it hides at both ends, so that a window that is written as a
-// mask is read as a window. All of the range where that is not certain. The mask is the same for all heads, its keys
-// adjacent.
-inline MaskedRange TrimRange(const Job& job, int64_t b, int64_t s, KeyRange range) {
+// mask is read as a window. All of the range where that is not certain. The mask's keys are adjacent.
+inline MaskedRange TrimRange(const Job& job, int64_t b, int64_t s, int64_t head, KeyRange range) {
   const MaskView& mask = job.call->mask;
   const int64_t first_column = job.sequences[b].first_column;
   const F32 df;
   constexpr int64_t kVector = kLanes;
   constexpr int64_t kStretch = 4 * kVector;
-  const int64_t key0 = b * mask.batch_stride + s * mask.query_stride + first_column;
+  const int64_t key0 = b * mask.batch_stride + head * mask.head_stride + s * mask.query_stride + first_column;
   const int64_t end = std::min<int64_t>(range.end, mask.keys - first_column);
   const auto seen = [&](int64_t key, int64_t n) HWY_ATTR {
     return hn::AndNot(hn::Le(LoadMask(mask, key0 + key, n), hn::Set(df, kHides)), hn::FirstN(df, n));
@@ -151,10 +150,10 @@ inline void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, 
 inline bool IsMasked(const Job& job, const Place& place, int64_t block, int64_t rows) {
   if (!job.call->mask) return false;
   if (job.masked == nullptr) return true;
-  const bool* const masked = job.masked + place.b * job.call->query.tokens;
   const int64_t first = block * job.plan.block_rows;
-  return std::any_of(masked + place.PositionOf(job, first), masked + place.PositionOf(job, first + rows - 1) + 1,
-                     [](bool row) { return row; });
+  for (int64_t row = first; row < first + rows; ++row)
+    if (job.masked[job.RangeIndex(place.b, place.PositionOf(job, row), place.HeadOf(job, row))]) return true;
+  return false;
 }
 
 // The sums of `count` keys from `begin` on become scores as the softmax takes them: capped, biased, hidden where a row

@@ -87,6 +87,12 @@ bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, 
   return fast_dots(view.type);
 }
 
+// Of narrow rows: the shorter K and V are, the more keys a split needs.
+int64_t KeysPerSplit(const AttentionCall& call) {
+  const int64_t key_bytes = BytesOf(call.key.type, call.key.head_size) + BytesOf(call.value.type, call.value.head_size);
+  return std::max(kKeysPerSplit, kBytesPerSplit / std::max<int64_t>(1, key_bytes));
+}
+
 // How the kernels read, and so how many keys a tile has; needs the rest of the plan.
 void SetReadings(const AttentionCall& call, const TargetTraits& target, int64_t most_visible, Plan& plan) {
   plan.key_reading = target.reading(plan.key_kernel, call.key.head_size);
@@ -148,12 +154,17 @@ Plan PlanScores(const AttentionCall& call) {
   return plan;
 }
 
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const TargetTraits& target) {
+Result<Plan> MakePlan(const AttentionCall& call, std::span<const KeyRange> ranges, const TargetTraits& target) {
   Plan plan;
   const int64_t S = call.query.tokens;
   plan.group = call.query.heads / call.key.heads;
+  int64_t most_visible = 0;
+  for (const KeyRange& range : ranges) most_visible = std::max<int64_t>(most_visible, range.end - range.begin);
+  const bool few_keys = most_visible <= kFewKeys;
   const auto choose = [&](const HeadsView& view) {
-    return ChooseTileKernel(view.type, S * plan.group, MayUseDots(call, view, S * plan.group, target.fast_dots));
+    const int64_t rows = S * plan.group;
+    return ChooseTileKernel(view.type, few_keys ? std::min<int64_t>(rows, kNarrowRows) : rows,
+                            MayUseDots(call, view, rows, target.fast_dots));
   };
   KVSHARE_ASSIGN_OR_RETURN(plan.key_kernel, choose(call.key));
   plan.value_kernel = plan.key_kernel;
@@ -163,9 +174,11 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
   plan.block_rows = plan.key_kernel->rows;
 
   const bool wide = plan.block_rows > kNarrowRows;
+  const int64_t row_bytes = (call.key.head_size + call.value.head_size) * static_cast<int64_t>(sizeof(float));
   int64_t most_rows = kRowsPerUnit;
-  if (wide) {
-    const int64_t row_bytes = (call.key.head_size + call.value.head_size) * static_cast<int64_t>(sizeof(float));
+  if (few_keys) {
+    most_rows = std::clamp<int64_t>(kFewKeysUnitBytes / std::max<int64_t>(1, row_bytes), kNarrowRows, kRowsPerUnit);
+  } else if (wide) {
     const int64_t rows = call.query.batch * call.query.heads * S;
     const int64_t most_blocks = std::min(kWideUnitBytes / (row_bytes * plan.block_rows),
                                          std::max(CeilDiv(rows, kWideUnits * plan.block_rows), kWideBlocks));
@@ -177,12 +190,9 @@ Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const T
   plan.positions = CeilDiv(CeilDiv(S, plan.position_tiles), step) * step;
   plan.position_tiles = CeilDiv(S, plan.positions);
 
-  int64_t most_visible = 0;
-  for (int64_t i = 0; i < call.query.batch * S; ++i)
-    most_visible = std::max<int64_t>(most_visible, ranges[i].end - ranges[i].begin);
   const int64_t items = call.query.batch * call.key.heads * plan.position_tiles;
-  plan.splits = std::clamp(kEnoughUnits / items, int64_t{1},
-                           std::max<int64_t>(1, CeilDiv(most_visible, wide ? kWideKeysPerSplit : kKeysPerSplit)));
+  const int64_t split_keys = wide ? kWideKeysPerSplit : KeysPerSplit(call);
+  plan.splits = std::clamp(kEnoughUnits / items, int64_t{1}, std::max<int64_t>(1, CeilDiv(most_visible, split_keys)));
   SetReadings(call, target, most_visible, plan);
   return plan;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "attention/kernel_table.h"
 #include "attention/tuning.h"
@@ -45,6 +46,7 @@ void FillKeyRanges(const AttentionCall& call, const SequencePlace* sequences, Ke
 // Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
 Plan PlanScores(const AttentionCall& call);
 
-Result<Plan> MakePlan(const AttentionCall& call, const KeyRange* ranges, const TargetTraits& target);
+// `ranges`: those of all rows, in any order.
+Result<Plan> MakePlan(const AttentionCall& call, std::span<const KeyRange> ranges, const TargetTraits& target);
 
 }  // namespace kvshare

@@ -62,10 +62,7 @@ inline void Normalize(float* row, int64_t head_size, const NormView& norm) {
 // row: room for head_size rounded up to kLanes; zero beyond head_size.
 inline void LoadRow(const HeadsView& view, int64_t b, int64_t head, int64_t token, const NormView& norm,
                     const RotaryView& rotary, int64_t position, float* row) {
-  const int64_t offset = view.Offset(b, head, token);
-  for (int64_t d = 0; d < view.head_size; d += kLanes)
-    hn::StoreU(LoadAny(view.data, view.type, offset + d, std::min<int64_t>(kLanes, view.head_size - d)), F32(),
-               row + d);
+  LoadElements(view.data, view.type, view.Offset(b, head, token), view.head_size, row);
   if (norm) Normalize(row, view.head_size, norm);
   if (!rotary) return;
   if (rotary.interleaved)

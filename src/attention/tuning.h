@@ -38,9 +38,14 @@ inline constexpr int64_t kMostDigitChannels = 1024;
 
 // Units of work. There are no more splits once kEnoughUnits units are there to share out.
 inline constexpr int64_t kEnoughUnits = 32;
-// A unit of narrow rows: sums of at most 256 of them. A split pays for its merge from 256 keys on.
+// A unit of narrow rows: sums of at most 256 of them. A split pays for its merge from 256 keys and 64 KB on.
 inline constexpr int64_t kRowsPerUnit = 256;
 inline constexpr int64_t kKeysPerSplit = 256;
+inline constexpr int64_t kBytesPerSplit = 64 << 10;
+// So few keys are not worth packing queries, K and V for wide blocks. A unit of them has few rows: it
+// loads queries and stores sums for the most part, which then stay in L1.
+inline constexpr int64_t kFewKeys = 16;
+inline constexpr int64_t kFewKeysUnitBytes = 64 << 10;
 
 // A unit of wide blocks keeps its queries and sums in L2 beside a packed tile: the more blocks, the less packing. But
 // there shall be kWideUnits units, if that leaves kWideBlocks blocks to each.

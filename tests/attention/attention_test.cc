@@ -207,6 +207,27 @@ TEST_P(EveryTarget, MasksOfAnyKeyStrideMatchTheOracle) {
       }
 }
 
+// Many queries and few keys: cross-attention, and the first tokens of a prompt.
+TEST_P(EveryTarget, FewKeysMatchTheOracle) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8, DType::kI4, DType::kF8E4M3})
+    for (const int64_t T : {1, 2, 8, 16, 17})
+      for (const int64_t D : {8, 33, 160}) {
+        Problem p;
+        p.B = 2;
+        p.Hkv = 2;
+        p.Hq = 10;
+        p.S = 61;
+        p.T = T;
+        p.D = D;
+        p.kv_type = type;
+        p.type = IsQuantized(type) ? DType::kF32 : type;
+        p.causal = false;
+        p.Fill();
+        SCOPED_TRACE(::testing::Message() << NameOf(type) << " T " << T << " D " << D);
+        ExpectMatchesOracle(p, ToleranceOf(p.type, p.kv_type));
+      }
+}
+
 // Each head's values on a scale of their own: no row hides behind a larger one.
 TEST_P(EveryTarget, RowsOfAnySizeMatchTheOracle) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kI8, DType::kI4, DType::kF8E4M3})

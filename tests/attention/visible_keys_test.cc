@@ -81,21 +81,28 @@ TEST(Prefill, AWindowedChunkTouchesOnlyTheWindowBeforeIt) {
   EXPECT_EQ(p.key_rows_read, 4 * 127 + 64);
 }
 
-// Causal, and of `window` keys, both said by the mask alone: 0 keeps, `hidden` hides.
-void AddWindowMask(Problem& p, DType type, int64_t window, double hidden) {
+// Causal, and of windows of keys, both said by the mask alone: 0 keeps, `hidden` hides. One window for all heads, or
+// one for each of them.
+void AddWindowMask(Problem& p, DType type, const std::vector<int64_t>& windows, double hidden) {
   p.causal = false;
-  p.mask = Array(type, p.B * p.S * p.T);
+  p.mask_per_head = windows.size() > 1;
+  const auto heads = static_cast<int64_t>(windows.size());
+  p.mask = Array(type, p.B * heads * p.S * p.T);
   for (int64_t b = 0; b < p.B; ++b)
-    for (int64_t s = 0; s < p.S; ++s)
-      for (int64_t j = 0; j < p.T; ++j) {
-        const int64_t distance = p.T - p.S + s - j;
-        const bool keep = 0 <= distance && distance < window;
-        const int64_t i = (b * p.S + s) * p.T + j;
-        if (type == DType::kBool)
-          p.mask.bytes[i] = static_cast<std::byte>(keep ? 1 : 0);
-        else
-          p.mask.Set(i, keep ? 0 : hidden);
-      }
+    for (int64_t h = 0; h < heads; ++h)
+      for (int64_t s = 0; s < p.S; ++s)
+        for (int64_t j = 0; j < p.T; ++j) {
+          const int64_t distance = p.T - p.S + s - j;
+          const bool keep = 0 <= distance && distance < windows[h];
+          const int64_t i = ((b * heads + h) * p.S + s) * p.T + j;
+          if (type == DType::kBool)
+            p.mask.bytes[i] = static_cast<std::byte>(keep ? 1 : 0);
+          else
+            p.mask.Set(i, keep ? 0 : hidden);
+        }
+}
+void AddWindowMask(Problem& p, DType type, int64_t window, double hidden) {
+  AddWindowMask(p, type, std::vector<int64_t>{window}, hidden);
 }
 
 TEST(Masks, WhatTheyHideAtBothEndsIsNotRead) {
@@ -158,13 +165,55 @@ TEST(Masks, OfLowBiasesOnlyAreNoWindow) {
   EXPECT_EQ(p.key_rows_read, p.Hkv * p.T);
 }
 
-TEST(Masks, OfEachHeadItsOwnAreReadWithAllKeys) {
+// A KV head's keys are read as far as the longest window of its query heads reaches.
+TEST(Masks, OfEachHeadItsOwnHideKeysOfThatHeadOnly) {
+  const std::vector<int64_t> windows = {3, 77, 5, 200, 1, 20, 33, 9};
+  for (const DType type : {DType::kBool, DType::kF32, DType::kBF16})
+    for (const int64_t S : {1, 2, 40}) {
+      SCOPED_TRACE(std::string(NameOf(type)) + " S " + std::to_string(S));
+      Problem p;
+      p.B = 2;
+      p.Hq = 8;
+      p.Hkv = 2;
+      p.S = S;
+      p.T = 1001;
+      p.D = 16;
+      p.Fill();
+      AddWindowMask(p, type, windows, -3.38e38);
+      ExpectMatchesOracle(p, kF32);
+      p.key_rows_read = 0;
+      Poison(p, 0, p.T - S - 199);
+      const Array out = Attended(p);
+      for (int64_t i = 0; i < out.size(); ++i) ASSERT_FALSE(std::isnan(out.Get(i)));
+      if (S == 1) {
+        EXPECT_EQ(p.key_rows_read, p.B * (200 + 33));
+      }
+    }
+}
+
+TEST(Masks, OfEachHeadItsOwnAreReadWhereAHeadSeesNoKey) {
   Problem p;
+  p.Hq = 8;
+  p.Hkv = 2;
+  p.T = 300;
   p.Fill();
-  p.AddBias(DType::kBool, true);
-  p.mask.bytes[0] = std::byte{0};
+  AddWindowMask(p, DType::kBool, {3, 0, 5, 40, 0, 0, 0, 0}, 0);
   ExpectMatchesOracle(p, kF32);
-  EXPECT_EQ(p.key_rows_read, p.Hkv * p.T);
+}
+
+TEST(Masks, ABiasOfOneHeadIsNotLostAmongHeadsThatHaveNone) {
+  for (const int64_t S : {1, 40}) {
+    Problem p;
+    p.Hq = 8;
+    p.Hkv = 2;
+    p.S = S;
+    p.T = 300;
+    p.D = 16;
+    p.Fill();
+    AddWindowMask(p, DType::kF32, std::vector<int64_t>(8, 77), std::numeric_limits<float>::lowest());
+    p.mask.Set((6 * S + S / 2) * p.T + p.T - S - 20, 1.5);
+    ExpectMatchesOracle(p, kF32);
+  }
 }
 
 TEST(Rows, ThatSeeNoKeyGiveZeros) {

@@ -78,6 +78,8 @@ def test_the_results_table_reads_what_the_driver_writes(tmp_path):
     ("decode llama int8 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared, presents", "ort own cache"}),
     ("decode mha fp32 S1 T4096 1t B4 ragged", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents", "ort own cache"}),
     ("cost, decode e2b_sliding fp32 S1 T4096 1t", {"kvshare", "odd T", "softcap", "bias", "sinks", "all"}),
+    ("small d33 fp32 S1 T512 1t", {"kvshare", "ort Attention"}), ("small d64 fp32 S16 T64 1t", {"kvshare", "ort Attention"}),
+    ("small d64 fp32 S256 T1 1t", {"kvshare", "ort Attention"}), ("small alibi fp32 S256 T512 1t", {"kvshare", "ort Attention"}),
     ("step e2b_35_layers fp32 S1 T512 1t", {"kvshare", "kvshare EP, unchanged", "ort shared"})])
 def test_the_driver_runs_every_side_of_this_process_and_names_absent_peers(tmp_path, row, ran):
     run = subprocess.run([sys.executable, "-m", "bench.run", "--only", f"^{row}$", "--rounds", "1", "--slot", "0.001",

@@ -1,0 +1,7 @@
+"""Attention-24 in kvshare's drop-in mode."""
+from bench.attention.kvshare import version  # noqa: F401  version is part of the protocol
+from bench.small.graph import graph
+
+
+def sides(row, data):
+    return {"kvshare": lambda: graph(row, data, kvshare={"kvshare.drop_in": "attention"})}
