@@ -36,8 +36,9 @@ struct AttentionLayer {
   std::string total_sequence_length;  // these two,
   std::string nonpad_kv_seqlen;       // Attention has this one
   bool window_sized = false;          // that cache holds no more than the window (sliding_window_cache)
-  int64_t cache_rows = 0;             // kOwn: rows that its cache keeps (window_cache_rows); 0: one for each token
+  int64_t cache_rows = 0;             // kOwn: rows that its cache keeps (window_cache_rows, static); 0: one a token
   int64_t row_bytes = 0;  // kOwn: of a row of its cache, key and value of one sequence; 0: no cache, or not known
+  std::string written;    // its form, e.g. "own Attention, caches joined by Concat"
   std::string note;       // what is odd about it, if anything
 };
 
@@ -49,7 +50,9 @@ struct Inspection {
   int64_t repeat_nodes = 0;           // Unsqueeze/Expand/Reshape that copy key-value heads
   int64_t unfused_layers = 0;         // attention by MatMul and Softmax, which is in no list above
   int64_t named_unused_presents = 0;  // presents that ORT copies for nobody
+  std::string producer;               // which exporter wrote the model, "" where it does not say
   std::vector<std::string> imports;   // the domains of the opsets that the model imports; "" is ai.onnx
+  std::vector<int64_t> opsets;        // the version of each
   std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
 };
 

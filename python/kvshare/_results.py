@@ -32,6 +32,7 @@ class AttentionLayer:
     expansion: int = 1  # times that the graph repeats each key-value head before attention reads it
     cache_rows: int = 0  # rows that its cache keeps; 0: one for each token
     row_bytes: int = 0  # of a row of its cache, key and value of one sequence; 0: none of its own, or not known
+    written: str = ""  # its form, e.g. "own Attention, caches joined by Concat"
     note: str = ""  # what is odd about it
 
 
@@ -46,6 +47,8 @@ class Inspection:
     named_unused_presents: int  # caches that are copied for nobody
     warnings: list[str]
     repeat_nodes: int = 0  # nodes that repeat key-value heads
+    producer: str = ""  # which exporter wrote the model
+    opsets: dict[str, int] = dataclasses.field(default_factory=dict)  # by domain
     unfused_layers: int = 0  # attention made of MatMul and Softmax, which kvshare does not serve
 
     @staticmethod

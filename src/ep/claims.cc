@@ -200,6 +200,8 @@ class Finder {
 
   // The group's input that is `key_mask`, or a cast of it that keeps what is 0.
   Matched<std::string> SourceOf(const std::string& key_mask, const std::vector<const Node*>& group) const {
+    if (const Node* maker = graph_.Producer(key_mask); std::ranges::find(group, maker) != group.end())
+      return graph::Because(DeclineCode::kMaskUnknown, "'{}' is the first columns of a mask, not all of it", key_mask);
     for (const Node* node : group) {
       for (const std::string& input : node->input()) {
         const Node* producer = graph_.Producer(input);

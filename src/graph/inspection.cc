@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <unordered_set>
 
 #include "graph/layers.h"
 #include "graph/masks.h"
 #include "graph/schema.h"
 #include "graph/unfused.h"
+#include "graph/written.h"
 
 namespace kvshare::graph {
 namespace {
@@ -26,20 +28,28 @@ int64_t BytesOf(int element_type) {
   }
 }
 
-// Of one row of `past`, [B, heads, rows, width], of one sequence; 0: not known.
+// Of one row of `past`, [B, heads, rows, width] or [B, rows, width], of one sequence; 0: not known.
 int64_t RowBytes(const Graph& graph, const std::string& past) {
   const auto shape = graph.Shape(past);
-  if (!shape || shape->size() != 4) return 0;
-  return std::max<int64_t>((*shape)[1], 0) * std::max<int64_t>((*shape)[3], 0) * BytesOf(graph.ElementType(past));
+  if (!shape || (shape->size() != 3 && shape->size() != 4)) return 0;
+  const int64_t heads = shape->size() == 4 ? (*shape)[1] : 1;
+  return std::max<int64_t>(heads, 0) * std::max<int64_t>(shape->back(), 0) * BytesOf(graph.ElementType(past));
 }
 
 int PastSlot(const Layer& layer) { return layer.IsGqa() ? 3 : 4; }
 
+// The key's cache and the value's.
+std::array<std::string, 2> CachesOf(const Layer& layer) {
+  if (layer.key_join.node != nullptr) return {layer.key_join.past, layer.value_join.past};
+  if (layer.static_key.writer != nullptr) return {layer.static_key.cache, layer.static_value.cache};
+  return {Input(*layer.node, PastSlot(layer)), Input(*layer.node, PastSlot(layer) + 1)};
+}
+
 // Of the key and the value that a layer adds for one token.
 int64_t RowBytes(const Layer& layer) {
-  const int past = PastSlot(layer);
-  const int64_t key = RowBytes(*layer.graph, Input(*layer.node, past));
-  const int64_t value = RowBytes(*layer.graph, Input(*layer.node, past + 1));
+  const auto caches = CachesOf(layer);
+  const int64_t key = RowBytes(*layer.graph, caches[0]);
+  const int64_t value = RowBytes(*layer.graph, caches[1]);
   return key > 0 && value > 0 ? key + value : 0;
 }
 
@@ -59,6 +69,8 @@ AttentionLayer Public(const Layer& layer) {
   out.kv_heads = layer.kv_heads;
   out.expansion = layer.expansion;
   out.head_size = layer.head_size;
+  out.written = FormText(layer);
+  out.cache_rows = layer.static_key.rows;
   if (!layer.IsShared()) {
     out.row_bytes = RowBytes(layer);
     out.past_key = Input(*layer.node, PastSlot(layer));
@@ -179,7 +191,11 @@ Inspection Describe(const Graph& graph) {
   inspection.mask_nodes = static_cast<int64_t>(masks.size());
   inspection.borrowed_copies = static_cast<int64_t>(copies.size());
   inspection.repeat_nodes = static_cast<int64_t>(repeats.size());
-  for (const auto& import : graph.model().opset_import()) inspection.imports.push_back(import.domain());
+  for (const auto& import : graph.model().opset_import()) {
+    inspection.imports.push_back(import.domain());
+    inspection.opsets.push_back(import.version());
+  }
+  inspection.producer = ProducerText(graph);
   inspection.warnings = Warnings(layers);
   inspection.unfused_layers = CountUnfusedAttention(graph);
   if (inspection.unfused_layers > 0)

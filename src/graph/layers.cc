@@ -24,7 +24,10 @@ void Add(LayersBefore& found, const Graph& graph, const Node* node) {
   layer.node = node;
   layer.graph = &graph;
   for (const Form& form : AllForms())
-    if (form.read(found, layer)) break;
+    if (form.read(found, layer)) {
+      layer.written = form.name;
+      break;
+    }
   if (Decline odd = OddPlace(graph); !odd.ok()) layer.trouble = std::move(odd);
   found.Add(std::move(layer));
 }

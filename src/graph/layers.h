@@ -24,11 +24,19 @@ struct Join {
   std::string added;
 };
 
+// A cache of fixed size, a graph input into which the graph itself writes new keys.
+struct StaticCache {
+  const Node* writer = nullptr;  // TensorScatter or ScatterND; null: there is none
+  std::string cache;
+  int64_t rows = 0;  // 0: not fixed
+};
+
 struct Layer {
   int index = 0;
   const Node* node = nullptr;
   const Graph* graph = nullptr;  // the one that holds the node: the main graph, a body, or a function's copy
   LayerForm form = LayerForm::kGroupQueryAttention;
+  const char* written = "";  // the name of its form
   LayerKind kind = LayerKind::kOwn;
   int source = -1;  // kShared: index of the layer it borrows from; -1: a graph input
   std::string key;  // kShared: the borrowed BNSH values
@@ -36,6 +44,8 @@ struct Layer {
   bool made_outside = false;  // kShared: they are no present of the source, which takes them as its key and value too
   Join key_join;              // of an own layer whose node has no past
   Join value_join;
+  StaticCache static_key;  // of an own layer whose node has no past
+  StaticCache static_value;
   std::vector<const Node*> copies;  // between its keys or values and the node: Transpose, Reshape, Unsqueeze, Expand
   int64_t expansion = 1;            // how often the graph repeats each key-value head before the node (repeat_kv)
   bool constant_empty = false;      // kShared GQA: its empty key is a constant, which fixes the batch

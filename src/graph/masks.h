@@ -23,7 +23,7 @@ struct MaskMeaning {
   bool causal = false;   // by position, whatever is_causal says
   bool padding = false;  // keys whose mask is 0 are hidden
   int rank = 3;          // [B, S, T] or [B, 1, S, T]
-  std::string key_mask;  // the graph input [B, T] all of it comes from; "": none (columns without padding)
+  std::string key_mask;  // the [B, T] all of it comes from, a graph input or its first columns; "": none
   // Where the mask takes S, the number of queries, from: extent 1 of a value, or a number that shapes fix. Both are
   // absent where no query position is used. A mask holds for a layer only if S is that of the layer's own query:
   // CheckQueries() in match/guards.h.
@@ -31,6 +31,7 @@ struct MaskMeaning {
   int64_t queries = -1;  // -1: not fixed
   // In place of both: positions are columns, and not the running count of the ones in key_mask.
   std::optional<Columns> columns;
+  bool absent = false;  // there is no mask, and nothing is hidden
 };
 
 // kMaskUnknown or kMaskInputType, with the node and the fact, where no dialect reads `mask`.

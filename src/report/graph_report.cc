@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -45,13 +46,24 @@ Json LayerJson(const AttentionLayer& l) {
           {"head_size", l.head_size},
           {"cache_rows", l.cache_rows},
           {"row_bytes", l.row_bytes},
+          {"written", l.written},
           {"note", l.note}};
+}
+
+std::string DomainOf(const std::string& import) { return import.empty() ? "ai.onnx" : import; }
+
+Json Opsets(const Inspection& i) {
+  Json opsets = Json::object();
+  for (size_t n = 0; n < i.imports.size(); ++n) opsets[DomainOf(i.imports[n])] = i.opsets[n];
+  return opsets;
 }
 
 Json InspectionJson(const Inspection& i) {
   Json layers = Json::array();
   for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
-  return {{"layers", std::move(layers)},
+  return {{"producer", i.producer},
+          {"opsets", Opsets(i)},
+          {"layers", std::move(layers)},
           {"nodes", i.nodes},
           {"mask_nodes", i.mask_nodes},
           {"borrowed_copies", i.borrowed_copies},
@@ -74,23 +86,43 @@ std::string BytesText(int64_t bytes) {
                        : fmt::format("{:.1f} MB", static_cast<double>(bytes) / static_cast<double>(kMega));
 }
 
+// Who wrote the model, and in which forms its layers are.
+std::string Origin(const Inspection& i) {
+  std::vector<std::string> opsets;
+  for (size_t n = 0; n < i.imports.size(); ++n)
+    opsets.push_back(fmt::format("{} {}", DomainOf(i.imports[n]), i.opsets[n]));
+  std::string text =
+      fmt::format("producer: {}; {}\n", i.producer.empty() ? "not named" : i.producer, fmt::join(opsets, ", "));
+  std::vector<std::pair<std::string, int>> forms;
+  for (const AttentionLayer& layer : i.layers) {
+    const auto known = std::ranges::find(forms, layer.written, &std::pair<std::string, int>::first);
+    if (known == forms.end()) {
+      forms.emplace_back(layer.written, 1);
+    } else {
+      ++known->second;
+    }
+  }
+  for (const auto& [form, layers] : forms) text += fmt::format("form: {} x {}\n", layers, form);
+  if (i.unfused_layers > 0) text += fmt::format("form: {} x MatMul and Softmax\n", i.unfused_layers);
+  return text;
+}
+
 // What the caches of one sequence hold after many tokens.
 std::string CacheBytes(const Inspection& i) {
   constexpr int64_t kTokens = 32768;
   int64_t caches = 0;
-  int64_t windowed = 0;
+  int64_t kept = 0;
   int64_t growing = 0;  // bytes a token
   int64_t fixed = 0;
   for (const AttentionLayer& layer : i.layers) {
     if (layer.row_bytes == 0) continue;
     ++caches;
-    windowed += layer.cache_rows > 0 ? 1 : 0;
+    kept += layer.cache_rows > 0 ? 1 : 0;
     (layer.cache_rows > 0 ? fixed : growing) += layer.row_bytes * std::max<int64_t>(layer.cache_rows, 1);
   }
   if (caches == 0) return "";
-  const std::string in_windows =
-      windowed == 0 ? "" : fmt::format("; {} window-sized ones take {}", windowed, BytesText(fixed));
-  return fmt::format("caches of {} layers: {} bytes a token{}; {} at {} tokens\n", caches, growing, in_windows,
+  const std::string of_fixed_size = kept == 0 ? "" : fmt::format("; {} of fixed size take {}", kept, BytesText(fixed));
+  return fmt::format("caches of {} layers: {} bytes a token{}; {} at {} tokens\n", caches, growing, of_fixed_size,
                      BytesText(growing * kTokens + fixed), kTokens);
 }
 
@@ -124,7 +156,7 @@ std::string ToText(const Inspection& inspection) {
                         layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
                         layer.note.empty() ? "" : "  ! " + layer.note);
   }
-  text += Counts(inspection) + CacheBytes(inspection);
+  text += Origin(inspection) + Counts(inspection) + CacheBytes(inspection);
   for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
 }

@@ -90,5 +90,94 @@ TEST(Inspection, HeadsThatAreNotRepeatedAreNoCopies) {
   for (const AttentionLayer& layer : found.layers) EXPECT_EQ(layer.expansion, 1);
 }
 
+// mobius's static cache: rows [B, C, Hkv * D], written by TensorScatter; layer 1 takes what layer 0 takes.
+constexpr const char* kTensorScatter = R"(
+input q f32[B,S,32]
+input k f32[B,S,16]
+input cache_k f32[B,64,16]
+input cache_v f32[B,64,16]
+input at i64[B]
+input valid i64[B]
+output y f32[B,S,32]
+output updated_k f32[B,64,16]
+output updated_v f32[B,64,16]
+updated_k = TensorScatter(cache_k, k, at) {axis=1}
+updated_v = TensorScatter(cache_v, k, at) {axis=1}
+x = Attention(q, updated_k, updated_v, _, _, _, valid) {q_num_heads=4, kv_num_heads=2, is_causal=1}
+y = Attention(x, updated_k, updated_v, _, _, _, valid) {q_num_heads=4, kv_num_heads=2, is_causal=1}
+)";
+
+TEST(Inspection, AStaticCacheIsNamedWithItsRowsAndHeadSize) {
+  const Inspection found = Describe(GraphOf(kTensorScatter));
+  ASSERT_EQ(found.layers.size(), 2U);
+  EXPECT_EQ(found.layers[0].head_size, 8);
+  EXPECT_EQ(found.layers[0].cache_rows, 64);
+  EXPECT_EQ(found.layers[0].row_bytes, 2 * 16 * 4);
+  EXPECT_EQ(found.layers[0].written, "own Attention, static cache of 64 rows by TensorScatter");
+  EXPECT_EQ(found.layers[1].kind, LayerKind::kShared);
+  EXPECT_EQ(found.layers[1].source, 0);
+  EXPECT_EQ(found.layers[1].cache_rows, 0);
+  EXPECT_EQ(found.layers[1].written, "Attention that takes another layer's key and value");
+}
+
+// torch's StaticCache: [B, Hkv, C, D], turned to write rows and back.
+TEST(Inspection, AStaticCacheThatIsTurnedToBeWrittenIsNamedToo) {
+  const Inspection found = Describe(GraphOf(R"(
+input q f32[1,2,1,8]
+input k f32[1,1,2,8]
+input cache_k f32[1,2,64,8]
+input cache_v f32[1,2,64,8]
+input at i64[1,1]
+output y f32[1,2,1,8]
+turned_k = Transpose(cache_k) {perm=[2,0,1,3]}
+turned_v = Transpose(cache_v) {perm=[2,0,1,3]}
+written_k = ScatterND(turned_k, at, k)
+written_v = ScatterND(turned_v, at, k)
+all_k = Transpose(written_k) {perm=[1,2,0,3]}
+all_v = Transpose(written_v) {perm=[1,2,0,3]}
+y = Attention(q, all_k, all_v)
+)"));
+  ASSERT_EQ(found.layers.size(), 1U);
+  EXPECT_EQ(found.layers[0].head_size, 8);
+  EXPECT_EQ(found.layers[0].cache_rows, 64);
+  EXPECT_EQ(found.layers[0].written, "own Attention, static cache of 64 rows by ScatterND");
+}
+
+// mobius-onnx 0.1.0's hybrid graphs turn a static cache that has no heads to turn, which ONNX Runtime does not load.
+TEST(Inspection, ALayerThatTurnsAStaticCacheBorrowsAndIsToldSo) {
+  const std::string turned =
+      TwoLayersWith("y",
+                    "const fold i64[3] = 0 0 -1\ntk = Transpose(updated_k) {perm=[0,2,1,3]}\nyk = Reshape(tk, fold)\n"
+                    "tv = Transpose(updated_v) {perm=[0,2,1,3]}\nyv = Reshape(tv, fold)\n"
+                    "y = Attention(x, yk, yv) {q_num_heads=4, kv_num_heads=2}",
+                    kTensorScatter);
+  const Inspection found = Describe(GraphOf(turned));
+  ASSERT_EQ(found.layers.size(), 2U);
+  EXPECT_EQ(found.layers[1].source, 0);
+  EXPECT_EQ(found.layers[1].note, "takes 'updated_k' through 2 nodes, its source layer 0 as it is");
+}
+
+TEST(Inspection, TheProducerIsNamedAndEachFormToo) {
+  auto model = ParseTextGraph(kTwoLayers);
+  ASSERT_TRUE(model.ok());
+  const auto producer = [&](const char* name, const char* version, const char* node) {
+    model->set_producer_name(name);
+    model->set_producer_version(version);
+    model->mutable_graph()->mutable_node(0)->set_name(node);
+    return Describe(*Graph::Make(*model, ".")).producer;
+  };
+  EXPECT_EQ(producer("", "", "n"), "");
+  EXPECT_EQ(producer("mobius", "0.1.0", "n"), "mobius 0.1.0");
+  EXPECT_EQ(producer("onnxruntime-genai", "0.18.0", "/model/n"), "onnxruntime-genai's model builder 0.18.0");
+  EXPECT_EQ(producer("pytorch", "2.13.0+cpu", "node_n"), "torch.onnx.export (dynamo), PyTorch 2.13.0+cpu");
+  EXPECT_EQ(producer("pytorch", "2.6.0", "/model/n"), "torch.onnx.export (TorchScript), PyTorch 2.6.0");
+  EXPECT_EQ(producer("somebody", "", "n"), "somebody");
+  const Inspection found = Describe(GraphOf(kTwoLayers));
+  EXPECT_EQ(found.layers[0].written, "own GroupQueryAttention, past and present of its own");
+  EXPECT_EQ(found.layers[1].written, "Attention that borrows a cache");
+  EXPECT_THAT(found.imports, ElementsAre("", "com.microsoft"));
+  EXPECT_EQ(found.opsets.size(), 2U);
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -143,6 +143,36 @@ TEST(ReadMask, AFoldedStartOfTheSliceTellsTheNumberOfQueries) {
   EXPECT_EQ(last->queries, 1);
 }
 
+// A drafter takes the columns of its target's attention_mask that the cache has keys for.
+std::string FirstColumns(const std::string& slice) {
+  std::string text(kTwoLayers);
+  const size_t masks = text.find("count = ");
+  for (size_t at = text.find("attention_mask", masks); at != std::string::npos;
+       at = text.find("attention_mask", at + 5))
+    text.replace(at, 14, "first");
+  text.insert(masks, "K = Shape(past_k) {start=2, end=3}\nconst nought i64[1] = 0\n" + slice + "\n");
+  return text;
+}
+
+TEST(ReadMask, OfTheFirstColumnsIsRead) {
+  for (const char* slice :
+       {"first = Slice(attention_mask, nought, K, one)", "first = Slice(attention_mask, nought, K, one, one)"}) {
+    const auto mask = ReadMask(GraphOf(FirstColumns(slice)), "bias");
+    ASSERT_TRUE(mask.ok()) << mask.status().message();
+    EXPECT_EQ(mask->key_mask, "first");
+    EXPECT_EQ(mask->window, 4);
+    EXPECT_TRUE(mask->causal && mask->padding);
+  }
+}
+
+TEST(ReadMask, OfOtherColumnsIsNot) {
+  for (const char* slice :
+       {"first = Slice(attention_mask, one, K, one)", "first = Slice(attention_mask, nought, K, nought)",
+        "first = Slice(attention_mask, nought, K, one, two)"})
+    EXPECT_EQ(ReadMask(GraphOf(FirstColumns(slice)), "bias").status().message(),
+              "mask: Slice 'first' makes the padding; needs a graph input there");
+}
+
 class ReadOddMask : public testing::TestWithParam<NearMiss> {};
 
 TEST_P(ReadOddMask, SaysWhatIsNotUnderstood) {

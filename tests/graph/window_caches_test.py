@@ -105,7 +105,7 @@ def test_inspect_shows_what_caches_take(kvshare, tmp_path):
     assert rows == {0: (576, 2048), 1: (0, 4096), 2: (0, 0), 3: (0, 0)}
     before, after = (cases.run(kvshare, "inspect", model).stdout for model in (cases.DATA / "e2b_heads" / "model.onnx", out))
     assert "caches of 2 layers: 6144 bytes a token; 201.3 MB at 32768 tokens" in before
-    assert "caches of 2 layers: 4096 bytes a token; 1 window-sized ones take 1.2 MB; 135.4 MB at 32768 tokens" in after
+    assert "caches of 2 layers: 4096 bytes a token; 1 of fixed size take 1.2 MB; 135.4 MB at 32768 tokens" in after
     assert 32768 * 2048 / (576 * 2048) > 50
 
 

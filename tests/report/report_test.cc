@@ -23,6 +23,24 @@ TEST(SpellOptions, EachFaceWritesOptionsItsOwnWay) {
   EXPECT_EQ(SpellOptions("nothing", keywords), "nothing");
 }
 
+TEST(InspectionText, NamesTheProducerAndCountsForms) {
+  Inspection found;
+  found.producer = "mobius 0.1.0";
+  found.imports = {"", "com.microsoft"};
+  found.opsets = {24, 1};
+  found.layers.resize(3);
+  found.layers[0].written = found.layers[2].written = "own Attention";
+  found.layers[1].written = "shared Attention";
+  found.unfused_layers = 4;
+  EXPECT_THAT(ToText(found), HasSubstr("producer: mobius 0.1.0; ai.onnx 24, com.microsoft 1\nform: 2 x own Attention\n"
+                                       "form: 1 x shared Attention\nform: 4 x MatMul and Softmax\n"));
+  const auto json = nlohmann::json::parse(ToJson(found));
+  EXPECT_EQ(json["producer"], "mobius 0.1.0");
+  EXPECT_EQ(json["opsets"]["ai.onnx"], 24);
+  EXPECT_EQ(json["layers"][1]["written"], "shared Attention");
+  EXPECT_THAT(ToText(Inspection()), HasSubstr("producer: not named"));
+}
+
 TEST(VerificationText, SaysByWhatAHalfPrecisionModelIsJudged) {
   Verification v;
   v.steps = {{"prefill", 0.05, 0.002}};

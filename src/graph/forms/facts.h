@@ -32,6 +32,10 @@ struct Trace {
 // Where `bnsh` is past and new keys joined outside of attention, as PyTorch's exporter writes caches.
 Join JoinOf(const Graph& graph, const std::string& bnsh);
 
+// Where `value` is a graph input into which new keys are written: TensorScatter's or ScatterND's output, perhaps
+// turned.
+StaticCache StaticCacheOf(const Graph& graph, const std::string& value);
+
 // Through the Unsqueeze, Expand and Reshape of repeat_kv, where `value` ends such; else `value` itself.
 Trace BeforeExpansion(const Graph& graph, const std::string& value);
 // The same, or through Transpose and Reshape.

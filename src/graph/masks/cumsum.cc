@@ -5,8 +5,8 @@
 //   causal   GreaterOrEqual(q, kv)                  window W   Less(Sub(q, kv), W)
 //   padding  Cast(bool, Unsqueeze(mask, [1])), or Unsqueeze(Cast(mask, bool), [1]), also expanded to [B, S, T]
 //   bool mask  And of these          float mask  Unsqueeze(Cast?(Where(bool mask, 0, MIN)), [1])
-// Identity nodes may lie between, mask may be cast to int64 or int32 first, and T, S, T-S and W may be numbers or
-// computed.
+// Identity nodes may lie between, mask may be the first columns of an input and cast to int64 or int32 first, and T, S,
+// T-S and W may be numbers or computed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -40,14 +40,23 @@ bool HasAxis(const Graph& graph, const Node& node, int input, int64_t axis, int6
   return axes && axes->size() == 1 && (axes->front() == axis || axes->front() == axis - rank);
 }
 
-// The graph input [B, T] behind `value`, a cast to another integer type allowed.
+// Slice(mask, 0, N, [1]): the first columns, as many as there are keys, as drafters take them.
+bool IsFirstColumns(const Graph& graph, const Node* node) {
+  return graph.IsOnnx(node, "Slice") && graph.IsInput(graph.Origin(Input(*node, 0))) &&
+         KnownInts(graph, Input(*node, 1)) == std::vector<int64_t>{0} && HasAxis(graph, *node, 3, 1, 2) &&
+         (Input(*node, 4).empty() || KnownInts(graph, Input(*node, 4)) == std::vector<int64_t>{1});
+}
+
+// The graph input [B, T] behind `value`, or its first columns, a cast to another integer type allowed.
 Matched<std::string> MaskInput(const Graph& graph, const std::string& value) {
   const std::string& input = BeforeCast(graph, value);
-  if (!graph.IsInput(input)) {
+  const Node* slice = graph.Producer(input);
+  const bool is_first = IsFirstColumns(graph, slice);
+  if (!is_first && !graph.IsInput(input)) {
     if (const Node* node = graph.Producer(input)) return Odd(*node, "makes the padding; needs a graph input there");
     return Because(DeclineCode::kMaskUnknown, "mask: '{}' is a constant; needs a graph input there", value);
   }
-  const int type = graph.ElementType(input);
+  const int type = graph.ElementType(is_first ? graph.Origin(Input(*slice, 0)) : input);
   if (type != 0 && type != onnx::TensorProto::INT64 && type != onnx::TensorProto::INT32 &&
       type != onnx::TensorProto::BOOL)
     return Because(DeclineCode::kMaskInputType, "mask: '{}' has element type {}; needs int64, int32 or bool", input,

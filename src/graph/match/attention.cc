@@ -169,6 +169,11 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
     if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
       return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
   SharedMatch match;
+  if (!counts_lengths && Input(node, 3).empty() && IntAttribute(node, "is_causal") != 1) {
+    match.mask.absent = true;
+    match.mask.rank = 4;
+    return match;
+  }
   KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowing(layers, layer, match.mask, counts_lengths));
   match.repairs_causality = IntAttribute(node, "is_causal") == 1;

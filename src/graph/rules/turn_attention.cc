@@ -48,14 +48,16 @@ void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const Ma
   std::vector<std::string> inputs(node.input().begin(), node.input().end());
   inputs.resize(kKeyMask + 1);
   inputs[3] = "";
-  if (!mask.columns) {
+  if (mask.absent) {
+    // Nothing is hidden.
+  } else if (!mask.columns) {
     inputs[kKeyMask] = mask.key_mask;
   } else if (mask.padding) {
     inputs[3] = PaddingOf(rewriting, layer, mask);
   }
   while (inputs.back().empty()) inputs.pop_back();
   graph.SetInputs(node, inputs);
-  graph.SetInt(node, "is_causal", 1);
+  if (!mask.absent) graph.SetInt(node, "is_causal", 1);
   if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
   graph.SetOp(node, kKvshare, "Attention");
   graph.RequireImport(kKvshare, 1);
