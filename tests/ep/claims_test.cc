@@ -152,8 +152,8 @@ TEST(Refused, ALayerKeepsWhatItSharesWithOthersToo) {
   const Claims claims = FindClaims(GraphOf(ThreeLayers()), {.refused = {{"out2", "no kernel"}}});
   EXPECT_THAT(claims.masks, IsEmpty());
   EXPECT_THAT(claims.aliases, IsEmpty());
-  EXPECT_THAT(claims.reasons, testing::Contains("Attention 'out1': its keys and values are copied: Transpose 'kt' is "
-                                                "still read by Reshape 'k1'"));
+  EXPECT_THAT(claims.reasons, testing::Contains("Attention 'out1': its keys and values are copied: Reshape 'k1' is "
+                                                "still read by Attention 'out2'"));
 }
 
 TEST(Readers, AreTheNodesWhoseInputsHoldOtherContents) {
