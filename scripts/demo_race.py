@@ -1,4 +1,5 @@
-"""ONNX Runtime's shared form of GroupQueryAttention against kvshare's, one decode step of one layer."""
+"""ONNX Runtime's shared form of GroupQueryAttention, alone and in kvshare's execution provider, against kvshare's own op, one
+decode step of one layer."""
 import dataclasses
 import math
 import pathlib
@@ -35,6 +36,7 @@ LAYERS = (Layer("sliding layer (D 256, window 512)", 8, 256, 512), Layer("full l
 @dataclasses.dataclass
 class Result:
     ort_ms: float
+    provider_ms: float
     kvshare_ms: float
     difference: float
 
@@ -48,8 +50,19 @@ def cache_bytes():
     return int(text.removesuffix("K")) << 10
 
 
-def session(layer, library):
-    """One attention node; kvshare's with `library`, else ONNX Runtime's, whose unused presents are left unnamed."""
+def provider_devices(library):
+    """kvshare's execution provider, registered at the first call."""
+    def found():
+        return [d for d in onnxruntime.get_ep_devices() if d.ep_name == "KvshareExecutionProvider"][:1]
+
+    if not found():
+        onnxruntime.register_execution_provider_library("kvshare", str(library))
+    return found()
+
+
+def session(layer, library, own_op):
+    """One attention node: kvshare's with `own_op`, else ONNX Runtime's, whose unused presents are left unnamed. Without a library
+    ONNX Runtime runs it alone."""
     width = layer.query_heads * layer.head_size
 
     def value(name, kind, shape):
@@ -59,12 +72,12 @@ def session(layer, library):
     inputs = [value("query", TensorProto.FLOAT, [1, 1, width]), value("key", TensorProto.FLOAT, cache),
               value("value", TensorProto.FLOAT, cache), value("seqlens_k", TensorProto.INT32, [1]),
               value("total", TensorProto.INT32, [])]
-    if library:
+    if own_op:
         slots = ["query", "", "", "", "", "seqlens_k", "total"] + [""] * (KVSHARE_INPUTS - 9) + ["key", "value"]
     else:
         inputs.append(value("nothing", TensorProto.FLOAT, [1, 0, layer.head_size]))
         slots = ["query", "nothing", "nothing", "key", "value", "seqlens_k", "total"]
-    node = helper.make_node("GroupQueryAttention", slots, ["output"], domain="kvshare" if library else "com.microsoft",
+    node = helper.make_node("GroupQueryAttention", slots, ["output"], domain="kvshare" if own_op else "com.microsoft",
                             num_heads=layer.query_heads, kv_num_heads=1, do_rotary=0, local_window_size=layer.window)
     graph = helper.make_graph([node], "race", inputs, [value("output", TensorProto.FLOAT, [1, 1, width])])
     imports = [helper.make_opsetid(domain, version) for domain, version in (("", 21), ("com.microsoft", 1), ("kvshare", 1))]
@@ -72,19 +85,22 @@ def session(layer, library):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    if library:
+    if own_op:
         options.register_custom_ops_library(str(library))
+    elif library:
+        options.add_provider_for_devices(provider_devices(library), {})
+        return onnxruntime.InferenceSession(model.SerializeToString(), options)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 class Side:
     """One competitor: a session and one IO binding for each stretch of the cache, used in turn."""
 
-    def __init__(self, layer, library, query, caches):
-        self.session = session(layer, library)
+    def __init__(self, layer, library, own_op, query, caches):
+        self.session = session(layer, library, own_op)
         self.bindings, self.outputs, self.keep, self.next = [], [], [], 0
         shared = {"query": query, "seqlens_k": np.array([TOKENS - 1], np.int32), "total": np.array(TOKENS, np.int32)}
-        if not library:
+        if not own_op:
             shared["nothing"] = np.zeros((1, 0, layer.head_size), np.float32)
         for key, value in caches:
             binding = self.session.io_binding()
@@ -127,18 +143,17 @@ def race(layer, library):
     rng = np.random.default_rng(0)
     query = rng.standard_normal((1, 1, layer.query_heads * layer.head_size), dtype=np.float32)
     caches = cold_caches(layer, rng)
-    sides = [Side(layer, None, query, caches), Side(layer, library, query, caches)]
-    seconds = [[], []]
+    sides = [Side(layer, *way, query, caches) for way in ((None, False), (library, False), (library, True))]
+    seconds = [[] for _ in sides]
     for side in sides:
         side.call()  # the first call allocates
     for r in range(ROUNDS):
-        for i in (r % 2, 1 - r % 2):
+        for i in (r % 3, (r + 1) % 3, (r + 2) % 3):
             seconds[i] += sides[i].slot()
     for side in sides:  # every stretch once more, for the comparison of the results
         side.next = 0
         for _ in range(min(4, len(caches))):
             side.call()
-    difference = max(float(np.abs(a.numpy() - b.numpy()).max())
-                     for a, b in list(zip(sides[0].outputs, sides[1].outputs))[:4])
-    ort_ms, kvshare_ms = (statistics.median(s) * 1e3 for s in seconds)
-    return Result(ort_ms, kvshare_ms, difference)
+    difference = max(float(np.abs(stock.numpy() - ours.numpy()).max())
+                     for stock, *others in list(zip(*(side.outputs for side in sides)))[:4] for ours in others)
+    return Result(*(statistics.median(s) * 1e3 for s in seconds), difference)

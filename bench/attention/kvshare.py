@@ -83,8 +83,26 @@ def own_cache(row, data, domain):
     return bound.side([result])
 
 
+def shared(row, data, named_presents=False, provider=False):
+    """Upstream's shared form: a key and a value of length 0, past is the borrowed cache. provider: in kvshare's."""
+    query = data.query.reshape(row.batch, row.S, -1)
+    nothing = np.empty((row.batch, 0, row.shape.Hkv * row.shape.D), query.dtype)
+    fixed = {"query": query, "key": nothing, "value": nothing, **lengths(row)}
+    pair = dict(zip(("past_key", "past_value"), data.pairs()[0]))
+    outputs = ["output"] + (["unused_key", "unused_value"] if named_presents else [])
+    made = ort_session.session([node("com.microsoft", row, {**fixed, **pair}, outputs)], values({**fixed, **pair}),
+                               [("output", ONNX_TYPE[row.query_dtype], list(query.shape))], row.threads, provider=provider)
+    result = np.empty_like(query)
+    bound = Bound(made, row.batch * row.S)
+    for key, value in data.pairs():
+        bound.add({**fixed, "past_key": key, "past_value": value}, {"output": result})
+    return bound.side([result])
+
+
 def sides(row, data):
-    found = {"kvshare": lambda: borrowed(row, data), "kvshare, own cache": lambda: own_cache(row, data, "kvshare")}
+    found = {"kvshare": lambda: borrowed(row, data), "kvshare, own cache": lambda: own_cache(row, data, "kvshare"),
+             "kvshare EP, unchanged": lambda: shared(row, data, provider=True)}
     if row.dtype != "int8" and row.batch == 1:
         found["kvshare, Attention + mask"] = lambda: masked(row, data, drop_in=True)
+        found["kvshare EP, masked"] = lambda: masked(row, data, provider=True)
     return found

@@ -25,8 +25,8 @@ def _mask_nodes(window):
     return nodes, initializers
 
 
-def masked(row, data, drop_in=False):
-    """(call, output) of the graph; with drop_in its Attention runs in kvshare."""
+def masked(row, data, drop_in=False, provider=False):
+    """(call, output) of the graph; with drop_in or in kvshare's provider, its Attention runs in kvshare."""
     shape, kind = row.shape, ONNX_TYPE[row.dtype]
     cache = [1, shape.Hkv, row.T, shape.D]
     nodes, initializers = _mask_nodes(shape.window)
@@ -36,7 +36,7 @@ def masked(row, data, drop_in=False):
         [("query", kind, [1, shape.Hq, row.S, shape.D]), ("attention_mask", TensorProto.INT64, [1, row.T]),
          ("key", kind, cache), ("value", kind, cache)],
         [("output", kind, [1, shape.Hq, row.S, shape.D])], row.threads, initializers,
-        kvshare={"kvshare.drop_in": "attention"} if drop_in else None)
+        kvshare={"kvshare.drop_in": "attention"} if drop_in else None, provider=provider)
     query = np.ascontiguousarray(data.query.transpose(1, 0, 2))[None]
     result = np.empty_like(query)
     bound = Bound(made, row.S)
