@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: gpu-check arm arm-clang bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: gpu-check arm arm-clang arm-wheel bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -30,6 +30,12 @@ matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1
 arm:      ## aarch64 Linux: cross-built, its tests under qemu, the op library in ONNX Runtime's wheel for it
 	scripts/setup.sh build arm
 	cmake --workflow --preset arm
+
+arm-wheel: ## dist-arm/kvshare-*.whl for aarch64 and Python 3.11; in ONNX Runtime's wheel for it, under qemu
+	scripts/setup.sh build arm wheel
+	cmake --preset arm
+	scripts/wheel.sh arm
+	scripts/wheel_test.sh arm
 
 arm-clang: ## the attention core by clang 19, which knows bf16's dot products
 	scripts/setup.sh build arm arm-clang
@@ -98,6 +104,7 @@ ci-full:  ## .ci/run, and what takes too long for it
 	ctest --preset dev -C full -R '^ort\.cuda'
 	$(MAKE) wheel-test
 	$(MAKE) arm
+	$(MAKE) arm-wheel
 	$(MAKE) arm-clang
 	$(MAKE) matrix
 	$(MAKE) mutate

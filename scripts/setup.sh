@@ -29,7 +29,7 @@ WHEEL_PYTHONS=(3.10 3.11 3.12)  # the last for every later one, too: its module 
 ARM_PACKAGES=(g++-aarch64-linux-gnu qemu-user)
 ARM_CLANG_PACKAGES=(clang-19)
 ARM_SYSROOT_PACKAGES=(libc6-dev libstdc++-12-dev zlib1g-dev libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libgmock-dev
-  libprotobuf-dev python3)
+  libprotobuf-dev python3 libpython3-dev)
 WHEEL_PACKAGES=(python3-dev python3-venv)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==23.1.4)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against

@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
 # wheel_test.sh [PYTHON:ORT ...]: installs the wheel of dist/ into a fresh environment for each pair and runs tests/python
 # there; then prints a table of what passed. A pair whose Python is not here says so, never passed over in silence.
+# wheel_test.sh arm: the wheel of dist-arm/ in the emulated Python of the preset arm, beside ONNX Runtime's wheel for aarch64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [[ ${1:-} = arm ]]; then
+  site=$PWD/build/arm/wheel/site
+  rm -rf "$site"
+  # The platform is the sysroot's, Debian 12: pip refuses a wheel that says it needs more.
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-input --no-index --no-deps --target "$site" --only-binary=:all: \
+    --implementation cp --python-version 3.11 --platform manylinux_2_36_aarch64 --find-links dist-arm kvshare
+  PYTHONPATH=$site exec build/arm/python -m pytest -q -p no:cacheprovider tests/python/package_test.py
+fi
 PAIRS=("$@")
 [[ ${#PAIRS[@]} -gt 0 ]] || PAIRS=(3.10:1.20.1 3.11:1.20.1 3.11:1.24.4 3.11:1.32.0 3.12:1.20.1 3.12:1.24.4 3.12:1.32.0
   3.13:1.20.1 3.13:1.24.4 3.13:1.32.0)

@@ -1,11 +1,13 @@
 """Seeded faults: does a test of its area fail for each? mutate.py [--check] [--jobs N] [NAME...]
 
 faults.toml holds them. All are compiled into one copy of the tree, build/mutate/tree, each behind a number that the environment
-variable KVSHARE_FAULT makes active; src/ holds none. Each then runs the tests of its area until one fails. --check only looks
-whether every old text still occurs exactly once. NAME: a fault, or an area with all of its; those alone.
+variable KVSHARE_FAULT makes active; src/ holds none. Each then runs the tests of its area until one fails: the one that failed
+the last time, then the quickest. --jobs faults run side by side. --check only looks whether every old text still occurs exactly
+once. NAME: a fault, or an area with all of its; those alone.
 """
 import argparse
 import collections
+import json
 import os
 import pathlib
 import re
@@ -13,9 +15,13 @@ import subprocess
 import sys
 import time
 import tomllib
+from concurrent import futures
+
+import area_tests
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TREE = ROOT / "build/mutate/tree"
+KILLERS = ROOT / "build/mutate/killers.json"
 FAULTS = pathlib.Path(__file__).resolve().parent / "faults.toml"
 SWITCH = """#pragma once
 #pragma GCC diagnostic ignored "-Wunused-variable"
@@ -47,14 +53,28 @@ def wrapped(fault):
     return f"({active} ? ({fault['new']}) : ({fault['old']}))"
 
 
-def balanced(text):
-    open_brackets = []
+def outermost(text):
+    """What stands in no bracket of the text; None where a bracket has no partner."""
+    open_brackets, outside = [], []
     for char in text:
         if char in "([{":
             open_brackets.append(")]}"["([{".index(char)])
-        elif char in ")]}" and (not open_brackets or open_brackets.pop() != char):
-            return False
-    return not open_brackets
+        elif char in ")]}":
+            if not open_brackets or open_brackets.pop() != char:
+                return None
+        elif not open_brackets:
+            outside.append(char)
+    return None if open_brackets else "".join(outside)
+
+
+def unfit(fault):
+    """Why old and new text cannot stand side by side, or None."""
+    outside = [outermost(fault[text]) for text in ("old", "new")]
+    if None in outside:
+        return "a bracket has no partner; old and new text are statements or an expression"
+    if not fault["old"].endswith(";") and any(re.search(r",|(?<![=!<>])=(?!=)", text) for text in outside):
+        return "an expression has a comma or an assignment outside of brackets; ?: takes neither"
+    return None
 
 
 def faulty(text, faults):
@@ -65,8 +85,8 @@ def faulty(text, faults):
         if count != 1:
             wrong.append(f"{fault['name']}: its old text occurs {count} times in {fault['file']}; needs 1")
             continue
-        if not (balanced(fault["old"]) and balanced(fault["new"])):
-            wrong.append(f"{fault['name']}: a bracket has no partner; old and new text are statements or an expression")
+        if why := unfit(fault):
+            wrong.append(f"{fault['name']}: {why}")
         begin = text.index(fault["old"])
         places.append((begin, begin + len(fault["old"]), fault))
     places.sort(key=lambda place: place[0])
@@ -126,46 +146,61 @@ def lay_tree(changed):
 
 
 def build(jobs):
-    for command in (["cmake", "--preset", "dev", "-DKVSHARE_BUILD_BENCH=OFF"], ["cmake", "--build", "build", "-j", str(jobs)]):
+    for command in (["cmake", "--preset", "dev", "-DKVSHARE_BUILD_BENCH=OFF"], ["cmake", "--build", "build", "-j", str(jobs), "--", "-k", "0"]):
         done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
             sys.exit(f"the copy with faults does not build:\n{done.stdout[-4000:]}")
 
 
-def run(tests, number, jobs):
-    """(the first test that failed, or None; seconds)."""
-    begin = time.monotonic()
-    done = subprocess.run(["ctest", "--test-dir", "build", "-R", tests, "--stop-on-failure", "--timeout", "600", "-j", str(jobs),
-                           "--no-tests=error"], cwd=TREE, capture_output=True, text=True,
-                          env={**os.environ, "KVSHARE_FAULT": str(number)})
-    seconds = time.monotonic() - begin
-    failed = re.search(r"Test +#\d+: (\S+).*\*\*\*", done.stdout)
-    if done.returncode != 0 and failed is None:
-        sys.exit(f"ctest -R '{tests}' ran nothing:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return failed.group(1) if failed else None, seconds
+def clean_run(tests, jobs):
+    """Times each test without a fault; returns the names of those that fail."""
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda test: test.passes(0, None), tests))
+    for test, (_, seconds) in zip(tests, results):
+        test.seconds = seconds
+    return [test.name for test, (passed, _) in zip(tests, results) if not passed]
 
 
-def run_in_turn(tests, number, jobs):
+def killer(fault, tests, last):
+    """(the first test that fails with the fault, or None; seconds). The last run's killer comes first, then the quickest."""
     total = 0.0
-    for pattern in tests:
-        failed, seconds = run(pattern, number, jobs)
+    its = [test for test in tests if any(re.search(pattern, test.name) for pattern in fault["tests"])]
+    for test in sorted(its, key=lambda t: (t.name != last, t.seconds)):
+        passed, seconds = test.passes(fault["number"], 60 + 20 * test.seconds)
         total += seconds
-        if failed:
-            return failed, total
+        if not passed:
+            return test.name, total
     return None, total
 
 
-def judge(faults, jobs):
+def judge(faults, tests, jobs):
     """Runs each; returns the names of those that were not as faults.toml says."""
-    odd = []
-    for fault in faults:
-        failed, seconds = run_in_turn(fault["tests"], fault["number"], jobs)
-        why = fault.get("survives")
-        if (failed is None) != (why is not None):
-            odd.append(fault["name"])
-        verdict = f"killed by {failed}" if failed else f"survives: {why}" if why else "SURVIVED"
-        print(f"{fault['name']:<40} {seconds:6.1f} s  {verdict}{' (faults.toml says that it survives)' if failed and why else ''}", flush=True)
+    odd, killers = [], json.loads(KILLERS.read_text()) if KILLERS.exists() else {}
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        results = pool.map(lambda fault: killer(fault, tests, killers.get(fault["name"])), faults)
+        for fault, (failed, seconds) in zip(faults, results):
+            why = fault.get("survives")
+            if (failed is None) != (why is not None):
+                odd.append(fault["name"])
+            verdict = f"killed by {failed}" if failed else f"survives: {why}" if why else "SURVIVED"
+            print(f"{fault['area']:<10} {fault['name']:<60} {seconds:6.1f} s  {verdict}"
+                  f"{' (faults.toml says that it survives)' if failed and why else ''}", flush=True)
+            killers[fault["name"]] = failed
+            KILLERS.write_text(json.dumps(killers, indent=1))
     return odd
+
+
+def summary(faults, odd, seconds):
+    """Lines of a table: area, faults, of them killed, explained, odd."""
+    yield "| area | faults | killed | survive, and why is known | not so |\n|---|---|---|---|---|"
+    for area in dict.fromkeys(f["area"] for f in faults):
+        its = [f for f in faults if f["area"] == area]
+        wrong = sum(f["name"] in odd for f in its)
+        known = sum("survives" in f and f["name"] not in odd for f in its)
+        yield f"| {area} | {len(its)} | {len(its) - wrong - known} | {known} | {wrong} |"
+    yield f"{len(faults) - len(odd)} of {len(faults)} faults are as faults.toml says, in {seconds:.0f} s"
+    if odd:
+        yield f"not so: {'; '.join(odd)}"
 
 
 def main():
@@ -183,11 +218,13 @@ def main():
     chosen = [f for f in faults if not given.names or {f["name"], f["area"]} & set(given.names)]
     lay_tree(sources(chosen))
     build(given.jobs)
-    failed, _ = run_in_turn(sorted({tests for f in chosen for tests in f["tests"]}), 0, given.jobs)
-    if failed:
-        sys.exit(f"{failed} fails without a fault")
-    odd = judge(chosen, given.jobs)
-    print(f"{len(chosen) - len(odd)} of {len(chosen)} faults are as faults.toml says" + (f"; not so: {', '.join(odd)}" if odd else ""))
+    begin = time.monotonic()
+    tests = area_tests.list_tests(TREE / "build", {pattern for f in chosen for pattern in f["tests"]})
+    if broken := clean_run(tests, given.jobs):
+        sys.exit(f"these fail without a fault: {', '.join(broken)}")
+    print(f"{len(tests)} tests pass without a fault, in {time.monotonic() - begin:.0f} s", flush=True)
+    odd = judge(chosen, tests, given.jobs)
+    print("\n".join(summary(chosen, odd, time.monotonic() - begin)))
     return 1 if odd else 0
 
 
