@@ -46,7 +46,8 @@ struct Windows {
 Result<Windows> WindowsOf(const Inspection& model, const std::string& names) {
   Windows windows;
   for (const AttentionLayer& layer : model.layers) {
-    if (layer.kind != LayerKind::kOwn || layer.cache_rows == 0) continue;
+    const bool is_ours = layer.domain == "kvshare" && layer.form == LayerForm::kGroupQueryAttention;
+    if (!is_ours || layer.kind != LayerKind::kOwn || layer.cache_rows == 0) continue;
     if (!windows.caches.empty() && (layer.window != windows.window || layer.cache_rows != windows.rows))
       return Status::Refused(
           fmt::format("layer '{}' has a cache of {} rows for a window of {}, and earlier ones have {} for {}; "

@@ -129,6 +129,22 @@ def test_names_that_number_no_cache_are_refused(kvshare, case, tmp_path):
         assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
 
 
+def test_static_caches_are_no_windows(kvshare, tmp_path):
+    """A cache of fixed size that the graph itself writes holds every token."""
+    tensor = lambda name, shape, kind=onnx.TensorProto.FLOAT: helper.make_tensor_value_info(name, kind, shape)
+    int64 = onnx.TensorProto.INT64
+    nodes = [helper.make_node("TensorScatter", [f"{x}_cache", x, "at"], [f"all_{x}"], axis=2) for x in "kv"]
+    nodes.append(helper.make_node("Attention", ["q", "all_k", "all_v", "", "", "", "lengths"], ["y"], is_causal=1))
+    inputs = [tensor("q", [1, 4, 1, 8]), tensor("lengths", [1], int64), tensor("at", [1], int64)]
+    inputs += [tensor(x, [1, 2, 1, 8]) for x in "kv"] + [tensor(f"{x}_cache", [1, 2, 32, 8]) for x in "kv"]
+    model = folder(tmp_path / "m", {"filename": "model.onnx"})
+    graph = helper.make_graph(nodes, "g", inputs, [tensor(name, None) for name in ("y", "all_k", "all_v")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), model / "model.onnx")
+    assert json.loads(kvshare("inspect", model / "model.onnx", "--json").stdout)["layers"][0]["cache_rows"] == 32
+    assert kvshare("genai", model).returncode == EQUAL
+    assert "sliding_window" not in config(model)["model"]["decoder"]
+
+
 def test_caches_without_a_row_to_spare_are_refused(kvshare, case, tmp_path):
     done = kvshare("genai", windowed(kvshare, tmp_path / "m", case, slack=0))
     assert (done.returncode, "the window-sized caches hold no row beside the window, which onnxruntime-genai reads as its own choice "
