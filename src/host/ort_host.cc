@@ -205,6 +205,8 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.CreateSessionOptions(&raw), "session options"));
   const Owned<OrtSessionOptions> options(raw, api.ReleaseSessionOptions);
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "log level"));
+  if (setup.parallel)
+    KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionExecutionMode(raw, ORT_PARALLEL), "execution mode"));
   for (const auto& [key, value] : setup.entries) {
     KVSHARE_RETURN_IF_ERROR(Refusal(api, api.AddSessionConfigEntry(raw, key.c_str(), value.c_str()),
                                     fmt::format("session entry '{}'", key)));

@@ -1,7 +1,9 @@
 // The op library in stock ONNX Runtime, one session run from many threads: each gets the answer that one alone gets.
 // In C++, because ThreadSanitizer wants an instrumented program around the library.
 #include <gtest/gtest.h>
+#include <onnxruntime_c_api.h>
 
+#include <memory>
 #include <ostream>
 #include <string>
 #include <thread>
@@ -32,15 +34,17 @@ SessionSetup DropIn() {
   return setup;
 }
 
-SessionSetup Provider() {
+SessionSetup Provider(bool parallel = false) {
   SessionSetup setup;
   setup.provider = KVSHARE_ORT_LIBRARY;
+  setup.parallel = parallel;
   return setup;
 }
 
 const Way kWays[] = {
     {"DropIn", "head_shared_gqa", DropIn()},
     {"Provider", "mixed_bias_asis", Provider()},  // whose masks become one node, and whose copies aliases
+    {"ProviderOfParallelNodes", "mixed_bias_asis", Provider(/*parallel=*/true)},
 };
 
 std::string Folder(const Way& way) { return std::string(KVSHARE_TEST_DATA) + "/" + way.model; }
@@ -104,6 +108,36 @@ TEST_P(OrtThreads, MayMakeAndEndSessionsOfTheirOwn) {
     ASSERT_TRUE(outputs.ok()) << outputs.status().message();
     EXPECT_EQ(alone->at("logits").data, outputs->at("logits").data);
   });
+}
+
+// Sessions outlive the registration of their provider.
+TEST(OrtThreads, RunOnWhileTheirProviderIsRegisteredAnew) {
+  const Way way = {"Provider", "mixed_bias_asis", Provider()};
+  const auto ort = Ort();
+  auto session = std::make_unique<const Session>(Open(ort, way));
+  const NamedTensors feeds = Feeds(*session, way);
+  const auto alone = session->Run(feeds);
+  ASSERT_TRUE(alone.ok()) << alone.status().message();
+  const OrtApi& api = ort->api();
+  OrtEnv* const env = const_cast<OrtEnv*>(ort->env());
+  std::thread registrar([&] {
+    for (int round = 0; round < 2 * kThreads; ++round) {
+      // OrtHost registers a library by its path.
+      EXPECT_EQ(api.UnregisterExecutionProviderLibrary(env, KVSHARE_ORT_LIBRARY), nullptr);
+      EXPECT_EQ(api.RegisterExecutionProviderLibrary(env, KVSHARE_ORT_LIBRARY, KVSHARE_ORT_LIBRARY), nullptr);
+    }
+    EXPECT_EQ(api.UnregisterExecutionProviderLibrary(env, KVSHARE_ORT_LIBRARY), nullptr);
+  });
+  OnThreads([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      const auto outputs = session->Run(feeds);
+      ASSERT_TRUE(outputs.ok()) << outputs.status().message();
+      EXPECT_EQ(alone->at("logits").data, outputs->at("logits").data);
+    }
+  });
+  registrar.join();
+  EXPECT_TRUE(session->Run(feeds).ok());
+  session.reset();
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, OrtThreads, testing::ValuesIn(kWays),
