@@ -26,6 +26,17 @@ TEST(ParseStats, ReadsNodes) {
   EXPECT_EQ(stats->nodes[2].ran, 4);
 }
 
+TEST(ParseStats, AbsentMembersAndMembersOfAnotherTypeReadAsEmpty) {
+  const auto stats = ParseStats(R"({"simd": 3, "nodes": [{}, {"op": ["Attention"], "ran": "4"}, {"ran": 1.5}]})");
+  ASSERT_TRUE(stats.ok()) << stats.status().message();
+  EXPECT_EQ(stats->version + stats->simd, "");
+  ASSERT_EQ(stats->nodes.size(), 3U);
+  for (const auto& node : stats->nodes) {
+    EXPECT_EQ(node.op + node.kernel, "");
+    EXPECT_EQ(node.ran, 0);
+  }
+}
+
 TEST(ParseStats, GarbageIsAnError) {
   for (const char* text : {"", "{", "[1]", "{\"nodes\": }"}) EXPECT_FALSE(ParseStats(text).ok()) << text;
   EXPECT_THAT(ParseStats("[1]").status().message(), HasSubstr("kvshare's counters are no JSON object"));

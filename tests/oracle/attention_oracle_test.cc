@@ -87,6 +87,14 @@ TEST(Oracle, ABoolMaskShorterThanTheKeysHidesTheRest) {
   EXPECT_NEAR(h.output[0], 10, 1e-12);
 }
 
+TEST(Oracle, NormDividesByTheRootOfMeanSquareAndEpsilon) {
+  Hand h;
+  const double weight = 1;
+  h.call.norm = {&weight, DType::kF64, 3};  // the query is 1 / sqrt(1 + 3): e^score = 1, sqrt(2), 2
+  AttendOracle(h.call);
+  EXPECT_NEAR(h.output[0], (10 + std::sqrt(2.0) * 20 + 2 * 40) / (3 + std::sqrt(2.0)), 1e-12);
+}
+
 TEST(Oracle, AKeyMaskNumbersPositionsByItsOnes) {
   Hand h;
   const int64_t mask[] = {1, 0, 1};  // positions 1, 1, 2: with a window of two, keys 0 and 2 are seen
