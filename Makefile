@@ -15,7 +15,7 @@ test:     ## all tests; no GPU, no torch
 demo: build  ## a real exported graph, rewritten, in stock ONNX Runtime
 	scripts/demo.sh
 
-bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under 3 minutes
+bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under 3 minutes, else about 15
 	scripts/setup.sh bench
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import time
 
@@ -23,6 +24,10 @@ HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare])
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.25}  # by threads, between two sides: the workers of the one before spin, ggml's for 0.2 s
+WHOLE = re.compile(r"(decode (e2b_\w+|llama|mha) (fp32|fp16|bf16|int8) S1 T(512|4096|32768) 1t|decode e2b_\w+ fp32 S1 T131072 1t"
+                   r"|decode group\d+ fp32 S1 T4096 1t|decode \w+ fp32 S1 T4096 1t B4.*|(prefill|chunk) (e2b_\w+|llama) (fp32|bf16) S(2048|256) \S+ 1t"
+                   r"|decode (e2b_\w+|llama) (fp32|int8) S1 T4096 2t|(prefill|chunk) e2b_sliding fp32 S(2048|256) \S+ 2t"
+                   r"|cost, .*|step \S+ fp32 S1 \S+ 1t|step \S+ fp32 S1 T4096 2t|small .* 1t|small (d64|alibi) .* S(1|16) .* 2t)$")
 QUICK = re.compile(r"(decode (e2b_\w+ fp32 \S+ \S+|llama fp32 S1 T(512|4096|32768)) 1t|decode e2b_full fp32 S1 T4096 2t"
                    r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 
@@ -102,17 +107,17 @@ def measure(row, peers, roof, args):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="bench", description="kvshare beside its peers")
-    parser.add_argument("--quick", action="store_true", help="a selection of rows, 3 rounds: under 3 minutes")
-    parser.add_argument("--only", metavar="REGEX", help="rows whose name matches")
-    parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
-    parser.add_argument("--rounds", type=int, help="default 9; 3 with --quick")
-    parser.add_argument("--slot", type=float, help="seconds a side may take in a round, at least one call; default 0.05")
+    parser.add_argument("--quick", action="store_true", help="a few rows, 3 rounds: under 3 minutes")
+    parser.add_argument("--only", metavar="REGEX", help="rows whose name matches, of all that there are")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows that would run and stop")
+    parser.add_argument("--rounds", type=int, help="default 5; 3 with --quick")
+    parser.add_argument("--slot", type=float, help="seconds a side may take in a round, at least one call; default 0.03")
     parser.add_argument("--limit", type=float, help="a side whose call takes longer, in seconds, is not timed")
     parser.add_argument("--roof", default=str(ROOT / "build/bin/kvshare_roof"), help="the roof program")
     parser.add_argument("--python", type=pathlib.Path, default=ROOT / "build/bench-venv/bin/python", help="of the peers")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/bench")
     args = parser.parse_args()
-    defaults = {"rounds": 3, "slot": 0.03, "limit": 0.3} if args.quick else {"rounds": 9, "slot": 0.05, "limit": 5.0}
+    defaults = {"rounds": 3, "slot": 0.03, "limit": 0.3} if args.quick else {"rounds": 5, "slot": 0.03, "limit": 1.0}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -122,7 +127,7 @@ def arguments():
 def main():
     args = arguments()
     rows = [row for row in attention.ROWS + cost.ROWS + small.ROWS + step.ROWS
-            if (not args.quick or QUICK.match(row.name)) and (not args.only or re.search(args.only, row.name))]
+            if (re.search(args.only, row.name) if args.only else (QUICK if args.quick else WHOLE).match(row.name))]
     if args.list:
         print("\n".join(row.name for row in rows))
         return
@@ -156,7 +161,8 @@ def main():
         (args.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
         for name, svg in report.plots(results, machine.describe()).items():
             (args.out / f"{name}.svg").write_text(svg)
-        say(f"\n{len(results)} rows in {document['seconds']:.0f} s; load {load_before:.2f} before, {load_after:.2f} after")
+        say(f"\n{len(results)} rows in {document['seconds']:.0f} s; load {load_before:.2f} before, {load_after:.2f} after; at most "
+            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MB of memory in this process")
         if load_before > machine.BUSY:
             say("the machine was busy when this began: not for publication")
 

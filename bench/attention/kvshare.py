@@ -1,5 +1,6 @@
 """kvshare inside ONNX Runtime: GroupQueryAttention with K and V borrowed, and with a cache of its own; an unchanged graph."""
 import ctypes
+import json
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -13,9 +14,12 @@ SLOTS = ("query key value past_key past_value seqlens_k total cos sin position_i
 
 
 def version():
+    """With the SIMD target that its kernels are of."""
     library = ctypes.CDLL(ort_session.library())
     library.kvshare_version.restype = ctypes.c_char_p
-    return library.kvshare_version().decode()
+    text = ctypes.create_string_buffer(library.kvshare_stats_json(None, ctypes.c_size_t()))
+    library.kvshare_stats_json(text, ctypes.c_size_t(len(text)))
+    return f"{library.kvshare_version().decode()} on {json.loads(text.value)['simd']}"
 
 
 def node(domain, row, given, outputs, **attributes):

@@ -1,10 +1,12 @@
 // Decode of the attention core alone, one thread, cold K and V, beside a plain read of the same bytes.
 //
-//   decode_bench [--rows REGEX] [--seconds S] SIDE.so...
+//   decode_bench [--rows REGEX] [--seconds S] [--sweep] SIDE.so...
 //
-// SIDE.so is build/lib/libdecode_side.so of any build; the first one is the base of the last column. The plain read and
-// the sides take turns call by call, and every one of them visits every buffer. A call with an involuntary context
-// switch is left out. A line a row and side: the median in microseconds, times the plain read, times the first side.
+// --sweep reads 64 MB of other memory before each call, untimed: as weights stream through the caches between two
+// layers. SIDE.so is build/lib/libdecode_side.so of any build; the first one is the base of the last column. The plain
+// read and the sides take turns call by call, and every one of them visits every buffer. A call with an involuntary
+// context switch is left out. A line a row and side: the median in microseconds, times the plain read, times the first
+// side.
 #include <dlfcn.h>
 #include <sys/resource.h>
 
@@ -50,6 +52,7 @@ constexpr size_t kPage = 4096;
 constexpr size_t kGap = 33 * kPage;                  // between two tensors, so that they do not share sets of a cache
 constexpr size_t kRotation = size_t{1} << 30;        // bytes; beyond any share of a last-level cache
 constexpr size_t kLeastRotation = size_t{64} << 20;  // of rows in which only a window is visible
+constexpr size_t kSweep = size_t{64} << 20;          // bytes read between two calls
 constexpr float kScale = 0.01F;                      // of quantized caches
 
 // K and V of many calls, one after the other in one block.
@@ -114,6 +117,7 @@ struct Row {
   DType type;
   std::vector<Side> sides;
   double seconds;
+  const std::vector<float>& swept;  // read before each call
 
   std::string Name() const {
     return std::string(shape.name) + "/" + kvshare::NameOf(type) + "/T" + std::to_string(shape.T);
@@ -163,6 +167,7 @@ struct Row {
     for (size_t turn = 0; elapsed() < seconds || turn < 4 * times.size(); ++turn) {
       const size_t side = turn % times.size();
       const kvshare::AttentionCall call = Call(rotation, turn % rotation.count(), query.data(), output.data());
+      kept = kvshare::roof::Sum(swept.data(), swept.size(), /*prefetch=*/false);
       const long switches = Switches();
       const auto start = std::chrono::steady_clock::now();
       const char* failure = nullptr;
@@ -202,6 +207,7 @@ struct Row {
 int main(int argc, char** argv) {
   std::regex rows(".");
   double seconds = 2;
+  std::vector<float> swept;
   std::vector<Side> sides;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -209,6 +215,8 @@ int main(int argc, char** argv) {
       rows = std::regex(argv[++i]);
     } else if (argument == "--seconds" && i + 1 < argc) {
       seconds = std::atof(argv[++i]);
+    } else if (argument == "--sweep") {
+      swept.assign(kSweep / sizeof(float), 1);
     } else {
       void* const library = dlopen(argument.c_str(), RTLD_NOW | RTLD_LOCAL);
       void* const side = library != nullptr ? dlsym(library, "kvshare_decode_side") : nullptr;
@@ -220,10 +228,10 @@ int main(int argc, char** argv) {
     }
   }
   if (sides.empty()) {
-    std::fputs("usage: decode_bench [--rows REGEX] [--seconds S] SIDE.so...\n", stderr);
+    std::fputs("usage: decode_bench [--rows REGEX] [--seconds S] [--sweep] SIDE.so...\n", stderr);
     return 1;
   }
   for (const Shape& shape : kShapes)
     for (const DType type : kTypes)
-      if (const Row row{shape, type, sides, seconds}; std::regex_search(row.Name(), rows)) row.Measure();
+      if (const Row row{shape, type, sides, seconds, swept}; std::regex_search(row.Name(), rows)) row.Measure();
 }
