@@ -30,7 +30,8 @@ def node(domain, row, given, outputs, **attributes):
     if row.dtype == "int8":
         attributes.update(k_quant_type="PER_TENSOR", v_quant_type="PER_TENSOR", kv_cache_bit_width=8)
     return helper.make_node("GroupQueryAttention", slots, outputs, domain=domain, num_heads=row.shape.Hq,
-                            kv_num_heads=row.shape.Hkv, do_rotary=0, local_window_size=row.shape.window or -1, **attributes)
+                            kv_num_heads=row.shape.Hkv, do_rotary=int("cos" in given),
+                            local_window_size=row.shape.window or -1, **attributes)
 
 
 def lengths(row):
@@ -61,11 +62,12 @@ def borrowed(row, data, extra=None, **attributes):
     return bound.side([result])
 
 
-def own_cache(row, data, domain):
-    """GroupQueryAttention that appends S rows to its cache in place, as onnxruntime-genai binds it."""
+def own_cache(row, data, domain, extra=None):
+    """GroupQueryAttention that appends S rows to its cache in place, as onnxruntime-genai binds it; `extra` inputs by slot
+    name."""
     query = data.query.reshape(row.batch, row.S, -1)
     kind, cache = ONNX_TYPE[row.query_dtype], ONNX_TYPE[row.dtype]
-    fixed = {"query": query, **lengths(row)}
+    fixed = {"query": query, **lengths(row), **(extra or {})}
 
     def tail(pair):
         """The rows of the new tokens, as key or value input."""

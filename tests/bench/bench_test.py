@@ -77,7 +77,7 @@ def test_the_results_table_reads_what_the_driver_writes(tmp_path):
     ("decode llama bf16 S1 T512 1t", {"kvshare", "kvshare, own cache", "kvshare, Attention + mask"}),
     ("decode llama int8 S1 T512 1t", {"kvshare", "kvshare, own cache", "ort shared, presents", "ort own cache"}),
     ("decode mha fp32 S1 T4096 1t B4 ragged", {"kvshare", "kvshare, own cache", "ort shared", "ort shared, presents", "ort own cache"}),
-    ("cost, decode e2b_sliding fp32 S1 T4096 1t", {"kvshare", "odd T", "softcap", "bias", "sinks", "all"}),
+    ("cost, decode e2b_sliding fp32 S1 T4096 1t", {"kvshare", "RoPE", "own cache", "own cache, RoPE", "odd T", "softcap", "bias", "sinks", "all"}),
     ("small d33 fp32 S1 T512 1t", {"kvshare", "ort Attention"}), ("small d64 fp32 S16 T64 1t", {"kvshare", "ort Attention"}),
     ("small d64 fp32 S256 T1 1t", {"kvshare", "ort Attention"}), ("small alibi fp32 S256 T512 1t", {"kvshare", "ort Attention"}),
     ("step e2b_35_layers fp32 S1 T512 1t", {"kvshare", "kvshare EP, unchanged", "ort shared"})])
