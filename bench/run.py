@@ -24,10 +24,12 @@ HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare])
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 REST_SECONDS = {1: 0.01, 2: 0.25}  # by threads, between two sides: the workers of the one before spin, ggml's for 0.2 s
-WHOLE = re.compile(r"(decode (e2b_\w+|llama|mha) (fp32|fp16|bf16|int8) S1 T(512|4096|32768) 1t|decode e2b_\w+ fp32 S1 T131072 1t"
-                   r"|decode group\d+ fp32 S1 T4096 1t|decode \w+ fp32 S1 T4096 1t B4.*|(prefill|chunk) (e2b_\w+|llama) (fp32|bf16) S(2048|256) \S+ 1t"
-                   r"|decode (e2b_\w+|llama) (fp32|int8) S1 T4096 2t|(prefill|chunk) e2b_sliding fp32 S(2048|256) \S+ 2t"
-                   r"|cost, .*|step \S+ fp32 S1 \S+ 1t|step \S+ fp32 S1 T4096 2t|small .* 1t|small (d64|alibi) .* S(1|16) .* 2t)$")
+WHOLE = re.compile(r"(decode (e2b_\w+|llama|mha) (fp32|fp16|bf16|int8) S1 T(512|4096|32768) 1t"
+                   r"|decode e2b_\w+ fp32 S1 T131072 1t|decode group\d+ fp32 S1 T4096 1t"
+                   r"|decode \w+ fp32 S1 T4096 1t B4.*|decode (e2b_\w+|llama) (fp32|int8) S1 T4096 2t"
+                   r"|(prefill|chunk) (e2b_\w+|llama) (fp32|bf16) S(2048|256) \S+ 1t"
+                   r"|(prefill|chunk) e2b_sliding fp32 S(2048|256) \S+ 2t|cost, .*|step \S+ fp32 S1 \S+ 1t"
+                   r"|step \S+ fp32 S1 T4096 2t|small .* 1t|small (d64|alibi) .* S(1|16) .* 2t)$")
 QUICK = re.compile(r"(decode (e2b_\w+ fp32 \S+ \S+|llama fp32 S1 T(512|4096|32768)) 1t|decode e2b_full fp32 S1 T4096 2t"
                    r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
 

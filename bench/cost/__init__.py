@@ -41,4 +41,6 @@ def wanted(row, data):
 
     plain = truth()
     return {"kvshare": plain, "RoPE": plain, "own cache": plain, "own cache, RoPE": plain, "odd T": truth(ODD),
-            "softcap": truth(softcap=SOFTCAP), "bias": truth(biased=True), "sinks": truth(sink=sinks(row).astype(np.float64)), "all": truth(ODD, True, softcap=SOFTCAP, sink=sinks(row).astype(np.float64))}
+            "softcap": truth(softcap=SOFTCAP), "bias": truth(biased=True),
+            "sinks": truth(sink=sinks(row).astype(np.float64)),
+            "all": truth(ODD, True, softcap=SOFTCAP, sink=sinks(row).astype(np.float64))}
