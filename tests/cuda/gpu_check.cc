@@ -1,15 +1,19 @@
-// Attention on the device that runtime.h offers: gpu_check cases | bench [FILE.json]. No test library: `make gpu-check`
-// builds it where only compilers are.
+// Attention on the device that runtime.h offers: gpu_check cases | bench ROWS FILE.jsonl [MIB]. No test library: `make
+// gpu-check` builds it where only compilers are.
 //
 //   cases  against the oracle; twice on one scratch memory; in a captured graph whose lengths change
-//   bench  a measured copy first, then decode and prefill, eager and as graphs
+//   bench  a measured copy of MIB (1024) first, then the rows of the file ROWS (bench/gpu/rows.txt), eager and as
+//   graphs
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <random>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/half.h"
@@ -21,12 +25,12 @@ namespace kvshare::cuda {
 namespace {
 
 struct Case {
-  const char* name;
+  std::string name;
   DType type;
   int64_t B, Hq, Hkv, S, T, D, window;
   float softcap;
 };
-constexpr Case kCases[] = {
+const Case kCases[] = {
     {"full decode", DType::kF16, 1, 8, 1, 1, 700, 512, 0, 0},
     {"sliding decode", DType::kF16, 1, 8, 1, 1, 700, 256, 512, 0},
     {"bf16 decode", DType::kBF16, 2, 8, 2, 1, 333, 512, 0, 30},
@@ -40,16 +44,6 @@ constexpr Case kCases[] = {
     {"prefill, D 512", DType::kF16, 1, 8, 1, 50, 64, 512, 0, 0},
     {"f32", DType::kF32, 2, 4, 2, 2, 77, 80, 0, 0},
 };
-constexpr Case kBench[] = {
-    {"full layer, T 32768, B 1", DType::kF16, 1, 8, 1, 1, 32768, 512, 0, 0},
-    {"full layer, T 32768, B 8", DType::kF16, 8, 8, 1, 1, 32768, 512, 0, 0},
-    {"full layer, T 4096, B 1", DType::kF16, 1, 8, 1, 1, 4096, 512, 0, 0},
-    {"sliding layer, T 32768, B 1", DType::kF16, 1, 8, 1, 1, 32768, 256, 512, 0},
-    {"llama decode, T 32768, B 1", DType::kF16, 1, 32, 8, 1, 32768, 128, 0, 0},
-    {"prefill, S = T = 4096, D 512", DType::kF16, 1, 8, 1, 4096, 4096, 512, 0, 0},
-    {"prefill, S = T = 4096, D 128", DType::kF16, 1, 32, 8, 4096, 4096, 128, 0, 0},
-};
-
 [[noreturn]] void Die(const Status& status) {
   std::fprintf(stderr, "gpu_check: %s\n", status.message().c_str());
   std::exit(1);
@@ -66,15 +60,19 @@ T Must(Result<T> result) {
 // Tensors on the host and on the device.
 class Tensors {
  public:
-  explicit Tensors(const Case& c, bool random) : c_(c) {
+  explicit Tensors(const Case& c) : c_(c) {
     std::mt19937 generator(1);
     std::normal_distribution<float> normal(0, 1);
+    constexpr int64_t kDrawn = 1 << 20;  // of each tensor; a larger one repeats them
     const int64_t counts[] = {c.B * c.Hq * c.S * c.D, c.B * c.Hkv * c.T * c.D, c.B * c.Hkv * c.T * c.D,
                               c.B * c.Hq * c.S * c.D};
     for (int i = 0; i < 4; ++i) {
       host_[i].resize(static_cast<size_t>(BytesOf(c.type, counts[i])));
-      for (int64_t j = 0; random && i < 3 && j < counts[i]; ++j)
-        StoreElement(host_[i].data(), c.type, j, normal(generator));
+      const int64_t drawn = i < 3 ? std::min(counts[i], kDrawn) : 0;
+      for (int64_t j = 0; j < drawn; ++j) StoreElement(host_[i].data(), c.type, j, normal(generator));
+      const auto period = static_cast<size_t>(BytesOf(c.type, drawn));
+      for (size_t at = period; period > 0 && at < host_[i].size(); at += period)
+        std::memcpy(host_[i].data() + at, host_[i].data(), std::min(period, host_[i].size() - at));
       device_[i] = Must(Allocate(host_[i].size()));
       Check(Upload(device_[i], host_[i].data(), host_[i].size()));
     }
@@ -133,11 +131,6 @@ class Tensors {
     }
     return worst / largest;
   }
-  size_t BytesOfKeysAndValues() const {
-    const int64_t seen = c_.window > 0 ? std::min(c_.T, c_.window + c_.S) : c_.T;
-    return 2 * static_cast<size_t>(BytesOf(c_.type, c_.B * c_.Hkv * seen * c_.D));
-  }
-  double Flops() const { return 4.0 * static_cast<double>(c_.B * c_.Hq * c_.S * c_.D) * static_cast<double>(c_.T) / 2; }
 
  private:
   const Case& c_;
@@ -153,7 +146,7 @@ int Cases() {
   int wrong = 0;
   void* const stream = Must(CreateStream());
   for (const Case& c : kCases) {
-    Tensors tensors(c, true);
+    Tensors tensors(c);
     const AttendPlan plan = tensors.Plan();
     void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
     double error = 0;
@@ -177,7 +170,7 @@ int Cases() {
     Check(Free(scratch));
     const bool ok = error <= Tolerance(c.type);
     wrong += ok ? 0 : 1;
-    std::printf("%-6s %-16s %-4s %-24s splits %3d  error %.1e\n", ok ? "ok" : "WRONG", c.name, NameOf(c.type),
+    std::printf("%-6s %-16s %-4s %-24s splits %3d  error %.1e\n", ok ? "ok" : "WRONG", c.name.c_str(), NameOf(c.type),
                 plan.kernel->name, plan.splits, error);
   }
   Check(DestroyStream(stream));
@@ -203,40 +196,71 @@ double Milliseconds(void* stream, const Body& run) {
   return times[kBursts / 2];
 }
 
-int Bench(const char* path) {
-  std::FILE* const json = path != nullptr ? std::fopen(path, "w") : nullptr;
-  void* const stream = Must(CreateStream());
-  constexpr size_t kCopied = size_t{1} << 30;
-  void* const from = Must(Allocate(kCopied));
-  void* const to = Must(Allocate(kCopied));
-  const double copy = Milliseconds(stream, [&] { Check(CopyOnDevice(to, from, kCopied, stream)); });
-  const double roof = 2 * static_cast<double>(kCopied) / copy / 1e9;  // TB/s, read and written
+// A row of the file: as many calls, one after another, as there are layers. They borrow one cache.
+struct Row {
+  int layers = 0;
+  Case c;
+};
+
+// "layers B Hq Hkv S T D window name" a line; # opens a comment.
+std::vector<Row> RowsOf(const char* path) {
+  std::ifstream file(path);
+  if (!file) Die(Status::InvalidInput(std::string("'") + path + "' is not readable"));
+  std::vector<Row> rows;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    Row row;
+    row.c.type = DType::kF16;
+    words >> row.layers >> row.c.B >> row.c.Hq >> row.c.Hkv >> row.c.S >> row.c.T >> row.c.D >> row.c.window >> std::ws;
+    if (!std::getline(words, row.c.name)) Die(Status::InvalidInput(std::string(path) + ": not a row: " + line));
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+// TB/s, read and written.
+double CopyRate(void* stream, size_t bytes) {
+  void* const from = Must(Allocate(bytes));
+  void* const to = Must(Allocate(bytes));
+  const double copy = Milliseconds(stream, [&] { Check(CopyOnDevice(to, from, bytes, stream)); });
   Check(Free(from));
   Check(Free(to));
-  std::printf("a copy of 1 GiB: %.2f TB/s\n", roof);
-  if (json != nullptr) std::fprintf(json, "{\"copy_tb_per_s\": %.4f, \"rows\": [", roof);
-  for (const Case& c : kBench) {
-    Tensors tensors(c, false);  // zeros: times are the same
-    const AttendPlan plan = tensors.Plan();
-    void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
-    const double eager = Milliseconds(stream, [&] { Check(AttendCuda(plan, stream, scratch)); });
-    Check(BeginCapture(stream));
-    Check(AttendCuda(plan, stream, scratch));
-    const std::unique_ptr<Graph> graph = Must(EndCapture(stream));
-    const double replayed = Milliseconds(stream, [&] { Check(graph->Replay(stream)); });
-    const double rate = static_cast<double>(tensors.BytesOfKeysAndValues()) / replayed / 1e9;
-    const double flops = tensors.Flops() / replayed / 1e9;
-    std::printf("%-30s %-22s splits %3d  %8.4f ms  graph %8.4f ms  K and V %.2f TB/s  %.1f TFLOP/s\n", c.name,
-                plan.kernel->name, plan.splits, eager, replayed, rate, flops);
-    if (json != nullptr)
-      std::fprintf(json, "%s\n{\"row\": \"%s\", \"kernel\": \"%s\", \"ms\": %.5f, \"graph_ms\": %.5f}",
-                   &c == kBench ? "" : ",", c.name, plan.kernel->name, eager, replayed);
-    Check(Free(scratch));
-  }
-  if (json != nullptr) {
-    std::fprintf(json, "\n]}\n");
-    std::fclose(json);
-  }
+  return 2 * static_cast<double>(bytes) / copy / 1e9;
+}
+
+void BenchRow(const Row& row, void* stream, std::FILE* results) {
+  Tensors tensors(row.c);
+  const AttendPlan plan = tensors.Plan();
+  void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
+  const auto layers = [&] {
+    for (int layer = 0; layer < row.layers; ++layer) Check(AttendCuda(plan, stream, scratch));
+  };
+  const double eager = Milliseconds(stream, layers);
+  Check(BeginCapture(stream));
+  layers();
+  const std::unique_ptr<Graph> graph = Must(EndCapture(stream));
+  const double replayed = Milliseconds(stream, [&] { Check(graph->Replay(stream)); });
+  Check(Free(scratch));
+  std::printf("%-40s %-22s splits %3d  %9.4f ms  graph %9.4f ms\n", row.c.name.c_str(), plan.kernel->name, plan.splits,
+              eager, replayed);
+  const std::pair<const char*, double> sides[] = {{"kvshare kernels", eager}, {"kvshare kernels, graph", replayed}};
+  for (const auto& [side, ms] : sides)
+    std::fprintf(results, "{\"row\": \"%s\", \"side\": \"%s\", \"ms\": %.5f, \"kernel\": \"%s\", \"splits\": %d}\n",
+                 row.c.name.c_str(), side, ms, plan.kernel->name, plan.splits);
+  std::fflush(results);
+}
+
+int Bench(const char* rows_path, const char* path, size_t copied) {
+  const std::vector<Row> rows = RowsOf(rows_path);
+  std::FILE* const results = std::fopen(path, "w");
+  if (results == nullptr) Die(Status::InvalidInput(std::string("'") + path + "' is not writable"));
+  void* const stream = Must(CreateStream());
+  const double rate = CopyRate(stream, copied);
+  std::printf("a copy of %zu MiB: %.2f TB/s\n", copied >> 20, rate);
+  std::fprintf(results, "{\"copy_tb_per_s\": %.4f}\n", rate);
+  for (const Row& row : rows) BenchRow(row, stream, results);
+  std::fclose(results);
   Check(DestroyStream(stream));
   return 0;
 }
@@ -246,10 +270,13 @@ int Bench(const char* path) {
 
 int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
-  if (what != "cases" && what != "bench") {
-    std::fprintf(stderr, "usage: gpu_check cases | bench [FILE.json]\n");
+  const bool bench = what == "bench" && count >= 4;
+  if (what != "cases" && !bench) {
+    std::fprintf(stderr, "usage: gpu_check cases | bench ROWS FILE.jsonl [MIB]\n");
     return 64;
   }
   kvshare::cuda::Check(kvshare::cuda::PrepareKernels());
-  return what == "cases" ? kvshare::cuda::Cases() : kvshare::cuda::Bench(count > 2 ? arguments[2] : nullptr);
+  if (!bench) return kvshare::cuda::Cases();
+  const size_t mib = count > 4 ? std::stoul(arguments[4]) : 1024;
+  return kvshare::cuda::Bench(arguments[2], arguments[3], mib << 20);
 }
