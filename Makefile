@@ -20,8 +20,8 @@ bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under
 	cmake --build --preset dev --target kvshare_roof
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
-bench-model: build  ## tokens/s of a whole model of E2B's shape, ONNX Runtime alone and with kvshare; ten minutes, 6 GB of memory
-	.venv/bin/python -m bench.model
+bench-model: build  ## a whole model of E2B's shape, ONNX Runtime alone and with kvshare: tokens/s, first token, memory; 20 minutes, 6 GB of memory; QUICK=1: 2 minutes
+	.venv/bin/python -m bench.model $(if $(QUICK),--plan quick)
 
 matrix: build  ## every exported case and the op tests on ONNX Runtime 1.19 to 1.32, both modes
 	scripts/setup.sh matrix

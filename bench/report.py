@@ -59,7 +59,7 @@ def _series(results, phase, grouped, place):
     return {panel: sides for panel, sides in found.items() if len(sides["floor"]) > 1}
 
 
-def _panel(title, sides, colour, left):
+def _panel(title, unit, sides, colour, left):
     points = [p for line in sides.values() for p in line]
     (x0, x1), (y0, y1) = ((math.log10(min(v)), math.log10(max(v))) for v in zip(*points))
     width, height = PANEL[0] - PAD - 10, PANEL[1] - PAD
@@ -76,7 +76,7 @@ def _panel(title, sides, colour, left):
     for power in range(math.ceil(y0), math.floor(y1) + 1):
         y = at(10**x0, 10**power)[1]
         out.append(f'<path d="M{left + PAD} {y:.1f}h{width}" stroke="#ddd"/>')
-        out.append(f'<text x="{left + PAD - 5}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>')
+        out.append(f'<text x="{left + PAD - 5}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g} {unit}</text>')
     for name, line in sides.items():
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in sorted(line)))
         dashed = ' stroke-dasharray="4 3"' if name == "floor" else ""
@@ -95,18 +95,26 @@ def plots(results, title):
 def _plot(series, subject, x_name, title):
     if not series:
         return None
-    names = [n for n in dict.fromkeys(name for sides in series.values() for name in sides) if n != "floor"]
-    colour = {**{n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}, "floor": "#000"}
-    columns = max(2, len(series) * PANEL[0] // LEGEND[0])
+    return drawing([(f"{panel}: {subject}", "ms", sides) for panel, sides in series.items()],
+                   f"{title}; time of one call against {x_name}")
+
+
+def drawing(panels, footer):
+    """SVG, both axes logarithmic. panels: (title, unit, {side: [(x, y)]}) each; a side called floor is dashed."""
+    names = [n for n in dict.fromkeys(name for _, _, sides in panels for name in sides) if n != "floor"]
+    colour = {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}
+    if any("floor" in sides for _, _, sides in panels):
+        colour["floor"] = "#000"
+    columns = max(2, len(panels) * PANEL[0] // LEGEND[0])
     rows = math.ceil(len(colour) / columns)
-    width, height = max(len(series), 2) * PANEL[0] + PAD // 2, PANEL[1] + 60 + rows * LEGEND[1]
+    width, height = max(len(panels), 2) * PANEL[0] + PAD // 2, PANEL[1] + 60 + rows * LEGEND[1]
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
            'font-size="11">', f'<rect width="{width}" height="{height}" fill="#fff"/>']
-    for i, (panel, sides) in enumerate(series.items()):
-        out += _panel(f"{panel}: {subject}", sides, colour, i * PANEL[0])
+    for i, (title, unit, sides) in enumerate(panels):
+        out += _panel(title, unit, sides, colour, i * PANEL[0])
     for i, name in enumerate(colour):
         x, y = 20 + i % columns * LEGEND[0], PANEL[1] + 20 + i // columns * LEGEND[1]
         out.append(f'<path d="M{x} {y}h18" stroke="{colour[name]}" stroke-width="3"/>'
                    f'<text x="{x + 24}" y="{y + 4}">{name}</text>')
-    out.append(f'<text x="20" y="{height - 10}" fill="#666">{title}; time of one call against {x_name}</text></svg>')
+    out.append(f'<text x="20" y="{height - 10}" fill="#666">{footer}</text></svg>')
     return "\n".join(out) + "\n"

@@ -1,1 +1,1 @@
-"""Task: one decode step of a whole model of Gemma 4 E2B's shape: python -m bench.model [T ...]."""
+"""Task: a whole model of Gemma 4 E2B's shape: python -m bench.model."""
