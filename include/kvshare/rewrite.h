@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -62,6 +63,19 @@ enum class Rope { kFold, kKeep };
 // kvshare::Attention takes a query that the graph has rotated.
 constexpr Rope DefaultRope(Target target) { return target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold; }
 
+enum class CacheType { kInt8, kInt4, kFp8, kBf16, kFp16 };
+
+// Caches of another element type. A code of int8, int4 (two in a uint8) and fp8 (float8e4m3fn) means code * scale; each
+// key-value head's channel has a scale, or each cache one.
+struct KvCache {
+  CacheType type = CacheType::kInt8;
+  bool scale_per_tensor = false;
+  // By graph output, for codes: the largest magnitude of each of a present's Hkv * D channels (Calibrate).
+  // int8 represents 1.5 times as much, fp8 twice, int4 as much; values beyond are clamped. Without any, fp8 takes scale
+  // 1, and the integers are refused.
+  std::map<std::string, std::vector<float>> largest = {};
+};
+
 struct RewriteOptions {
   Target target = Target::kKvshare;
   bool keep_own = false;          // leave own layers as they are, GroupQueryAttention or Attention
@@ -70,6 +84,7 @@ struct RewriteOptions {
   std::vector<std::string> skip;  // rule names not to run
   // kKvshare: caches of own layers with a window of W keys hold W plus so many rows. None: a row for each token.
   std::optional<int64_t> window_caches = {};
+  std::optional<KvCache> kv_cache = {};  // kKvshare: what the caches of own layers hold. None: what they did
   bool fast_prefill = false;  // behind the last own keys only each sequence's last token: logits are [B, 1, V]
   bool prune_inputs = false;  // drop graph inputs that nothing reads any more
   std::string weights_name;   // "": weights keep their names; else that of the written model's (a folder of several)

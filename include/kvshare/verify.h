@@ -44,7 +44,8 @@ struct VerifyOptions {
   std::string against;  // another model, loaded as needed and without entries: both get the same random tokens
   // The largest |logit - expected| that counts as equal. Without it the model's precision decides: 1e-4 where it
   // computes in f32; where an input or the logits are f16 or bf16, 64 roundings of that type to the row's largest
-  // logit: 3 % of it in f16, 25 % in bf16.
+  // logit: 3 % of it in f16, 25 % in bf16. Where caches hold codes, a share of that logit too: 25 % for int8,
+  // 75 % for fp8, 150 % for int4.
   std::optional<double> tolerance;
   RandomTokens tokens;
   RunOptions run;
@@ -63,7 +64,7 @@ struct Verification {
   std::vector<StepDifference> steps;
   std::vector<std::string> invented;  // what the model was fed that no rule knows, a line each
   std::optional<uint64_t> seed;       // of the random tokens, where there were some
-  DType precision = DType::kF32;      // the coarsest float type of inputs and logits
+  DType precision = DType::kF32;      // the coarsest type of numbers in inputs, caches and logits
   double tolerance = 0;               // what was judged by
   bool relative = false;              // `tolerance` is of StepDifference::relative
   bool equal = false;

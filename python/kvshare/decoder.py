@@ -2,7 +2,7 @@
 import numpy as np
 import onnxruntime as ort
 
-ELEMENT = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+ELEMENT = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 
 
 class Decoder:

@@ -4,10 +4,12 @@
 #include <charconv>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
+#include "kvshare/calibrate.h"
 #include "kvshare/rewrite.h"
 #include "report/progress.h"
 #include "report/report.h"
@@ -21,6 +23,10 @@ struct Arguments {
   RewriteOptions options;
   bool json = false;
   std::string slack;  // text: CLI11 takes a flag's 0 for "no"
+  std::optional<CacheType> cache;
+  std::string calibrate;  // "": no calibration
+  bool scale_per_tensor = false;
+  RunFlags run;
 };
 
 int64_t RowsOf(const std::string& text) {
@@ -31,7 +37,22 @@ int64_t RowsOf(const std::string& text) {
   return rows;
 }
 
-ExitCode Run(const Arguments& arguments) {
+// What the flags say of caches; for scales the model runs.
+Result<KvCache> KvCacheOf(const Arguments& arguments) {
+  KvCache cache{.type = *arguments.cache, .scale_per_tensor = arguments.scale_per_tensor};
+  if (arguments.calibrate.empty()) return cache;
+  KVSHARE_ASSIGN_OR_RETURN(const auto runtime, OpenRuntime(arguments.run));
+  KVSHARE_ASSIGN_OR_RETURN(cache.largest,
+                           Calibrate(arguments.model, arguments.calibrate, arguments.run.Options(), *runtime));
+  return cache;
+}
+
+ExitCode Run(Arguments& arguments) {
+  if (arguments.cache) {
+    auto cache = KvCacheOf(arguments);
+    if (!cache.ok()) return Report(cache.status());
+    arguments.options.kv_cache = *std::move(cache);
+  }
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
   if (!rewritten.ok()) return Report(rewritten.status());
   if (arguments.json) {
@@ -68,6 +89,21 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   CLI::Option* windows = verb->add_flag(
       "--window-caches{64}", arguments->slack,
       "Caches of layers with a window hold its keys and so many more (--window-caches=SLACK, default 64)");
+  static const std::map<std::string, CacheType> caches = {{"int8", CacheType::kInt8},
+                                                          {"int4", CacheType::kInt4},
+                                                          {"fp8", CacheType::kFp8},
+                                                          {"bf16", CacheType::kBf16},
+                                                          {"fp16", CacheType::kFp16}};
+  CLI::Option* cache =
+      verb->add_option("--kv-cache", arguments->cache, "What caches hold: int8, int4, fp8, bf16 or fp16")
+          ->transform(CLI::CheckedTransformer(caches));
+  verb->add_option("--calibrate", arguments->calibrate,
+                   "--kv-cache: an .npz file with a prompt (input_ids); the model runs on it, and the largest key and "
+                   "value of each channel make its scales")
+      ->needs(cache);
+  verb->add_flag("--scale-per-tensor", arguments->scale_per_tensor,
+                 "--kv-cache: one scale for each cache, not one for each channel")
+      ->needs(cache);
   verb->add_flag("--fast-prefill", options.fast_prefill,
                  "Layers behind the last own keys compute each sequence's last token alone: logits are [B, 1, V]");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
@@ -76,6 +112,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
       "--weights", options.weights_name,
       "What the written model's weights are called; a folder where there are several files (default: as they "
       "are)");
+  AddRunFlags(*verb, arguments->run);
   verb->add_flag("--link-weights", options.link_weights,
                  "In another folder: hard-link the weights instead of copying them. Who edits one file edits both");
   verb->callback([arguments, out, dry_run, windows, &exit_code] {

@@ -100,7 +100,9 @@ std::string Spelled(const std::string& text) {
                                                             {"min_ort", "--min-ort"},
                                                             {"weights_name", "--weights"},
                                                             {"link_weights", "--link-weights"},
-                                                            {"window_caches", "--window-caches"}};
+                                                            {"window_caches", "--window-caches"},
+                                                            {"kv_cache", "--kv-cache"},
+                                                            {"scale_per_tensor", "--scale-per-tensor"}};
   return report::SpellOptions(text, [](const std::string& name, const std::string& value) {
     const auto found = others.find(name);
     const std::string flag = found == others.end() ? "--" + name : found->second;

@@ -98,17 +98,21 @@ class Graph {
   void SetOutputs(const Node& node, const std::vector<std::string>& outputs);
   void SetAttribute(const Node& node, const onnx::AttributeProto& attribute);
   void SetInt(const Node& node, std::string_view attribute, int64_t value);
+  void SetString(const Node& node, std::string_view attribute, const std::string& value);
   void ClearAttributes(const Node& node);
 
   // A name that no graph of the model has or had.
   std::string FreshName(const std::string& base) const;
   void AddInts(const std::string& name, const std::vector<int64_t>& values);
+  void AddFloats(const std::string& name, const std::vector<float>& values);
   void RemoveInitializer(const std::string& name);
   void RemoveInput(const std::string& name);
   // What is declared of `value`, if anything: its extent `axis` (from the end) is `extent`.
   void SetExtent(const std::string& value, int64_t axis, int64_t extent);
   // The same, to a symbol.
   void SetExtent(const std::string& value, int64_t axis, const std::string& symbol);
+  // What is declared of `value`, if anything: its elements are of `type`, of onnx::TensorProto.
+  void SetElementType(const std::string& value, int type);
   // Nodes in execution order again, after some were put before what they read. kInvalidInput: a cycle.
   Status Reorder();
   // Drops value_info of values that no longer exist, in bodies too.
@@ -140,6 +144,7 @@ class Graph {
   Status MakeBody(const Node& holder, const std::string& attribute, onnx::GraphProto& proto);
   Status MakeFunction(const onnx::FunctionProto& function);
   const onnx::TypeProto* TypeOf(const std::string& value) const;
+  onnx::TensorProto& AddInitializer(const std::string& name, int type, size_t elements);  // of rank 1, still empty
   // Of what is declared of `value`, to edit; null where that has no such axis.
   onnx::TensorShapeProto::Dimension* MutableExtent(const std::string& value, int64_t axis);
   const Graph& Main() const { return outer_ == nullptr ? *this : outer_->Main(); }

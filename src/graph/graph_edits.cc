@@ -144,6 +144,14 @@ void Graph::SetInt(const Node& node, std::string_view attribute, int64_t value) 
   graph::SetInt(Mutable(node), attribute, value);
 }
 
+void Graph::SetString(const Node& node, std::string_view attribute, const std::string& value) {
+  onnx::AttributeProto text;
+  text.set_name(std::string(attribute));
+  text.set_type(onnx::AttributeProto::STRING);
+  text.set_s(value);
+  SetAttribute(node, text);
+}
+
 void Graph::ClearAttributes(const Node& node) { Mutable(node).clear_attribute(); }
 
 std::string Graph::FreshName(const std::string& base) const {
@@ -157,14 +165,24 @@ std::string Graph::FreshName(const std::string& base) const {
   return name;
 }
 
-void Graph::AddInts(const std::string& name, const std::vector<int64_t>& values) {
+onnx::TensorProto& Graph::AddInitializer(const std::string& name, int type, size_t elements) {
   auto& tensor = *proto_->add_initializer();
   tensor.set_name(name);
-  tensor.set_data_type(onnx::TensorProto::INT64);
-  tensor.add_dims(static_cast<int64_t>(values.size()));
-  for (const int64_t value : values) tensor.add_int64_data(value);
+  tensor.set_data_type(type);
+  tensor.add_dims(static_cast<int64_t>(elements));
   if (index_ != nullptr) index_->initializers[name] = &tensor;
   if (Main().all_names_ != nullptr) Main().all_names_->insert(name);
+  return tensor;
+}
+
+void Graph::AddInts(const std::string& name, const std::vector<int64_t>& values) {
+  auto& tensor = AddInitializer(name, onnx::TensorProto::INT64, values.size());
+  for (const int64_t value : values) tensor.add_int64_data(value);
+}
+
+void Graph::AddFloats(const std::string& name, const std::vector<float>& values) {
+  auto& tensor = AddInitializer(name, onnx::TensorProto::FLOAT, values.size());
+  for (const float value : values) tensor.add_float_data(value);
 }
 
 void Graph::RemoveInitializer(const std::string& name) {
@@ -195,6 +213,13 @@ void Graph::SetExtent(const std::string& value, int64_t axis, int64_t extent) {
 
 void Graph::SetExtent(const std::string& value, int64_t axis, const std::string& symbol) {
   if (auto* declared = MutableExtent(value, axis)) declared->set_dim_param(symbol);
+}
+
+void Graph::SetElementType(const std::string& value, int type) {
+  // A graph output may have a value_info as well.
+  for (auto* declared : {proto_->mutable_input(), proto_->mutable_output(), proto_->mutable_value_info()})
+    for (auto& info : *declared)
+      if (info.name() == value) info.mutable_type()->mutable_tensor_type()->set_elem_type(type);
 }
 
 Status Graph::Reorder() {

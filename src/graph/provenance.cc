@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "graph/rules/kv_cache.h"
 #include "kvshare/version.h"
 
 namespace kvshare::graph {
@@ -42,9 +43,10 @@ void RecordProvenance(onnx::ModelProto& model, const RewriteOptions& options, co
   if (!lines.empty()) lines += '\n';
   lines += fmt::format(
       "version={} target={} keep_own={:d} rope={} min_ort={} prune_inputs={:d} fast_prefill={:d} window_caches={} "
-      "rules={}",
+      "kv_cache={} rules={}",
       kVersion, NameOf(options.target), options.keep_own, rope == Rope::kFold ? "fold" : "keep", options.min_ort,
-      options.prune_inputs, options.fast_prefill, options.window_caches.value_or(-1), fmt::join(rules, ","));
+      options.prune_inputs, options.fast_prefill, options.window_caches.value_or(-1),
+      options.kv_cache ? NameOf(options.kv_cache->type) : "as-it-was", fmt::join(rules, ","));
 }
 
 }  // namespace kvshare::graph

@@ -13,6 +13,7 @@
 #include "graph/model_file.h"
 #include "graph/provenance.h"
 #include "graph/rewrite_graph.h"
+#include "graph/rules/kv_cache.h"
 #include "graph/rules/rule.h"
 #include "graph/validate.h"
 
@@ -49,6 +50,20 @@ Status CheckWindowCaches(Target target, int64_t slack) {
   return {};
 }
 
+Status CheckKvCache(Target target, const KvCache& cache) {
+  if (target != Target::kKvshare)
+    return Status::Refused(fmt::format(
+        "option 'kv_cache' = '{}': ONNX Runtime's layers do not borrow such a cache; needs option 'target' = 'kvshare'",
+        NameOf(cache.type)));
+  const bool is_integer = cache.type == CacheType::kInt8 || cache.type == CacheType::kInt4;
+  if (is_integer && cache.largest.empty())
+    return Status::Refused(
+        fmt::format("option 'kv_cache' = '{}': no scale suits the keys and values of every model; needs option "
+                    "'calibrate'",
+                    NameOf(cache.type)));
+  return {};
+}
+
 Status CheckOptions(const RewriteOptions& options) {
   for (const std::string& skipped : options.skip) {
     std::vector<std::string> names;
@@ -60,6 +75,7 @@ Status CheckOptions(const RewriteOptions& options) {
     return Status::Refused(
         "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   if (options.window_caches) KVSHARE_RETURN_IF_ERROR(CheckWindowCaches(options.target, *options.window_caches));
+  if (options.kv_cache) KVSHARE_RETURN_IF_ERROR(CheckKvCache(options.target, *options.kv_cache));
   const auto version = ParseVersion(options.min_ort);
   if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})

@@ -19,7 +19,7 @@ const ValueInfo* Find(const std::vector<ValueInfo>& values, const std::string& n
 }  // namespace
 
 DType Coarser(DType a, DType b) {
-  for (const DType type : {DType::kBF16, DType::kF16})
+  for (const DType type : {DType::kI4, DType::kF8E4M3, DType::kI8, DType::kBF16, DType::kF16})
     if (a == type || b == type) return type;
   return DType::kF32;
 }
@@ -33,7 +33,8 @@ Result<Decoder> Decoder::Create(std::unique_ptr<Runner> runner, const KnownInput
     return Status::Refused("the model has no input 'input_ids' or 'inputs_embeds': not a decoder");
   const int64_t last = logits->shape.empty() ? -1 : logits->shape.back();
   DType precision = Coarser(DType::kF32, logits->type);
-  for (const Feed& feed : feeds.all()) precision = Coarser(precision, feed.input.type);
+  for (const Feed& feed : feeds.all())
+    if (feed.role == Role::kState || !IsQuantized(feed.input.type)) precision = Coarser(precision, feed.input.type);
   Decoder decoder(std::move(runner), std::move(feeds));
   decoder.vocabulary_ = last > 0 ? last : kSmallVocabulary;
   decoder.precision_ = precision;

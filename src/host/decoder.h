@@ -22,7 +22,7 @@ class Decoder {
   const Feeds& feeds() const { return feeds_; }
   // Token ids that the model surely knows lie in [0, vocabulary).
   int64_t vocabulary() const { return vocabulary_; }
-  // The coarsest float type among logits, embeddings and states.
+  // The coarsest type of numbers among logits, embeddings and states.
   DType precision() const { return precision_; }
 
  private:
@@ -34,7 +34,7 @@ class Decoder {
   NamedTensors states_;  // by input; empty before the first step
 };
 
-// Of two float types the one with fewer bits for the significand.
+// Of two types of numbers, codes included, the one with fewer steps.
 DType Coarser(DType a, DType b);
 
 // Step 0 is the prompt, the others have one token each; batch 1, token ids in [0, vocabulary).

@@ -69,7 +69,8 @@ std::string ToText(const Verification& v) {
   }
   text += fmt::format("{} within {:g}", v.equal ? "equal" : "NOT equal", v.tolerance);
   if (v.relative)
-    text += fmt::format(" of the row's largest logit, the default for a model in {}", NameOf(v.precision));
+    text += fmt::format(" of the row's largest logit, the default for a model {} {}",
+                        IsQuantized(v.precision) ? "with caches in" : "in", NameOf(v.precision));
   return text + fmt::format(" (ONNX Runtime {})\n", v.runtime);
 }
 

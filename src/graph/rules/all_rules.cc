@@ -18,6 +18,7 @@ const std::vector<Rule>& AllRules() {
       {kFastPrefillRule, {Feature::kLastToken}, RunFastPrefill},
       {kDeadNodesRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunDeadNodes},
       {kWindowCachesRule, {Feature::kWindowCaches}, RunWindowCaches},
+      {kKvCacheRule, {Feature::kNarrowCaches}, RunKvCache},
       {kPruneInputsRule, {Feature::kPruneInputs}, RunPruneInputs},
   };
   return rules;

@@ -25,6 +25,7 @@ Features FeaturesOf(const RewriteOptions& options, bool names_presents) {
   if (options.rope == Rope::kFold) wanted.Add(Feature::kFoldRotary);
   if (names_presents && wanted.Has(Feature::kToEmptyKey)) wanted.Add(Feature::kNamedPresents);
   if (options.window_caches) wanted.Add(Feature::kWindowCaches);
+  if (options.kv_cache) wanted.Add(Feature::kNarrowCaches);
   if (options.fast_prefill) wanted.Add(Feature::kLastToken);
   if (options.prune_inputs) wanted.Add(Feature::kPruneInputs);
   return wanted;

@@ -21,6 +21,7 @@ enum class Feature : uint32_t {
   kHeadsAsTheyAre = 1U << 9,  // attention takes key-value heads that the graph does not repeat
   kOwnToKeyMask = 1U << 10,   // own Attention layers become kvshare's, with a key mask
   kWindowCaches = 1U << 11,   // caches of own layers with a window hold no more than it and a slack
+  kNarrowCaches = 1U << 12,   // caches hold elements of another type
 };
 
 class Features {

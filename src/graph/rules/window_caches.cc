@@ -5,39 +5,25 @@
 //
 // C is W and the slack that the caller asks for: chunks of up to C - W + 1 tokens fit caches of C rows that stay where
 // they are. A longer chunk's present is longer, and the step after it is back to C rows.
-#include <algorithm>
 #include <limits>
 
+#include "graph/match/caches.h"
 #include "graph/rules/rule.h"
 
 namespace kvshare::graph {
 namespace {
 
-std::vector<const Layer*> BorrowersOf(const Rewriting& rewriting, const Layer& source) {
-  std::vector<const Layer*> borrowers;
-  for (const Layer& layer : rewriting.layers)
-    if (layer.IsShared() && layer.source == source.index) borrowers.push_back(&layer);
-  return borrowers;
-}
-
 Decline CheckOwn(const Layer& layer) {
-  const Node& node = *layer.node;
-  if (!layer.IsGqa() || !layer.IsKvshare())
-    return Because(DeclineCode::kSourceForm, "is not kvshare::GroupQueryAttention, which alone has such a cache");
-  if (Differs(node, "sliding_window_cache"))
+  KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer));
+  if (Differs(*layer.node, "sliding_window_cache"))
     return Because(DeclineCode::kAlreadyConverted, "has sliding_window_cache, whose rows its past tells");
   if (layer.window > std::numeric_limits<int32_t>::max())
     return Because(DeclineCode::kWindowAttribute, "has a window of {} keys", layer.window);
-  for (const int past : {3, 4})
-    if (const std::string& name = Input(node, past);
-        !layer.graph->IsInput(name) || layer.graph->Consumers(name).size() != 1)
-      return Because(DeclineCode::kSourceCache, "its past '{}' is no graph input that it alone reads", name);
   return {};
 }
 
 Decline CheckBorrower(const Layer& layer, const Layer& borrower) {
-  const bool by_name = borrower.IsGqa() && borrower.IsKvshare() && !Input(*borrower.node, kExternalKey).empty();
-  if (by_name && borrower.trouble.ok() && borrower.window == layer.window) return {};
+  if (BorrowsByName(borrower) && borrower.window == layer.window) return {};
   return Because(
       DeclineCode::kSourceForm,
       "layer {} borrows its cache and has window {}; needs kvshare::GroupQueryAttention with external_key and "
@@ -45,22 +31,12 @@ Decline CheckBorrower(const Layer& layer, const Layer& borrower) {
       borrower.index, WindowText(borrower.window), WindowText(layer.window));
 }
 
-// Only graph outputs and borrowers may read a present that no longer has a row for each token.
-Decline CheckPresents(const Layer& layer, const std::vector<const Layer*>& borrowers) {
-  for (const int present : {1, 2})
-    for (const Node* reader : layer.graph->Consumers(Output(*layer.node, present)))
-      if (std::none_of(borrowers.begin(), borrowers.end(), [&](const Layer* l) { return l->node == reader; }))
-        return Because(DeclineCode::kValueIsRead, "present '{}' is read by {}", Output(*layer.node, present),
-                       Describe(*reader));
-  return {};
-}
-
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const Node& node = *layer.node;
   if (layer.IsShared() || layer.window == kFullWindow || IntAttribute(node, kWindowCacheRows) > 0)
     return Outcome::NoMatch();
   if (Decline odd = CheckOwn(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
-  const auto borrowers = BorrowersOf(rewriting, layer);
+  const auto borrowers = BorrowersOf(rewriting.layers, layer);
   for (const Layer* borrower : borrowers)
     if (Decline odd = CheckBorrower(layer, *borrower); !odd.ok()) return Outcome::Declined(std::move(odd));
   if (Decline read = CheckPresents(layer, borrowers); !read.ok()) return Outcome::Declined(std::move(read));

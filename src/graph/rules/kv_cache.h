@@ -1,0 +1,10 @@
+#pragma once
+
+#include "kvshare/rewrite.h"
+
+namespace kvshare::graph {
+
+// "int8", "fp16": the spelling of options and reports.
+const char* NameOf(CacheType type);
+
+}  // namespace kvshare::graph

@@ -1,0 +1,126 @@
+// What keeps a cache from holding another type.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "graph/rewrite_graph.h"
+#include "tests/graph/two_layers.h"
+
+namespace kvshare::graph {
+namespace {
+
+RewriteOptions Narrow(CacheType type) {
+  RewriteOptions options;
+  options.target = Target::kKvshare;
+  options.kv_cache = KvCache{.type = type};
+  return options;
+}
+
+RewriteOptions Int8(std::map<std::string, std::vector<float>> largest) {
+  RewriteOptions options = Narrow(CacheType::kInt8);
+  options.kv_cache->largest = std::move(largest);
+  return options;
+}
+
+std::map<std::string, std::vector<float>> BothSides() {
+  return {{"present_k", {127, 254, 0, 1, 1, 1, 1, 1}}, {"present_v", {1, 1, 1, 1, 1, 1, 1, 12.7F}}};
+}
+
+struct NearMiss {
+  const char* name;
+  std::string text;
+  RewriteOptions options;
+  const char* reason;
+};
+
+class KvCacheDeclines : public testing::TestWithParam<NearMiss> {};
+
+TEST_P(KvCacheDeclines, WithAReason) {
+  Graph graph = GraphOf(GetParam().text);
+  const auto report = RewriteGraph(graph, GetParam().options);
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  std::vector<std::string> found;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "kv-cache") found.push_back(outcome.code + ": " + outcome.reason);
+  EXPECT_THAT(found, testing::ElementsAre(GetParam().reason));
+  EXPECT_EQ(graph.ElementType("past_k"), graph.ElementType("present_k"));
+}
+
+RewriteOptions Skipping(const char* rule) {
+  RewriteOptions options = Narrow(CacheType::kFp16);
+  options.skip = {rule};
+  return options;
+}
+
+std::vector<NearMiss> NearMisses() {
+  return {
+      {"NotInKvshare", std::string(kTwoLayers), Skipping("own-layers"),
+       "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
+      {"ABorrowerWithAMask", std::string(kTwoLayers), Skipping("shared-attention"),
+       "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
+      {"APresentThatIsRead", std::string(kTwoLayers) + "output sum f32[B]\nsum = ReduceSum(present_k, one)\n",
+       Narrow(CacheType::kBf16), "value-is-read: present 'present_k' is read by ReduceSum 'sum'"},
+      {"AnUnseenPresent", std::string(kTwoLayers), Int8({{"present_k", std::vector<float>(8, 1)}}),
+       "cache-range: no values of its present 'present_v' were seen"},
+      {"OtherChannels", std::string(kTwoLayers), Int8({{"present_k", {1, 2}}, {"present_v", {1, 2}}}),
+       "cache-range: values of 2 channels were seen of its present 'present_k'; needs 8"},
+  };
+}
+
+std::string NameOfMiss(const testing::TestParamInfo<NearMiss>& miss) { return miss.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Graphs, KvCacheDeclines, testing::ValuesIn(NearMisses()), NameOfMiss);
+
+TEST(KvCache, OfInt8HasAScaleForEachChannelAndBorrowersHaveItToo) {
+  Graph graph = GraphOf(kTwoLayers);
+  ASSERT_TRUE(RewriteGraph(graph, Int8(BothSides())).ok());
+  for (const char* value : {"past_k", "past_v", "present_k", "present_v"})
+    EXPECT_EQ(graph.ElementType(value), onnx::TensorProto::INT8) << value;
+  int readers = 0;
+  for (const Node* node : graph.nodes()) {
+    if (node->op_type() != "GroupQueryAttention") continue;
+    ++readers;
+    const auto* keys = graph.ConstantTensor(Input(*node, 12));
+    ASSERT_NE(keys, nullptr);
+    // A channel that was always 0 has scale 1.
+    EXPECT_THAT(keys->float_data(),
+                testing::ElementsAre(1.5F, 3, 1, testing::_, testing::_, testing::_, testing::_, testing::_));
+    EXPECT_EQ(FindAttribute(*node, "k_quant_type")->s(), "PER_CHANNEL");
+    EXPECT_EQ(IntAttribute(*node, "kv_cache_bit_width"), 8);
+    EXPECT_FLOAT_EQ(graph.ConstantTensor(Input(*node, 13))->float_data(7), 0.15F);
+  }
+  EXPECT_EQ(readers, 2);
+}
+
+TEST(KvCache, OfInt4PacksTwoChannelsInAByte) {
+  Graph graph = GraphOf(kTwoLayers);
+  RewriteOptions options = Int8(BothSides());
+  options.kv_cache->type = CacheType::kInt4;
+  options.kv_cache->scale_per_tensor = true;
+  ASSERT_TRUE(RewriteGraph(graph, options).ok());
+  EXPECT_EQ(graph.ElementType("past_k"), onnx::TensorProto::UINT8);
+  EXPECT_EQ(graph.Shape("past_k")->back(), 4);
+  for (const Node* node : graph.nodes()) {
+    if (node->op_type() == "GroupQueryAttention") {
+      EXPECT_EQ(FindAttribute(*node, "v_quant_type")->s(), "PER_TENSOR");
+    }
+  }
+}
+
+TEST(KvCache, OfSixteenBitsHasNoScale) {
+  Graph graph = GraphOf(kTwoLayers);
+  ASSERT_TRUE(RewriteGraph(graph, Narrow(CacheType::kBf16)).ok());
+  EXPECT_EQ(graph.ElementType("present_v"), onnx::TensorProto::BFLOAT16);
+  EXPECT_THAT(ToText(graph.Copy()), testing::Not(testing::HasSubstr("quant_type")));
+}
+
+TEST(KvCache, NeedsKvsharesOps) {
+  Graph graph = GraphOf(kTwoLayers);
+  RewriteOptions options = Narrow(CacheType::kFp8);
+  options.target = Target::kOrt;
+  EXPECT_EQ(RewriteGraph(graph, options).status().message(),
+            "option 'kv_cache' = 'fp8': ONNX Runtime's layers do not borrow such a cache; needs option 'target' = "
+            "'kvshare'");
+}
+
+}  // namespace
+}  // namespace kvshare::graph
