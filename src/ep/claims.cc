@@ -227,7 +227,7 @@ class Finder {
     for (const Node* copy : layer.copies)
       if (!graph_.IsOnnx(copy, "Transpose") && !graph_.IsOnnx(copy, "Reshape"))
         return graph::Because(DeclineCode::kAlreadyConverted, "{} is between", graph::Describe(*copy));
-    if (graph::IntAttribute(*layer.node, "kv_num_heads") != layer.kv_heads)
+    if (layer.kv_heads <= 0 || graph::IntAttribute(*layer.node, "kv_num_heads") != layer.kv_heads)
       return {DeclineCode::kHeads, "its number of key-value heads is not known"};
     return {};
   }

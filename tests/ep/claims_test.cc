@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <ostream>
+#include <string>
+#include <utility>
 
 #include "tests/graph/torch_layers.h"
 #include "tests/graph/two_layers.h"
@@ -191,6 +194,17 @@ INSTANTIATE_TEST_SUITE_P(
              "them"},
         Kept{"MadeFromAttention", TwoLayersWith("S", "S = Shape(out0) {start=1, end=2}"),
              "its mask depends on an attention layer's output"},
+        Kept{"KeysThatAreNoPresent",
+             TwoLayersWith("out1",
+                           "out1 = Attention(rotated, k0, k0, bias) {q_num_heads=4, kv_num_heads=1, is_causal=1}"),
+             "takes keys made outside of it with a mask that numbers them by the ones in 'attention_mask'; needs a "
+             "past"},
+        Kept{"KeysOfAnInput", TwoLayersWith("kt", "kt = Transpose(past_k) {perm=[0,2,1,3]}"),
+             "borrows from an input of the graph, not from a layer of this model"},
+        Kept{"AnotherInputOfALayer",
+             ThreeLayers() + "out3 = Attention(bias, k1, v1, bias2) {q_num_heads=4, kv_num_heads=1, scale=1.0}\n"
+                             "output out3 f32[B,1,S,8]\n",
+             "is still read by Attention 'out3' as another input"},
         Kept{"TopLeftBySpec", std::string(kTwoLayers), "is_causal without a past counts from the first key",
              Alignment::kSpec},
         Kept{"BatchAgainstHeadsBySpec",
@@ -304,14 +318,21 @@ INSTANTIATE_TEST_SUITE_P(
                          "Reshape 'v1' is still read by Identity 'again'"},
                     Kept{"AnOutput", std::string(kTwoLayers) + "output k1 f32[B,T,8]\n",
                          "Reshape 'k1' is still read by graph output 'k1'"},
+                    Kept{"KeysOfAnInput", TwoLayersWith("kt", "kt = Transpose(past_k) {perm=[0,2,1,3]}"),
+                         "key 'past_k' is not a layer's present"},
+                    Kept{"HeadsThatNobodySays",
+                         TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, scale=1.0}"),
+                         "its number of key-value heads is not known"},
                     Kept{"ReadAsAQuery",
                          std::string(kTwoLayers) +
                              "out2 = Attention(k1, k1, v1) {q_num_heads=1, kv_num_heads=1}\noutput out2 f32[B,T,8]\n",
                          "Reshape 'k1' is still read by Attention 'out2'"}),
     [](const auto& test) { return test.param.name; });
 
-// kTwoLayers and an If whose branches read `value`.
-graph::Graph WithReaderInABody(const std::string& value) {
+using Fill = std::function<void(const std::string& branch, onnx::NodeProto* node)>;
+
+// kTwoLayers and an If, each of whose branches has the node that `fill` writes.
+graph::Graph WithNodeInBodies(const Fill& fill) {
   onnx::ModelProto model = *graph::ParseTextGraph(kTwoLayers);
   auto& always = *model.mutable_graph()->add_initializer();
   always.set_name("always");
@@ -326,12 +347,41 @@ graph::Graph WithReaderInABody(const std::string& value) {
     attribute.set_name(branch);
     attribute.set_type(onnx::AttributeProto::GRAPH);
     auto& node = *attribute.mutable_g()->add_node();
-    node.set_op_type("Identity");
-    node.add_input(value);
-    node.add_output(std::string(branch) + "_out");
+    fill(branch, &node);
     attribute.mutable_g()->add_output()->set_name(node.output(0));
   }
   return *graph::Graph::Make(std::move(model), ".");
+}
+
+graph::Graph WithReaderInABody(const std::string& value) {
+  return WithNodeInBodies([&](const std::string& branch, onnx::NodeProto* node) {
+    node->set_op_type("Identity");
+    node->add_input(value);
+    node->add_output(branch + "_out");
+  });
+}
+
+// An Attention that borrows layer 0's keys, causal in one branch.
+graph::Graph WithAttentionInBodies(const std::string& output) {
+  return WithNodeInBodies([&](const std::string& branch, onnx::NodeProto* node) {
+    node->set_op_type("Attention");
+    for (const char* input : {"rotated", "k1", "v1"}) node->add_input(input);
+    node->add_output(output);
+    for (const auto& [name, value] : {std::pair("q_num_heads", 4), std::pair("kv_num_heads", 1),
+                                      std::pair("is_causal", branch == "then_branch" ? 1 : 0)}) {
+      auto& attribute = *node->add_attribute();
+      attribute.set_name(name);
+      attribute.set_type(onnx::AttributeProto::INT);
+      attribute.set_i(value);
+    }
+  });
+}
+
+TEST(Bodies, ANameOfTwoLayersThatMeanDifferentThingsGivesNeitherAPlan) {
+  const Claims claims = FindClaims(WithAttentionInBodies("inner"), {});
+  EXPECT_EQ(claims.plans.at("inner"), Plan{});
+  EXPECT_THAT(claims.reasons, testing::Contains(testing::HasSubstr(
+                                  "taken as ONNX says: two bodies have a value 'inner' that would mean different")));
 }
 
 TEST(Bodies, AMaskThatABodyCapturesStays) {
