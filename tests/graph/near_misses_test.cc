@@ -231,6 +231,8 @@ INSTANTIATE_TEST_SUITE_P(
                  "source layer 0 takes positions from an input"},
         NearMiss{"OtherTable", "cos", "cos = Gather(sin_table, position_ids)",
                  "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'sin_table' and 'sin_table'"},
+        NearMiss{"OtherTableOfSines", "sin", "sin = Gather(cos_table, position_ids)",
+                 "source layer 0 rotates by 'cos_table' and 'sin_table', the query by 'cos_table' and 'cos_table'"},
         NearMiss{"Interleaved", "rotated", "rotated = RotaryEmbedding(out0, cos, sin) {num_heads=4, interleaved=1}",
                  "source layer 0 has rotary_interleaved 0, the query's rotary embedding 1"},
         NearMiss{"InterleavedOfNoMeaning", "rotated",
