@@ -70,8 +70,11 @@ def write_files(plan, folder):
     paths = files.write(plan.sizes, folder)
     for name, options in REWRITES.items():
         paths[name] = folder / f"{name}.onnx"
-        subprocess.run([TOOL, "rewrite", str(paths["mixed"]), "-o", str(paths[name]), "--to", "kvshare", *options],
-                       check=True, stdout=subprocess.DEVNULL)
+        command = [TOOL, "rewrite", str(paths["mixed"]), "-o", str(paths[name]), "--to", "kvshare", "--json", *options]
+        outcomes = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["outcomes"]
+        # A side must be what its name says.
+        if declined := [outcome for outcome in outcomes if not outcome["applied"]]:
+            raise RuntimeError(f"{name}: {declined[0]['rule']}: {declined[0]['reason']}")
     return paths
 
 

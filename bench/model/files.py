@@ -71,6 +71,10 @@ class Model:
     def number(self, value, dtype=np.float32):
         return self.tensor(f"{np.dtype(dtype).name}_{value}", lambda: np.array(value, dtype))
 
+    def declare(self, name, width):
+        """Exporters declare the shapes of all values."""
+        self.infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "sequence", width]))
+
     def linear(self, x, name, inner, outer):
         blocks, random = inner // BLOCK, self.weights.random
         codes = self.tensor(f"{name}.codes", lambda: np.frombuffer(random.bytes(outer * blocks * BLOCK // 2), np.uint8).reshape(
@@ -78,7 +82,7 @@ class Model:
         # Codes are 4.6 from 0 on average: outputs are about as large as inputs.
         mean = np.float32(0.2 / inner**0.5)
         scales = self.tensor(f"{name}.scales", lambda: random.random(outer * blocks, dtype=np.float32) * 2 * mean)
-        self.infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "sequence", outer]))
+        self.declare(name, outer)
         return self.op("MatMulNBits", [x, codes, scales], name, "com.microsoft", K=inner, N=outer, bits=4, block_size=BLOCK,
                        accuracy_level=self.sizes.accuracy)
 
@@ -215,6 +219,7 @@ class Model:
         given = self.op("Gather", ["per_layer_inputs", self.number(layer, np.int64)], f"{name}.given", axis=2)
         mixed = self.op("Mul", [self.gate(x, f"{name}.per_layer", hidden, sizes.per_layer), given], f"{name}.mixed")
         added = self.norm(self.linear(mixed, f"{name}.per_layer", sizes.per_layer, hidden), f"{name}.after_per_layer", hidden)
+        self.declare(f"{name}.out", hidden)
         return self.op("Add", [x, added], f"{name}.out")
 
     def proto(self):

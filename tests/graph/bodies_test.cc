@@ -284,5 +284,20 @@ TEST(Bodies, AMaskThatABodyReadsStaysAndSaysByWhom) {
   EXPECT_THAT(reasons, testing::ElementsAre("And is still read by a body of If 'holder'"));
 }
 
+TEST(CachesOfBodies, KeepTheirType) {
+  onnx::ModelProto model = WithBody("out0", "out1");
+  while (model.graph().output_size() > 1) model.mutable_graph()->mutable_output()->RemoveLast();  // presents
+  Graph graph = GraphOf(model);
+  RewriteOptions options;
+  options.kv_cache = KvCache{.type = CacheType::kFp16};
+  const auto report = RewriteGraph(graph, options);
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  std::vector<std::string> reasons;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "kv-cache") reasons.push_back(outcome.reason);
+  EXPECT_THAT(reasons, testing::Contains("lies in then_branch of If 'holder', whose caches keep their type"));
+  EXPECT_EQ(graph.ElementType("past_k"), onnx::TensorProto::FLOAT);
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -1,4 +1,5 @@
 // What keeps a cache from holding another type.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -42,7 +43,25 @@ TEST_P(KvCacheDeclines, WithAReason) {
   for (const auto& outcome : report->outcomes)
     if (outcome.rule == "kv-cache") found.push_back(outcome.code + ": " + outcome.reason);
   EXPECT_THAT(found, testing::ElementsAre(GetParam().reason));
-  EXPECT_EQ(graph.ElementType("past_k"), graph.ElementType("present_k"));
+  EXPECT_NE(graph.ElementType("past_k"), onnx::TensorProto::FLOAT16);
+}
+
+// One layer of kvshare's with pasts of `type`.
+std::string Own(const std::string& outputs, const std::string& type) {
+  std::string text = R"(
+import kvshare 1
+input q f32[B,S,32]
+input k f32[B,S,8]
+input seqlens i32[B]
+input total i32[]
+output out0 f32[B,S,32]
+)";
+  for (const char* past : {"past_k", "past_v"}) text += fmt::format("input {} {}[B,1,P,8]\n", past, type);
+  if (outputs != "out0")
+    for (const char* present : {"present_k", "present_v"})
+      text += fmt::format("output {} {}[B,1,T,8]\n", present, type);
+  return text + outputs +
+         " = kvshare.GroupQueryAttention(q, k, k, past_k, past_v, seqlens, total) {num_heads=4, kv_num_heads=1}\n";
 }
 
 RewriteOptions Skipping(const char* rule) {
@@ -59,6 +78,10 @@ std::vector<NearMiss> NearMisses() {
        "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
       {"APresentThatIsRead", std::string(kTwoLayers) + "output sum f32[B]\nsum = ReduceSum(present_k, one)\n",
        Narrow(CacheType::kBf16), "value-is-read: present 'present_k' is read by ReduceSum 'sum'"},
+      {"CodesOfAnotherKind", Own("out0, present_k, present_v", "i32"), Narrow(CacheType::kFp16),
+       "cache-type: its past 'past_k' holds no floats"},
+      {"NoPresents", Own("out0", "f32"), Narrow(CacheType::kFp16),
+       "presents-needed: has no presents, so that no cache lasts"},
       {"AnUnseenPresent", std::string(kTwoLayers), Int8({{"present_k", std::vector<float>(8, 1)}}),
        "cache-range: no values of its present 'present_v' were seen"},
       {"OtherChannels", std::string(kTwoLayers), Int8({{"present_k", {1, 2}}, {"present_v", {1, 2}}}),
@@ -111,6 +134,12 @@ TEST(KvCache, OfSixteenBitsHasNoScale) {
   ASSERT_TRUE(RewriteGraph(graph, Narrow(CacheType::kBf16)).ok());
   EXPECT_EQ(graph.ElementType("present_v"), onnx::TensorProto::BFLOAT16);
   EXPECT_THAT(ToText(graph.Copy()), testing::Not(testing::HasSubstr("quant_type")));
+}
+
+TEST(KvCache, OfIntegersNeedsACalibration) {
+  Graph graph = GraphOf(kTwoLayers);
+  EXPECT_EQ(RewriteGraph(graph, Narrow(CacheType::kInt4)).status().message(),
+            "option 'kv_cache' = 'int4': no scale suits the keys and values of every model; needs option 'calibrate'");
 }
 
 TEST(KvCache, NeedsKvsharesOps) {

@@ -123,6 +123,27 @@ def test_fp8_needs_no_calibration(kvshare, library, tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_values_without_end_have_no_scale(kvshare, tmp_path, monkeypatch):
+    query, key, value = kv_cache_errors.tables("plain")
+    key[5, 3] = np.inf
+    monkeypatch.setattr(kv_cache_errors, "tables", lambda kind: (query, key, value))
+    kv_cache_errors.attention_model(tmp_path / "model.onnx", "plain")
+    inputs = tmp_path / "inputs.npz"
+    np.savez(inputs, input_ids=np.arange(kv_cache_errors.TOKENS)[None])
+    result = cases.run(kvshare, "rewrite", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--to", "kvshare", "--kv-cache", "int8",
+                       "--calibrate", inputs)
+    assert result.returncode == 3
+    assert "output 'present.0.key' is not finite on these inputs; no scale represents it" in result.stderr
+
+
+def test_codes_are_no_calibration(kvshare, tmp_path):
+    narrow(kvshare, "head_shared_gqa", tmp_path, "int8")
+    result = cases.run(kvshare, "rewrite", tmp_path / "model.onnx", "-o", tmp_path / "out.onnx", "--to", "kvshare", "--kv-cache", "int4",
+                       "--calibrate", tmp_path / "inputs.npz")
+    assert result.returncode == 3
+    assert "no output is a present of floats [B, Hkv, T, D]; nothing to calibrate" in result.stderr
+
+
 @pytest.mark.parametrize("options,code,text", [
     (["--to", "ort", "--kv-cache", "fp16"], 3, "--kv-cache fp16: ONNX Runtime's layers do not borrow such a cache; needs --to kvshare"),
     (["--to", "kvshare", "--kv-cache", "int8"], 3,
