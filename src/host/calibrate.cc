@@ -80,7 +80,7 @@ Result<Largest> Calibrate(const std::string& model_path, const std::string& inpu
   KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, options));
   KVSHARE_ASSIGN_OR_RETURN(const std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
   KVSHARE_ASSIGN_OR_RETURN(const Feeds feeds,
-                           Feeds::Create(runner->Describe(), {host::CachesOf(inspection), options.extents}));
+                           Feeds::Create(runner->Describe(), host::KnownInputsOf(inspection, options.extents)));
   KVSHARE_ASSIGN_OR_RETURN(const Step step, PromptOf(std::move(arrays), feeds, inputs));
   constexpr uint64_t kSeed = 1;  // of what is made up
   KVSHARE_ASSIGN_OR_RETURN(NamedTensors values, feeds.Make(step, kSeed));
