@@ -326,7 +326,7 @@ TEST(Capture, ClearsOnReplay) {
   Captured captured([&](Exec& exec) { return TheBackend().clear(data, ones.bytes.size(), exec); });
   SetNaN(data, ones);
   captured.Replay();
-  Array got = ones;
+  Array got(ones.type, ones.size());
   ASSERT_TRUE(Download(got.data(), data, got.bytes.size()).ok());
   for (int64_t i = 0; i < got.size(); ++i) ASSERT_EQ(got.Get(i), 0);
 }
