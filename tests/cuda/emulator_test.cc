@@ -233,11 +233,17 @@ TEST(EmulatedRuntime, RefusesAllocationAndWaitingWhileAStreamIsCaptured) {
   EXPECT_EQ(Upload(before, &stream, 4).message(), "emulated CUDA: memory is copied while a stream is captured");
   EXPECT_EQ(Download(&stream, before, 4).message(), "emulated CUDA: memory is copied while a stream is captured");
   EXPECT_EQ(Synchronize(&stream).message(), "emulated CUDA: the host waits for a stream while a stream is captured");
+  EXPECT_EQ(CopyOnDevice(before, before, 4, &stream).message(),
+            "emulated CUDA: memory is copied while a stream is captured");
   EXPECT_EQ(AllowShared(&AnyKernel, 1).message(),
             "emulated CUDA: a function attribute is set while a stream is captured");
+  EXPECT_EQ(Launch(&AnyKernel, {{1}, kWarp, 0}, nullptr).message(),
+            "emulated CUDA: another stream gets a launch while a stream is captured");
+  EXPECT_EQ(BeginCapture(&stream).message(), "emulated CUDA: a capture begins while a stream is captured");
   ASSERT_TRUE(EndCapture(&stream).ok());
   EXPECT_TRUE(Free(before).ok());
   EXPECT_EQ(EndCapture(&stream).status().message(), "emulated CUDA: the stream is not captured");
+  EXPECT_EQ(BeginCapture(nullptr).message(), "emulated CUDA: the default stream cannot be captured");
 }
 
 }  // namespace

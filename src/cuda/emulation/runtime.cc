@@ -88,10 +88,13 @@ Status Enqueue(const void* kernel, const gpu::Dim& grid, int threads, size_t sha
                     "up to {}, whole warps up to {} threads and at most {} bytes",
                     grid.x, grid.y, grid.z, threads, shared_bytes, kMostInYZ, kMostThreads, most));
   const auto graph = device.captured.find(stream);
-  if (graph != device.captured.end())
+  if (graph != device.captured.end()) {
     graph->second->launches.push_back({grid, threads, shared_bytes, std::move(body)});
-  else
-    gpu::emulation::RunGrid(grid, threads, shared_bytes, body);
+    return {};
+  }
+  // The graph would lack it.
+  KVSHARE_RETURN_IF_ERROR(RefusedWhileCapturing("another stream gets a launch"));
+  gpu::emulation::RunGrid(grid, threads, shared_bytes, body);
   return {};
 }
 
@@ -125,6 +128,7 @@ Status Download(void* host, const void* device, size_t bytes) {
 }
 
 Status CopyOnDevice(void* to, const void* from, size_t bytes, void*) {
+  KVSHARE_RETURN_IF_ERROR(RefusedWhileCapturing("memory is copied"));
   std::memcpy(to, from, bytes);
   return {};
 }
@@ -139,6 +143,8 @@ Status DestroyStream(void* stream) {
 }
 
 Status BeginCapture(void* stream) {
+  if (stream == nullptr) return Status::Internal("emulated CUDA: the default stream cannot be captured");
+  KVSHARE_RETURN_IF_ERROR(RefusedWhileCapturing("a capture begins"));
   TheDevice().captured[stream] = std::make_unique<KeptGraph>();
   return {};
 }
