@@ -1,6 +1,7 @@
-"""Makes the torch_* cases: Hugging Face decoders of random weights as torch.onnx.export writes them, opset 24.
+"""Makes the torch_* cases: Hugging Face decoders of random weights as torch.onnx.export writes them, opset 24 unless
+another is named.
 
-    python make_torch_cases.py FOLDER [NAME ...]
+    python make_torch_cases.py FOLDER [NAME[@OPSET] ...]
 
 Made with torch 2.13.0 (CPU), transformers 5.6.2, onnx 1.23.2 and onnxscript 0.7.2. Past and new keys are joined by Concat,
 key-value heads are repeated for the query heads of their group, and masks compare columns. Golden logits are those of
@@ -92,7 +93,7 @@ def make(folder, name, opset=24):
     model.set_attn_implementation("sdpa")
     for parameter in model.parameters():  # far enough from zero for the attention to matter
         parameter.data.mul_(1 if parameter.dim() < 2 else 3 if name == "gemma4" else 6)
-    case = pathlib.Path(folder) / f"torch_{name}"
+    case = pathlib.Path(folder) / (f"torch_{name}" if opset == 24 else f"torch_{name}_o{opset}")
     case.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         np.savez_compressed(case / "golden.npz", **golden(model))
@@ -110,4 +111,5 @@ def make(folder, name, opset=24):
 
 if __name__ == "__main__":
     for wanted in sys.argv[2:] or MODELS:
-        make(sys.argv[1], wanted)
+        name, _, version = wanted.partition("@")
+        make(sys.argv[1], name, int(version or 24))
