@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: gpu-check arm arm-clang arm-wheel bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: corpus gpu-check arm arm-clang arm-wheel bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -48,6 +48,10 @@ mutate:   ## does a test fail for each seeded fault? NAMES="..." runs some
 realmodel: build  ## a trained decoder, 200 tokens after 700, against PyTorch; NAMES=gemma3 (its terms are yours to keep)
 	scripts/setup.sh realmodel
 	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/realmodel/compare.py build/realmodel $(NAMES)
+
+corpus: build  ## models of others, by mobius and ONNX's own tests: no crash, no other answer once rewritten
+	scripts/setup.sh realmodel
+	HF_HUB_OFFLINE=1 build/realmodel-venv/bin/python tests/corpus/corpus.py build $(PARTS)
 
 gpu-check: ## what only a card can show of the CUDA kernels; needs nvcc and a card, and no package: scripts/gpu_check.sh
 	scripts/gpu_check.sh
@@ -110,6 +114,7 @@ ci-full:  ## .ci/run, and what takes too long for it
 	$(MAKE) mutate
 	$(MAKE) genai
 	$(MAKE) realmodel
+	$(MAKE) corpus
 	$(MAKE) coverage
 	$(MAKE) sanitize
 	$(MAKE) fuzz FUZZ_SECONDS=1800
