@@ -43,6 +43,19 @@ struct AttentionLayer {
   std::string note;       // what is odd about it, if anything
 };
 
+// Where the CUDA provider of a release of ONNX Runtime would run the nodes, and what it would copy between GPU and
+// host: predicted from a table of that release's kernels. Constants are folded and count nowhere.
+struct CudaPlacement {
+  std::string release;  // "1.29"
+  int64_t cuda_nodes = 0;
+  int64_t cpu_nodes = 0;
+  int64_t unknown_nodes = 0;                  // not in the table: copies beside them are not counted
+  int64_t attention_on_cpu = 0;               // attention and mask nodes among cpu_nodes
+  int64_t copies = 0;                         // Memcpy nodes that the session would add
+  std::vector<std::string> attention_copies;  // the values, of them, that an attention or mask node makes or reads
+  std::vector<std::string> notes;             // why nodes are not on the GPU, one line a reason
+};
+
 struct Inspection {
   std::vector<AttentionLayer> layers;
   int64_t nodes = 0;                  // of the main graph and of bodies
@@ -55,6 +68,11 @@ struct Inspection {
   std::vector<std::string> imports;   // the domains of the opsets that the model imports; "" is ai.onnx
   std::vector<int64_t> opsets;        // the version of each
   std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
+  std::optional<CudaPlacement> cuda;  // where InspectOptions ask for it
+};
+
+struct InspectOptions {
+  std::string cuda;  // a release of ONNX Runtime, "1.29": CudaPlacement by it; "": none
 };
 
 enum class Target { kKvshare, kKvshareAttention, kOrt };
@@ -112,8 +130,9 @@ struct RewriteReport {
 };
 
 // Reads the model's structure (external data stays untouched) and describes its attention.
-// Errors: kInvalidInput for a missing, malformed or cyclic model, or external data that leaves its folder.
-Result<Inspection> Inspect(const std::string& model_path);
+// Errors: kInvalidInput for a missing, malformed or cyclic model, external data that leaves its folder, or a release
+// whose CUDA kernels are not known.
+Result<Inspection> Inspect(const std::string& model_path, const InspectOptions& options = {});
 
 // Rewrites `model_path` into `out_path`, atomically: `out_path` is complete or absent. Weights beside the model are
 // referred to where both lie in one folder, else copied, which takes no room where the file system shares blocks. A

@@ -177,9 +177,7 @@ Inspection Describe(const Graph& graph) {
   std::unordered_set<const Node*> repeats;
   for (const Layer& layer : layers) {
     inspection.layers.push_back(Public(layer));
-    const bool is_attention = !layer.IsGqa();
-    const std::string& mask = Input(*layer.node, is_attention ? 3 : 10);
-    if (!mask.empty())
+    if (const std::string& mask = MaskValueOf(layer); !mask.empty())
       for (const Node* node : MaskNodes(*layer.graph, mask)) masks.insert(node);
     (layer.expansion > 1 ? repeats : copies).insert(layer.copies.begin(), layer.copies.end());
     if (!layer.IsShared() || !layer.IsGqa()) continue;

@@ -42,6 +42,8 @@ void Walk(LayersBefore& found, const Graph& graph) {
 
 }  // namespace
 
+const std::string& MaskValueOf(const Layer& layer) { return Input(*layer.node, layer.IsGqa() ? 10 : 3); }
+
 std::optional<int> LayersBefore::MakerOf(const Graph& graph, const std::string& value) const {
   const auto found = makers_.find({graph.OwnerOf(value), value});
   return found == makers_.end() ? std::nullopt : std::optional(found->second);

@@ -61,6 +61,9 @@ struct Layer {
   bool IsKvshare() const { return node->domain() == kKvshare; }
 };
 
+// What the layer's node is given as its mask or bias; "" where there is none.
+const std::string& MaskValueOf(const Layer& layer);
+
 // Of the main graph and of its bodies in execution order, then those of the model's functions; Layer::index is the
 // place in the vector. A layer in a body may borrow from a layer of a graph around it.
 std::vector<Layer> FindLayers(const Graph& graph);

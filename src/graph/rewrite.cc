@@ -11,6 +11,7 @@
 
 #include "graph/inspection.h"
 #include "graph/model_file.h"
+#include "graph/placement/placement.h"
 #include "graph/provenance.h"
 #include "graph/rewrite_graph.h"
 #include "graph/rules/kv_cache.h"
@@ -104,11 +105,15 @@ std::string WhyUnchanged(const Rewriting& rewriting, const Inspection& inspectio
 
 }  // namespace
 
-Result<Inspection> Inspect(const std::string& model_path) {
+Result<Inspection> Inspect(const std::string& model_path, const InspectOptions& options) {
   KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
   KVSHARE_ASSIGN_OR_RETURN(const Graph graph, Graph::Make(std::move(file.model), file.folder));
   KVSHARE_RETURN_IF_ERROR(Validate(graph));
-  return Describe(graph);
+  Inspection inspection = Describe(graph);
+  if (!options.cuda.empty()) {
+    KVSHARE_ASSIGN_OR_RETURN(inspection.cuda, PlaceOnCuda(graph, options.cuda));
+  }
+  return inspection;
 }
 
 Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& asked) {

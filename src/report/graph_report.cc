@@ -58,19 +58,42 @@ Json Opsets(const Inspection& i) {
   return opsets;
 }
 
+Json CudaJson(const CudaPlacement& c) {
+  return {{"release", c.release},
+          {"cuda_nodes", c.cuda_nodes},
+          {"cpu_nodes", c.cpu_nodes},
+          {"unknown_nodes", c.unknown_nodes},
+          {"attention_on_cpu", c.attention_on_cpu},
+          {"copies", c.copies},
+          {"attention_copies", c.attention_copies},
+          {"notes", c.notes}};
+}
+
+std::string CudaText(const CudaPlacement& c) {
+  std::string text = fmt::format(
+      "CUDA of ONNX Runtime {}, predicted: {} nodes on the GPU, {} on the CPU, {} not known; {} attention and mask "
+      "nodes "
+      "on the CPU; {} copies between GPU and host, {} of them around attention\n",
+      c.release, c.cuda_nodes, c.cpu_nodes, c.unknown_nodes, c.attention_on_cpu, c.copies, c.attention_copies.size());
+  for (const std::string& note : c.notes) text += fmt::format("  {}\n", note);
+  return text;
+}
+
 Json InspectionJson(const Inspection& i) {
   Json layers = Json::array();
   for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
-  return {{"producer", i.producer},
-          {"opsets", Opsets(i)},
-          {"layers", std::move(layers)},
-          {"nodes", i.nodes},
-          {"mask_nodes", i.mask_nodes},
-          {"borrowed_copies", i.borrowed_copies},
-          {"repeat_nodes", i.repeat_nodes},
-          {"unfused_layers", i.unfused_layers},
-          {"named_unused_presents", i.named_unused_presents},
-          {"warnings", i.warnings}};
+  Json json = {{"producer", i.producer},
+               {"opsets", Opsets(i)},
+               {"layers", std::move(layers)},
+               {"nodes", i.nodes},
+               {"mask_nodes", i.mask_nodes},
+               {"borrowed_copies", i.borrowed_copies},
+               {"repeat_nodes", i.repeat_nodes},
+               {"unfused_layers", i.unfused_layers},
+               {"named_unused_presents", i.named_unused_presents},
+               {"warnings", i.warnings}};
+  if (i.cuda) json["cuda"] = CudaJson(*i.cuda);
+  return json;
 }
 
 std::string Counts(const Inspection& i) {
@@ -157,6 +180,7 @@ std::string ToText(const Inspection& inspection) {
                         layer.note.empty() ? "" : "  ! " + layer.note);
   }
   text += Origin(inspection) + Counts(inspection) + CacheBytes(inspection);
+  if (inspection.cuda) text += CudaText(*inspection.cuda);
   for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
 }

@@ -45,8 +45,8 @@ def rewrite(binary, model, out, *options):
     return result.stdout
 
 
-def inspect(binary, model):
-    result = run(binary, "inspect", model, "--json")
+def inspect(binary, model, *options):
+    result = run(binary, "inspect", model, "--json", *options)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
