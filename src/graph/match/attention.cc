@@ -22,9 +22,9 @@ Sum TokenSum(const Graph& graph, const std::string& value) {
   return SumOfExtent(graph, value, shape && shape->size() == 3 ? 1 : 2);
 }
 
-// right_window_size 0 (opset 25) hides what is_causal hides.
+// Behind a past, right_window_size 0 (opset 25) hides what is_causal hides.
 bool IsCausal(const Node& node) {
-  return IntAttribute(node, "is_causal") == 1 || IntAttribute(node, "right_window_size") == 0;
+  return IntAttribute(node, "is_causal") == 1 || (HasPast(node) && IntAttribute(node, "right_window_size") == 0);
 }
 
 // Do the node's own bounds (opset 25) hide what Layer::window says, and nothing else of what `mask` shows? They count
@@ -32,7 +32,7 @@ bool IsCausal(const Node& node) {
 Decline CheckWindowAttributes(const Layer& layer, const MaskMeaning& mask) {
   const Node& node = *layer.node;
   const bool from_first_key = !HasPast(node);
-  if (from_first_key && IntAttribute(node, "right_window_size") > 0 && !IsCausal(node))
+  if (from_first_key && IntAttribute(node, "right_window_size") >= 0 && !IsCausal(node))
     return Because(DeclineCode::kWindowAttribute,
                    "has right_window_size without a past, which counts from the first key; needs a past");
   const int64_t left = IntAttribute(node, "left_window_size");
