@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvshare/calibrate.h"
 #include "kvshare/doctor.h"
 #include "kvshare/genai.h"
 #include "kvshare/rewrite.h"
@@ -30,6 +31,7 @@ namespace nb = nanobind;
 namespace {
 
 using Answer = std::pair<std::string, std::string>;  // "ok" and JSON, or the kind of failure and its message
+using ChannelSizes = std::map<std::string, std::vector<float>>;
 
 Answer Failure(const kvshare::Status& status) {
   switch (status.code()) {
@@ -76,10 +78,20 @@ kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
   return kvshare::Status::InvalidInput("option 'own' is '" + name + "'; needs convert or keep");
 }
 
+kvshare::Result<kvshare::CacheType> CacheTypeOf(const std::string& name) {
+  if (name == "int8") return kvshare::CacheType::kInt8;
+  if (name == "int4") return kvshare::CacheType::kInt4;
+  if (name == "fp8") return kvshare::CacheType::kFp8;
+  if (name == "bf16") return kvshare::CacheType::kBf16;
+  if (name == "fp16") return kvshare::CacheType::kFp16;
+  return kvshare::Status::InvalidInput("option 'kv_cache' is '" + name + "'; needs int8, int4, fp8, bf16 or fp16");
+}
+
 nb::tuple Rewrite(const std::string& path, const std::string& output, const std::string& to, const std::string& own,
                   const std::string& rope, const std::string& min_ort, const std::vector<std::string>& skip,
-                  std::optional<int64_t> window_caches, bool fast_prefill, bool prune_inputs, bool dry_run,
-                  bool progress) {
+                  std::optional<int64_t> window_caches, const std::optional<std::string>& kv_cache,
+                  const ChannelSizes& largest, bool scale_per_tensor, bool fast_prefill, bool prune_inputs,
+                  const std::string& weights, bool link_weights, bool dry_run, bool progress) {
   kvshare::RewriteOptions options;
   const auto target = TargetOf(to);
   if (!target.ok()) return AsTuple(Failure(target.status()));
@@ -89,8 +101,15 @@ nb::tuple Rewrite(const std::string& path, const std::string& output, const std:
   options.min_ort = min_ort;
   options.skip = skip;
   options.window_caches = window_caches;
+  if (kv_cache) {
+    const auto type = CacheTypeOf(*kv_cache);
+    if (!type.ok()) return AsTuple(Failure(type.status()));
+    options.kv_cache = {.type = *type, .scale_per_tensor = scale_per_tensor, .largest = largest};
+  }
   options.fast_prefill = fast_prefill;
   options.prune_inputs = prune_inputs;
+  options.weights_name = weights;
+  options.link_weights = link_weights;
   options.dry_run = dry_run;
   if (progress) options.progress = kvshare::report::CopyBar();
   Answer answer;
@@ -233,6 +252,14 @@ kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const 
   return options;
 }
 
+nb::tuple Calibrate(const std::string& path, const nb::object& runtime, const std::string& inputs,
+                    const std::string& library) {
+  const kvshare::RunOptions options{.via = kvshare::Via::kAsNeeded, .library = library, .entries = {}, .extents = {}};
+  const auto largest = kvshare::Calibrate(path, inputs, options, PyRuntime(runtime));
+  if (!largest.ok()) return nb::make_tuple(AsTuple(Failure(largest.status())), ChannelSizes());
+  return nb::make_tuple(nb::make_tuple("ok", "{}"), *largest);
+}
+
 nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden,
                  const std::string& against, std::optional<double> tolerance, uint64_t seed, int64_t prompt,
                  int64_t steps, const std::string& via, const std::string& library,
@@ -264,7 +291,11 @@ NB_MODULE(_native, module) {
   module.def("inspect", &Inspect, nb::arg("path"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
              nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("window_caches").none(),
-             nb::arg("fast_prefill"), nb::arg("prune_inputs"), nb::arg("dry_run"), nb::arg("progress"));
+             nb::arg("kv_cache").none(), nb::arg("largest"), nb::arg("scale_per_tensor"), nb::arg("fast_prefill"),
+             nb::arg("prune_inputs"), nb::arg("weights"), nb::arg("link_weights"), nb::arg("dry_run"),
+             nb::arg("progress"));
+  module.def("calibrate", &Calibrate, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("inputs"),
+             nb::arg("library"));
   module.def("genai", &Genai, nb::arg("folder"), nb::kw_only(), nb::arg("output"), nb::arg("options"), nb::arg("undo"),
              nb::arg("library"), nb::arg("progress"));
   module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"),

@@ -8,6 +8,8 @@ import pathlib
 import tempfile
 from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from kvshare import _errors, _native
 from kvshare._errors import InvalidInputError
 from kvshare._libraries import library_path
@@ -20,12 +22,16 @@ if TYPE_CHECKING:
 Model = "str | os.PathLike[str] | onnx.ModelProto"
 
 
-def _call(function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-    """The JSON that a native function answers; its failure as this package's exception."""
-    code, text = function(*arguments, **options)
+def _checked(answer: tuple[str, str]) -> str:
+    """What a native function answers; its failure as this package's exception."""
+    code, text = answer
     if code != "ok":
         raise _errors.of(code)(text)
-    return json.loads(text)
+    return text
+
+
+def _call(function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+    return json.loads(_checked(function(*arguments, **options)))
 
 
 @contextlib.contextmanager
@@ -65,8 +71,13 @@ def rewrite(
     min_ort: str = "1.31",
     skip: Sequence[str] = (),
     window_caches: int | None = None,
+    kv_cache: str | None = None,
+    calibrate: str | os.PathLike[str] | Mapping[str, np.ndarray] | None = None,
+    scale_per_tensor: bool = False,
     fast_prefill: bool = False,
     prune_inputs: bool = False,
+    weights: str = "",
+    link_weights: bool = False,
     dry_run: bool = False,
     progress: bool = True,
 ) -> RewriteReport:
@@ -82,9 +93,16 @@ def rewrite(
     skip: names of rules not to run.
     window_caches: with to="kvshare", how many rows more than the window's the caches of layers with a window hold. None: a row
         for each token.
+    kv_cache: with to="kvshare", what caches of own layers hold: "int8", "int4", "fp8", "bf16" or "fp16". None: what they did.
+    calibrate: with kv_cache, a prompt by the names of the model's inputs, input_ids [B, S] or inputs_embeds at least: arrays, or
+        the path of an .npz file. The model runs on it in the caller's onnxruntime, and the largest key and value of each channel
+        make the scales. int8 and int4 need it.
+    scale_per_tensor: with kv_cache, one scale for each cache in place of one for each channel.
     fast_prefill: whether layers behind the last that makes keys compute each sequence's last token alone. The logits are
         [B, 1, V] then.
     prune_inputs: whether graph inputs that nothing reads any more are dropped.
+    weights: the name of the written model's weights, for a folder that holds another model's. "": they keep theirs.
+    link_weights: whether weights in another folder are hard-linked and not copied, which shares them with the original for good.
     dry_run: whether only the report is wanted.
     progress: whether a bar on standard error shows how far copies of weights are. There is none without a terminal.
 
@@ -94,10 +112,14 @@ def rewrite(
     is_path = isinstance(model, (str, os.PathLike))
     if is_path and output is None and not dry_run:
         raise InvalidInputError("rewrite of a path has no output; needs output, or dry_run=True")
+    if kv_cache is None and (calibrate is not None or scale_per_tensor):
+        raise InvalidInputError("rewrite has calibrate or scale_per_tensor without kv_cache; needs kv_cache")
     options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip),
-               "window_caches": window_caches, "fast_prefill": fast_prefill,
-               "prune_inputs": prune_inputs, "dry_run": dry_run, "progress": progress}
+               "window_caches": window_caches, "kv_cache": kv_cache, "scale_per_tensor": scale_per_tensor,
+               "fast_prefill": fast_prefill, "prune_inputs": prune_inputs, "weights": weights, "link_weights": link_weights,
+               "dry_run": dry_run, "progress": progress}
     with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
+        options["largest"] = {} if calibrate is None else _largest(path, calibrate, folder)
         target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")
         fields = _call(_native.rewrite, path, target, **options)
         if is_path or dry_run:
@@ -105,6 +127,18 @@ def rewrite(
         import onnx
 
         return RewriteReport.from_json(fields, onnx.load(target))
+
+
+def _largest(model: str, prompt: Any, folder: str) -> dict[str, list[float]]:
+    """The largest magnitude of each channel of each present, from one run on a prompt."""
+    if isinstance(prompt, (str, os.PathLike)):
+        inputs = os.fspath(prompt)
+    else:
+        inputs = os.path.join(folder, "prompt.npz")
+        np.savez(inputs, **prompt)
+    answer, largest = _native.calibrate(model, Runtime(), inputs=inputs, library=library_path())
+    _checked(answer)
+    return largest
 
 
 def genai(

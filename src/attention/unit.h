@@ -19,7 +19,7 @@ struct Job {
   const bool* holes = nullptr;               // [B]
   const bool* masked = nullptr;  // as ranges: whether call.mask does anything in the range; null: not computed, every
                                  // row counts as masked
-  int64_t range_heads = 1;  // query heads whose ranges may differ: 1, or all where call.mask differs by head
+  int64_t range_heads = 1;       // query heads whose ranges may differ: 1, or all where call.mask differs by head
   // Where splits > 1: what a unit leaves for the merge, [units, blocks * R] and [units, blocks * R, ValueStride()].
   float* partial_max = nullptr;
   float* partial_sum = nullptr;

@@ -89,6 +89,9 @@ class Finder {
 
   Matched<MaskMeaning> MatchMask(const Layer& layer) const {
     if (layer.graph != &graph_) return Decline(DeclineCode::kMaskUnknown, "lies in a body");
+    for (const char* window : {"left_window_size", "right_window_size"})
+      if (graph::Differs(*layer.node, window))
+        return graph::Because(DeclineCode::kWindowAttribute, "has {}, which its kernel reads beside the mask", window);
     const bool shared = layer.IsShared();
     if (!shared) {
       KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, graph::MatchOwnAttention(layer));

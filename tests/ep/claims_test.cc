@@ -294,6 +294,9 @@ INSTANTIATE_TEST_SUITE_P(
              "is still read by Identity 'again'"},
         Kept{"NoPadding", graph::TorchLayersWith("both", "both = And(visible, true)"),
              "its mask does not hide the padding"},
+        Kept{"WindowAttribute",
+             graph::TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, left_window_size=3}"),
+             "has left_window_size, which its kernel reads beside the mask"},
         Kept{"TopLeft", graph::TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, is_causal=1}"),
              "is_causal without a past counts from the first key, its mask from the last"}),
     [](const auto& test) { return test.param.name; });

@@ -58,6 +58,8 @@ def main():
             continue
         model = small(onnx.load(str(case / "model.onnx"), load_external_data=False))
         (out / "model" / case.name).write_bytes(model.SerializeToString())
+        if not (case / "golden.npz").exists():  # a graph that is only read
+            continue
         golden = np.load(case / "golden.npz")
         np.savez(out / "npz" / f"{case.name}.npz", **{k: golden[k].ravel()[:6] for k in list(golden)[:4]})
     for descr in ("<f4", "<f2", "<i8", "<i4", "|b1"):

@@ -1,5 +1,6 @@
 // What stands against computing the last token alone behind the last own keys, and how shapes follow where nothing
 // does.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -171,6 +172,40 @@ TEST(FastPrefill, AShapeThatNamesTheTokensTakesAnyNumber) {
   EXPECT_THAT(text, testing::HasSubstr("four = Reshape(out1, four_shape)"));
   EXPECT_EQ(graph.Ints("four_shape"), (std::vector<int64_t>{0, 0, 4, 8}));
   EXPECT_THAT(text, testing::Not(testing::HasSubstr("view = ")));
+}
+
+// kTwoLayers, whose second layer is followed by `layers` of its like. Nothing but inputs and outputs is declared.
+std::string DeepModel(int layers) {
+  std::string text =
+      "const empty f32[1,0,8] = 0\nconst scale f32[32] = 1\nconst gate f32[32,32] = 0.5\nhidden0 = Identity(out1)\n";
+  for (int i = 0; i < layers; ++i)
+    text += fmt::format(
+        "norm{0} = RMSNormalization(hidden{0}, scale) {{axis=-1}}\nquery{0} = MatMul(norm{0}, gate)\n"
+        "shared{0} = com.microsoft.GroupQueryAttention(query{0}, empty, empty, present_k, present_v, seqlens, total) "
+        "{{num_heads=4, kv_num_heads=1, scale=1.0}}\n"
+        "sum{0} = Add(hidden{0}, shared{0})\nhidden{1} = Mul(sum{0}, one_half)\n",
+        i, i + 1);
+  return EndingIn("const one_half f32[] = 0.5\n" + text + fmt::format("logits = Identity(hidden{})", layers));
+}
+
+TEST(FastPrefill, CutsADeepModelThatDeclaresNoShapes) {
+  Graph graph = GraphOf(DeepModel(60));
+  RewriteOptions options = FastPrefill();
+  options.target = Target::kKvshare;
+  const auto report = RewriteGraph(graph, options);
+  ASSERT_TRUE(report.ok()) << report.status().message();
+  EXPECT_THAT(report->outcomes, testing::Contains(testing::AllOf(testing::Field(&RuleOutcome::rule, "fast-prefill"),
+                                                                 testing::Field(&RuleOutcome::applied, true))));
+  EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("GatherND(out0, logits_last)"));
+}
+
+// Each value is read twice by the next: followed one path at a time they would never end.
+TEST(FastPrefill, RanksOfManySharedNodesAreReadOnce) {
+  std::string text = "x0 = Identity(out1)\n";
+  for (int i = 0; i < 20000; ++i) text += fmt::format("x{} = Add(x{}, x{})\n", i + 1, i, i);
+  Graph graph = GraphOf(EndingIn(text + "logits = Identity(x20000)"));
+  ASSERT_TRUE(RewriteGraph(graph, FastPrefill()).ok());
+  EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("GatherND(out0, logits_last)"));
 }
 
 }  // namespace

@@ -87,7 +87,13 @@ INSTANTIATE_TEST_SUITE_P(
                  "has a past of its own beside the borrowed key"},
         NearMiss{"WindowAttribute", "out1",
                  "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, left_window_size=3}",
-                 "has left_window_size; needs its window in the mask"},
+                 "has left_window_size, which counts columns; its mask counts the ones in 'attention_mask'"},
+        NearMiss{"WindowAttributeBelowMinusOne", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, right_window_size=-2}",
+                 "has right_window_size -2; needs -1 or more"},
+        NearMiss{"NoKeyAfterTheFirst", "out1",
+                 "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, right_window_size=0}",
+                 "has right_window_size without a past, which counts from the first key; needs a past"},
         NearMiss{"LengthOfItsOwn", "out1",
                  "out1 = Attention(rotated, k1, v1, bias, _, _, ones) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
                  "has nonpad_kv_seqlen, which is not converted"},
@@ -148,6 +154,9 @@ TEST(SharedAttention, NeedsCausalityFromTheMaskOrFromTheAttribute) {
   EXPECT_EQ(RewriteText(text, To(Target::kKvshare)).DeclineOf("shared-attention"),
             "neither its mask nor is_causal makes it causal");
   EXPECT_TRUE(RewriteText(TwoLayersWith("both", "both = And(kept, near)"), To(Target::kKvshare)).report.changed);
+  EXPECT_EQ(RewriteText(WithText(text, "is_causal=0", "right_window_size=0"), To(Target::kKvshare))
+                .DeclineOf("shared-attention"),
+            "neither its mask nor is_causal makes it causal");
 }
 
 // Numbers that no model means: declined like any other, without an overflow.

@@ -290,7 +290,8 @@ def test_a_written_model_tells_how_it_came_to_be(kvshare, tmp_path):
     cases.rewrite(kvshare, source, first, "--to", "kvshare", "--own", "keep", "--skip", "fold-rotary")
     [line] = provenance(first)
     assert line == {"version": version, "target": "kvshare", "keep_own": "1", "rope": "fold", "min_ort": "1.31",
-                    "prune_inputs": "0", "fast_prefill": "0", "window_caches": "-1", "rules": "shared-attention,dead-nodes"}
+                    "prune_inputs": "0", "fast_prefill": "0", "window_caches": "-1", "kv_cache": "as-it-was",
+                    "rules": "shared-attention,dead-nodes"}
     cases.rewrite(kvshare, first, second, "--to", "kvshare", "--rope", "keep")
     assert [line["rules"] for line in provenance(second)] == ["shared-attention,dead-nodes", "own-layers"]
     assert [line["rope"] for line in provenance(second)] == ["fold", "keep"]

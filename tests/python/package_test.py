@@ -116,6 +116,27 @@ def test_inspect_and_rewrite_take_paths_and_protos(tmp_path):
     assert not kvshare.rewrite(proto, dry_run=True).model
 
 
+@with_ep  # for older hosts the case is of a later ONNX
+def test_rewrite_makes_smaller_caches(tmp_path):
+    case = DATA / "mixed_bias_causal0" / "model.onnx"
+    golden = np.load(DATA / "mixed_bias_causal0" / "golden.npz")
+    prompt = {"input_ids": golden["input_ids"]}
+    np.savez(tmp_path / "prompt.npz", **prompt)
+    for given in (prompt, tmp_path / "prompt.npz"):
+        report = kvshare.rewrite(case, tmp_path / "small.onnx", kv_cache="int8", calibrate=given, window_caches=8, weights="small.data")
+        assert report.changed and sum(layer.row_bytes for layer in report.after.layers) * 4 == sum(
+            layer.row_bytes for layer in report.before.layers)
+    assert (tmp_path / "small.data").exists()
+    with pytest.raises(kvshare.InvalidInputError, match="option 'kv_cache' is 'int3'; needs int8, int4, fp8, bf16 or fp16"):
+        kvshare.rewrite(case, dry_run=True, kv_cache="int3")
+    with pytest.raises(kvshare.InvalidInputError, match="without kv_cache; needs kv_cache"):
+        kvshare.rewrite(case, dry_run=True, scale_per_tensor=True)
+    with pytest.raises(kvshare.KvshareError, match="calibrat"):
+        kvshare.rewrite(case, dry_run=True, kv_cache="int8")
+    with pytest.raises(kvshare.InvalidInputError, match="npz"):
+        kvshare.rewrite(case, dry_run=True, kv_cache="int8", calibrate=tmp_path / "absent.npz")
+
+
 def test_failures_are_exceptions_with_one_line(tmp_path):
     with pytest.raises(kvshare.InvalidInputError, match="no such file") as failure:
         kvshare.inspect(tmp_path / "absent.onnx")

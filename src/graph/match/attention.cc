@@ -22,12 +22,37 @@ Sum TokenSum(const Graph& graph, const std::string& value) {
   return SumOfExtent(graph, value, shape && shape->size() == 3 ? 1 : 2);
 }
 
+// Behind a past, right_window_size 0 (opset 25) hides what is_causal hides.
+bool IsCausal(const Node& node) {
+  return IntAttribute(node, "is_causal") == 1 || (HasPast(node) && IntAttribute(node, "right_window_size") == 0);
+}
+
+// Do the node's own bounds (opset 25) hide what Layer::window says, and nothing else of what `mask` shows? They count
+// columns: from the past on, and from the first key where there is no past.
+Decline CheckWindowAttributes(const Layer& layer, const MaskMeaning& mask) {
+  const Node& node = *layer.node;
+  const bool from_first_key = !HasPast(node);
+  if (from_first_key && IntAttribute(node, "right_window_size") >= 0 && !IsCausal(node))
+    return Because(DeclineCode::kWindowAttribute,
+                   "has right_window_size without a past, which counts from the first key; needs a past");
+  const int64_t left = IntAttribute(node, "left_window_size");
+  if (left < 0) return {};
+  if (!mask.absent && !mask.columns)
+    return Because(DeclineCode::kWindowAttribute,
+                   "has left_window_size, which counts columns; its mask counts the ones in '{}'", mask.key_mask);
+  const bool is_narrower_in_mask = mask.window > 0 && mask.window - 1 <= left;
+  if (from_first_key && !is_narrower_in_mask)
+    return Because(DeclineCode::kWindowAttribute,
+                   "has left_window_size without a past, which counts from the first key; needs a past");
+  return {};
+}
+
 // Do the mask's columns count what the layer's query and key have?
 Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
   const Columns& columns = *mask.columns;
-  if (!HasPast(node) && IntAttribute(node, "is_causal") == 1)
+  if (!HasPast(node) && IsCausal(node))
     return Because(DeclineCode::kNotCausal,
                    "is_causal without a past counts from the first key, its mask from the last");
   const Sum queries = TokenSum(graph, Input(node, 0));
@@ -78,8 +103,8 @@ Decline CheckAttentionNode(const Layer& layer) {
   const Node& node = *layer.node;
   if (auto text = UnknownAttributeText(node); !text.empty()) return {DeclineCode::kAttributeUnknown, std::move(text)};
   for (const char* window : {"left_window_size", "right_window_size"})
-    if (Differs(node, window))
-      return Because(DeclineCode::kWindowAttribute, "has {}; needs its window in the mask", window);
+    if (const int64_t keys = IntAttribute(node, window); keys < -1)
+      return Because(DeclineCode::kWindowAttribute, "has {} {}; needs -1 or more", window, keys);
   if (!Input(node, 6).empty()) return Because(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which is not converted");
   if (layer.query_heads <= 0 || layer.kv_heads <= 0)
     return Because(DeclineCode::kHeads,
@@ -120,8 +145,9 @@ Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {
   if (!mask.padding && !mask.columns)
     return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
   if (mask.columns) KVSHARE_RETURN_IF_ERROR(CheckColumns(layer, mask));
-  if (!mask.causal && IntAttribute(node, "is_causal") != 1)
+  if (!mask.causal && !IsCausal(node))
     return Because(DeclineCode::kNotCausal, "neither its mask nor is_causal makes it causal");
+  KVSHARE_RETURN_IF_ERROR(CheckWindowAttributes(layer, mask));
   KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 0), "query"));
   return mask;
 }
@@ -169,14 +195,15 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
     if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
       return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
   SharedMatch match;
-  if (!counts_lengths && Input(node, 3).empty() && IntAttribute(node, "is_causal") != 1) {
+  if (!counts_lengths && Input(node, 3).empty() && !IsCausal(node)) {
     match.mask.absent = true;
     match.mask.rank = 4;
+    KVSHARE_RETURN_IF_ERROR(CheckWindowAttributes(layer, match.mask));
     return match;
   }
   KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowing(layers, layer, match.mask, counts_lengths));
-  match.repairs_causality = IntAttribute(node, "is_causal") == 1;
+  match.repairs_causality = IsCausal(node);
   if ((layer.made_outside || layer.source < 0) && match.repairs_causality)
     return Because(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
   return match;

@@ -38,7 +38,7 @@ Matched<std::span<const Layer>> LayersBehind(const Graph& graph, const std::vect
 }
 
 // The only graph output that depends on the layers behind.
-Matched<std::string> FindLogits(const Graph& graph, const Layer& first) {
+Matched<std::string> FindLogits(const Graph& graph, const Ranks& ranks, const Layer& first) {
   std::string logits;
   for (const auto& output : graph.proto().output()) {
     if (!graph.DependsOn(output.name(), first.node->output(0))) continue;
@@ -48,7 +48,7 @@ Matched<std::string> FindLogits(const Graph& graph, const Layer& first) {
     logits = output.name();
   }
   if (logits.empty()) return Because(DeclineCode::kNothingShared, "no graph output depends on its output");
-  if (RankOf(graph, logits) != 3)
+  if (ranks.Of(logits) != 3)
     return Because(DeclineCode::kShapeUnknown, "graph output '{}' is not known to be [B, S, V]", logits);
   return logits;
 }
@@ -148,8 +148,13 @@ Decline FindLast(const Layer& own, std::span<const Layer> behind, LastTokenPlan&
 // From the logits back to the values of all tokens.
 class Walk {
  public:
-  Walk(const Graph& graph, std::span<const Layer> behind, LastTokenPlan& plan)
-      : graph_(graph), fixed_(graph), needed_(Needed(graph)), elsewhere_(Needed(graph, plan.logits)), plan_(plan) {
+  Walk(const Graph& graph, const Ranks& ranks, std::span<const Layer> behind, LastTokenPlan& plan)
+      : graph_(graph),
+        fixed_(graph),
+        ranks_(ranks),
+        needed_(Needed(graph)),
+        elsewhere_(Needed(graph, plan.logits)),
+        plan_(plan) {
     for (const Layer& layer : behind) layers_[layer.node] = &layer;
   }
 
@@ -179,7 +184,7 @@ class Walk {
   }
 
   Matched<TokenReads> Read(const Node& node, int64_t axis) {
-    if (!IsAttentionOp(node)) return ReadTokens(graph_, fixed_, plan_.logits, node, axis);
+    if (!IsAttentionOp(node)) return ReadTokens(graph_, fixed_, ranks_, plan_.logits, node, axis);
     const auto layer = layers_.find(&node);
     if (layer == layers_.end() || axis != -2)
       return Because(DeclineCode::kTokensMixed, "{}: is not known to compute each token on its own", Describe(node));
@@ -202,7 +207,7 @@ class Walk {
 
   Decline Cut(const Node& node, const TokenRead& read) {
     const std::string& value = Input(node, read.input);
-    const int64_t rank = RankOf(graph_, value);
+    const int64_t rank = ranks_.Of(value);
     if (rank < 0) return UnknownShape(node, value);
     const auto shape = graph_.Shape(value);
     const auto logits = graph_.Shape(plan_.logits);
@@ -220,7 +225,7 @@ class Walk {
   // All of them take the tokens as this part does, or only ask for other extents.
   Decline CheckReadersOf(const std::string& value, int64_t axis) {
     for (const Node* reader : graph_.Consumers(value)) {
-      const int64_t rank = RankOf(graph_, value);
+      const int64_t rank = ranks_.Of(value);
       if (!needed_.contains(reader) || (rank >= 0 && AsksOtherExtents(*reader, rank + axis))) continue;
       if (graph_.IsOnnx(reader, "Shape") && OnlyNamesShapes(reader->output(0), 0)) continue;
       bool known = graph_.BodiesOf(*reader).empty();
@@ -263,6 +268,7 @@ class Walk {
 
   const Graph& graph_;
   FixedValues fixed_;
+  const Ranks& ranks_;
   std::unordered_set<const Node*> needed_;
   std::unordered_set<const Node*> elsewhere_;  // by another output than the logits
   LastTokenPlan& plan_;
@@ -276,9 +282,10 @@ Matched<LastTokenPlan> MatchLastToken(const Graph& graph, const std::vector<Laye
   LastTokenPlan plan;
   KVSHARE_ASSIGN_OR_RETURN(const auto behind, LayersBehind(graph, layers));
   plan.first = behind.front().node;
-  KVSHARE_ASSIGN_OR_RETURN(plan.logits, FindLogits(graph, behind.front()));
+  const Ranks ranks(graph);
+  KVSHARE_ASSIGN_OR_RETURN(plan.logits, FindLogits(graph, ranks, behind.front()));
   KVSHARE_RETURN_IF_ERROR(FindLast(*(behind.data() - 1), behind, plan));
-  Walk walk(graph, behind, plan);
+  Walk walk(graph, ranks, behind, plan);
   KVSHARE_RETURN_IF_ERROR(walk.Run());
   return plan;
 }

@@ -5,7 +5,6 @@
 #include <functional>
 #include <limits>
 #include <numeric>
-#include <unordered_map>
 
 #include "graph/extents.h"
 
@@ -27,27 +26,26 @@ using Reads = Matched<TokenReads>;
 struct Asked {
   const Graph& graph;
   const FixedValues& fixed;
+  const Ranks& ranks;
   const std::string& logits;
   const Node& node;
   int64_t axis;  // from the end
 
   bool IsFixed(int input) const { return fixed.Has(Input(node, input)); }
+  int64_t RankOf(int input) const { return ranks.Of(Input(node, input)); }
 };
 
 Decline Mixed(const Node& node) {
   return Because(DeclineCode::kTokensMixed, "{}: is not known to compute each token on its own", Describe(node));
 }
 
-// The extent of `value` along `axis` from the end; 1 where it has no such axis, nothing where that is not known.
-std::optional<int64_t> ExtentFromEnd(const Graph& graph, const std::string& value, int64_t axis) {
-  if (graph.Scalar(value)) return 1;
-  if (const auto shape = graph.Shape(value)) {
-    const auto rank = static_cast<int64_t>(shape->size());
-    return rank < -axis ? 1 : (*shape)[static_cast<size_t>(rank + axis)];
-  }
-  const int64_t rank = RankOf(graph, value);
+// The extent of `value` along the tokens' axis; 1 where it has no such axis, nothing where that is not known.
+std::optional<int64_t> ExtentFromEnd(const Asked& asked, const std::string& value) {
+  const int64_t rank = asked.ranks.Of(value);
   if (rank < 0) return std::nullopt;
-  return rank < -axis ? 1 : -1;
+  if (rank < -asked.axis) return 1;
+  const auto shape = asked.graph.Shape(value);
+  return shape ? (*shape)[static_cast<size_t>(rank + asked.axis)] : -1;
 }
 
 // Broadcasting: an input has the tokens on the same axis, or one row for all.
@@ -56,7 +54,7 @@ Reads ReadElementwise(const Asked& asked) {
   for (int i = 0; i < asked.node.input_size(); ++i) {
     const std::string& value = asked.node.input(i);
     if (value.empty()) continue;
-    const auto extent = ExtentFromEnd(asked.graph, value, asked.axis);
+    const auto extent = ExtentFromEnd(asked, value);
     if (!extent) return UnknownShape(asked.node, value);
     if (*extent == 1) continue;
     if (asked.IsFixed(i))
@@ -71,7 +69,7 @@ Reads ReadElementwise(const Asked& asked) {
 std::optional<int64_t> AxisAttribute(const Asked& asked, const char* name, const std::string& of) {
   const int64_t axis = IntAttribute(asked.node, name);
   if (axis < 0) return axis;
-  const int64_t rank = RankOf(asked.graph, of);
+  const int64_t rank = asked.ranks.Of(of);
   return rank < 0 ? std::nullopt : std::optional(axis - rank);
 }
 
@@ -105,7 +103,7 @@ Reads ReadAlongAxis(const Asked& asked) {
 
 // [.., S, K] times weights of rank 2 at most.
 Reads ReadMatMul(const Asked& asked) {
-  const int64_t rank = RankOf(asked.graph, Input(asked.node, 1));
+  const int64_t rank = asked.RankOf(1);
   if (asked.axis > -2 || !asked.IsFixed(1) || rank < 1 || rank > 2) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
@@ -131,14 +129,14 @@ bool Contains(const std::vector<int64_t>& axes, int64_t axis) {
 }
 
 Reads ReadReduce(const Asked& asked) {
-  const auto axes = Axes(asked, RankOf(asked.graph, Input(asked.node, 0)));
+  const auto axes = Axes(asked, asked.RankOf(0));
   if (!axes || axes->empty() || Differs(asked.node, "keepdims") || Contains(*axes, asked.axis))
     return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
 
 Reads ReadUnsqueeze(const Asked& asked) {
-  const int64_t rank = RankOf(asked.graph, asked.node.output(0));
+  const int64_t rank = asked.ranks.Of(asked.node.output(0));
   const auto axes = Axes(asked, rank);
   if (!axes) return UnknownShape(asked.node, asked.node.output(0));
   if (Contains(*axes, asked.axis)) return Mixed(asked.node);
@@ -148,7 +146,7 @@ Reads ReadUnsqueeze(const Asked& asked) {
 }
 
 Reads ReadSqueeze(const Asked& asked) {
-  auto axes = Axes(asked, RankOf(asked.graph, Input(asked.node, 0)));
+  auto axes = Axes(asked, asked.RankOf(0));
   if (!axes) return UnknownShape(asked.node, Input(asked.node, 0));
   // From the end on: each axis that went from behind the tokens, or from their place, moves them.
   std::sort(axes->begin(), axes->end(), std::greater<>());
@@ -178,7 +176,7 @@ bool TakesLastRow(const Asked& asked) {
 Reads ReadSlice(const Asked& asked) {
   const auto axes = KnownInts(asked.graph, Input(asked.node, 3));
   if (!axes) return Mixed(asked.node);
-  const int64_t rank = RankOf(asked.graph, Input(asked.node, 0));
+  const int64_t rank = asked.RankOf(0);
   if (rank < 0) return UnknownShape(asked.node, Input(asked.node, 0));
   for (const int64_t axis : *axes)
     if ((axis < 0 ? axis : axis - rank) == asked.axis && !TakesLastRow(asked)) return Mixed(asked.node);
@@ -188,16 +186,16 @@ Reads ReadSlice(const Asked& asked) {
 // Rows of a table by token, or fixed rows of what each token has.
 Reads ReadGather(const Asked& asked) {
   const std::string& data = Input(asked.node, 0);
-  const int64_t data_rank = RankOf(asked.graph, data);
+  const int64_t data_rank = asked.ranks.Of(data);
   const auto along = AxisAttribute(asked, "axis", data);
   if (data_rank < 0 || !along) return UnknownShape(asked.node, data);
   const int64_t rows = -1 - *along;  // axes of data behind the gathered one
   if (asked.IsFixed(0)) {            // the axes of the indices stand in the gathered one's place
     const int64_t axis = asked.axis + rows;
-    if (axis >= 0 || RankOf(asked.graph, Input(asked.node, 1)) < -axis) return Mixed(asked.node);
+    if (axis >= 0 || asked.RankOf(1) < -axis) return Mixed(asked.node);
     return TokenReads{{{1, axis}}};
   }
-  const int64_t index_rank = RankOf(asked.graph, Input(asked.node, 1));
+  const int64_t index_rank = asked.RankOf(1);
   if (!asked.IsFixed(1) || index_rank < 0) return Mixed(asked.node);
   if (asked.axis >= -rows) return TokenReads{{{0, asked.axis}}};
   if (asked.axis >= -rows - index_rank) return Mixed(asked.node);
@@ -229,7 +227,7 @@ Reads ReadReshape(const Asked& asked) {
   if (!extents || Differs(asked.node, "allowzero")) return Mixed(asked.node);
   const auto rank = static_cast<int64_t>(extents->size());
   const int64_t tokens = rank + asked.axis;
-  const int64_t value_rank = RankOf(asked.graph, value);
+  const int64_t value_rank = asked.ranks.Of(value);
   if (tokens < 0 || value_rank < 0) return UnknownShape(asked.node, value);
   if (value_rank <= tokens) return Mixed(asked.node);
   std::vector<int64_t> shape(static_cast<size_t>(rank), 0);
@@ -270,7 +268,7 @@ Reads ReadRotary(const Asked& asked) {
 
 // com.microsoft: input, position_ids, tables. position_ids of one element are an offset.
 Reads ReadMicrosoftRotary(const Asked& asked) {
-  if (asked.axis != -2 || RankOf(asked.graph, Input(asked.node, 1)) != 2) return Mixed(asked.node);
+  if (asked.axis != -2 || asked.RankOf(1) != 2) return Mixed(asked.node);
   return TokenReads{{{0, -2}, {1, -1}}};
 }
 
@@ -344,59 +342,21 @@ Reads ReadFunction(const Asked& asked) {
                                                                             : Mixed(asked.node);
 }
 
-// Follows nodes whose inputs tell their outputs' ranks. A graph may share so that following all would never end.
-class RankReader {
- public:
-  explicit RankReader(const Graph& graph) : graph_(graph) {}
-
-  int64_t Read(const std::string& value) {
-    if (const auto shape = graph_.Shape(value)) return static_cast<int64_t>(shape->size());
-    if (graph_.Scalar(value)) return 0;
-    const Node* node = graph_.Producer(value);
-    if (node == nullptr || ++read_ > kMostNodes) return -1;
-    if (graph_.IsModelFunction(*node)) return CallsTokenwiseFunction(graph_, *node) ? Largest(*node) : -1;
-    const std::string& op = node->op_type();
-    if (IsElementwise(DomainOf(*node), op) || graph_.IsOnnx(node, "MatMul")) return Largest(*node);
-    if (op == "GroupQueryAttention" && IsAttentionOp(*node)) return value == node->output(0) ? 3 : 4;
-    if (graph_.IsOnnx(node, "Gather")) {
-      const int64_t data = Read(Input(*node, 0));
-      const int64_t indices = Read(Input(*node, 1));
-      return data < 0 || indices < 0 ? -1 : data + indices - 1;
-    }
-    if (graph_.IsOnnx(node, "Reshape")) {
-      const auto extents = ExtentsOf(graph_, Input(*node, 1));
-      return extents ? static_cast<int64_t>(extents->size()) : -1;
-    }
-    static const std::unordered_set<std::string_view> first = {"RMSNormalization",
-                                                               "LayerNormalization",
-                                                               "SimplifiedLayerNormalization",
-                                                               "SkipSimplifiedLayerNormalization",
-                                                               "MatMulNBits",
-                                                               "Transpose",
-                                                               "Slice",
-                                                               "Concat",
-                                                               "Softmax",
-                                                               "RotaryEmbedding",
-                                                               "Attention"};
-    return first.contains(op) && (value == node->output(0) || op.starts_with("Skip")) ? Read(Input(*node, 0)) : -1;
-  }
-
- private:
-  static constexpr int kMostNodes = 64;
-
-  int64_t Largest(const Node& node) {
-    int64_t largest = 0;
-    for (const auto& input : node.input()) {
-      const int64_t rank = input.empty() ? 0 : Read(input);
-      if (rank < 0) return -1;
-      largest = std::max(largest, rank);
-    }
-    return largest;
-  }
-
-  const Graph& graph_;
-  int read_ = 0;
-};
+// Nodes whose output has the rank of input 0.
+bool KeepsRank(const std::string& op) {
+  static const std::unordered_set<std::string_view> ops = {"RMSNormalization",
+                                                           "LayerNormalization",
+                                                           "SimplifiedLayerNormalization",
+                                                           "SkipSimplifiedLayerNormalization",
+                                                           "MatMulNBits",
+                                                           "Transpose",
+                                                           "Slice",
+                                                           "Concat",
+                                                           "Softmax",
+                                                           "RotaryEmbedding",
+                                                           "Attention"};
+  return ops.contains(op);
+}
 
 }  // namespace
 
@@ -404,11 +364,49 @@ Decline UnknownShape(const Node& node, const std::string& value) {
   return Because(DeclineCode::kShapeUnknown, "{}: the shape of '{}' is not known", Describe(node), value);
 }
 
-int64_t RankOf(const Graph& graph, const std::string& value) { return RankReader(graph).Read(value); }
+Ranks::Ranks(const Graph& graph) : graph_(graph) {
+  for (const Node* node : graph.nodes())
+    for (int output = 0; output < node->output_size(); ++output)
+      if (const int64_t rank = OfOutput(*node, output); rank >= 0) made_[node->output(output)] = rank;
+}
 
-Matched<TokenReads> ReadTokens(const Graph& graph, const FixedValues& fixed, const std::string& logits,
-                               const Node& node, int64_t axis) {
-  const Asked asked{graph, fixed, logits, node, axis};
+int64_t Ranks::Of(const std::string& value) const {
+  if (const auto shape = graph_.Shape(value)) return static_cast<int64_t>(shape->size());
+  if (graph_.Scalar(value)) return 0;
+  const auto found = made_.find(value);
+  return found == made_.end() ? -1 : found->second;
+}
+
+int64_t Ranks::OfOutput(const Node& node, int output) const {
+  if (graph_.IsModelFunction(node)) return CallsTokenwiseFunction(graph_, node) ? LargestInput(node) : -1;
+  const std::string& op = node.op_type();
+  if (IsElementwise(DomainOf(node), op) || graph_.IsOnnx(&node, "MatMul")) return LargestInput(node);
+  if (op == "GroupQueryAttention" && IsAttentionOp(node)) return output == 0 ? 3 : 4;
+  if (graph_.IsOnnx(&node, "Gather")) {
+    const int64_t data = Of(Input(node, 0));
+    const int64_t indices = Of(Input(node, 1));
+    return data < 0 || indices < 0 ? -1 : data + indices - 1;
+  }
+  if (graph_.IsOnnx(&node, "Reshape")) {
+    const auto extents = ExtentsOf(graph_, Input(node, 1));
+    return extents ? static_cast<int64_t>(extents->size()) : -1;
+  }
+  return KeepsRank(op) && (output == 0 || op.starts_with("Skip")) ? Of(Input(node, 0)) : -1;
+}
+
+int64_t Ranks::LargestInput(const Node& node) const {
+  int64_t largest = 0;
+  for (const auto& input : node.input()) {
+    const int64_t rank = input.empty() ? 0 : Of(input);
+    if (rank < 0) return -1;
+    largest = std::max(largest, rank);
+  }
+  return largest;
+}
+
+Matched<TokenReads> ReadTokens(const Graph& graph, const FixedValues& fixed, const Ranks& ranks,
+                               const std::string& logits, const Node& node, int64_t axis) {
+  const Asked asked{graph, fixed, ranks, logits, node, axis};
   if (!graph.BodiesOf(node).empty()) return Mixed(node);
   if (graph.IsModelFunction(node)) return ReadFunction(asked);
   const std::string& domain = DomainOf(node);

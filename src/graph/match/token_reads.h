@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -21,8 +22,19 @@ class FixedValues {
   std::unordered_set<std::string> open_;
 };
 
-// The rank of `value`, by its declared shape or by the nodes that make it; -1: not known.
-int64_t RankOf(const Graph& graph, const std::string& value);
+// Ranks of the main graph's values as it was when this was made: declared, or told by the nodes that make them.
+class Ranks {
+ public:
+  explicit Ranks(const Graph& graph);
+  int64_t Of(const std::string& value) const;  // -1: not known
+
+ private:
+  int64_t OfOutput(const Node& node, int output) const;
+  int64_t LargestInput(const Node& node) const;
+
+  const Graph& graph_;
+  std::unordered_map<std::string, int64_t> made_;  // by nodes
+};
 
 // kShapeUnknown: `node` and what it reads.
 Decline UnknownShape(const Node& node, const std::string& value);
@@ -42,7 +54,7 @@ struct TokenReads {
 // end). `logits` is the graph's output [B, S, V], whose symbols tell an extent of the batch or the tokens.
 // kTokensMixed: a node that is not known to compute each token on its own. kShapeUnknown: a shape that would tell is
 // not known.
-Matched<TokenReads> ReadTokens(const Graph& graph, const FixedValues& fixed, const std::string& logits,
-                               const Node& node, int64_t axis);
+Matched<TokenReads> ReadTokens(const Graph& graph, const FixedValues& fixed, const Ranks& ranks,
+                               const std::string& logits, const Node& node, int64_t axis);
 
 }  // namespace kvshare::graph

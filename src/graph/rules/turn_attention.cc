@@ -59,6 +59,8 @@ void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const Ma
   graph.SetInputs(node, inputs);
   if (!mask.absent) graph.SetInt(node, "is_causal", 1);
   if (layer.window != kFullWindow) graph.SetInt(node, "local_window_size", layer.window);
+  for (const char* bound : {"left_window_size", "right_window_size"})
+    if (Differs(node, bound)) graph.SetInt(node, bound, -1);  // in local_window_size and is_causal
   graph.SetOp(node, kKvshare, "Attention");
   graph.RequireImport(kKvshare, 1);
 }
