@@ -121,11 +121,23 @@ struct RuleOutcome {
   std::string code;    // the same for programs, e.g. "mask-unknown": src/graph/match/decline_codes.inc lists them
 };
 
+// By how much one rule made counts of Inspection smaller; below 0: larger. Nodes go where dead-nodes removes them.
+struct RuleSaving {
+  std::string rule;
+  int64_t nodes = 0;
+  int64_t mask_nodes = 0;
+  int64_t copies = 0;       // borrowed_copies and repeat_nodes
+  int64_t presents = 0;     // named_unused_presents
+  int64_t cache_bytes = 0;  // of one sequence of kCacheTokens
+};
+inline constexpr int64_t kCacheTokens = 32768;
+
 struct RewriteReport {
   Inspection before;
   Inspection after;
   std::vector<RuleOutcome> outcomes;
-  std::vector<std::string> notes;  // what the reader must know, e.g. a changed contract for ragged batches
+  std::vector<RuleSaving> savings;  // of the rules that changed something, in order
+  std::vector<std::string> notes;   // what the reader must know, e.g. a changed contract for ragged batches
   bool changed = false;
 };
 

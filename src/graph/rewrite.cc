@@ -87,6 +87,27 @@ Status CheckOptions(const RewriteOptions& options) {
   return {};
 }
 
+int64_t CacheBytes(const Inspection& inspection) {
+  int64_t bytes = 0;
+  for (const AttentionLayer& layer : inspection.layers)
+    bytes += layer.row_bytes * (layer.cache_rows > 0 ? layer.cache_rows : kCacheTokens);
+  return bytes;
+}
+
+RuleSaving SavingOf(const char* rule, const Inspection& before, const Inspection& after) {
+  return {rule,
+          before.nodes - after.nodes,
+          before.mask_nodes - after.mask_nodes,
+          before.borrowed_copies + before.repeat_nodes - after.borrowed_copies - after.repeat_nodes,
+          before.named_unused_presents - after.named_unused_presents,
+          CacheBytes(before) - CacheBytes(after)};
+}
+
+bool HasChanged(const std::vector<RuleOutcome>& outcomes, size_t first) {
+  return std::any_of(outcomes.begin() + static_cast<std::ptrdiff_t>(first), outcomes.end(),
+                     [](const RuleOutcome& outcome) { return outcome.applied; });
+}
+
 // Why nothing changed, where that is so.
 std::string WhyUnchanged(const Rewriting& rewriting, const Inspection& inspection) {
   if (inspection.layers.empty())
@@ -121,19 +142,22 @@ Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& as
   RewriteOptions options = asked;
   options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
-  report.before = Describe(graph);
+  report.before = report.after = Describe(graph);
   Rewriting rewriting{graph, options, FeaturesOf(options, *ParseVersion(options.min_ort) < OrtVersion{1, 31})};
   for (const Rule& rule : AllRules()) {
     const bool skipped = std::find(options.skip.begin(), options.skip.end(), rule.name) != options.skip.end();
     if (skipped || !rewriting.wanted.HasAnyOf(rule.serves)) continue;
     rewriting.LookAgain();
+    const size_t told = rewriting.outcomes.size();
     rule.run(rewriting);
     if (const Status status = Validate(graph); !status.ok())
       return Status::Internal(fmt::format("rule {} broke the model: {}", rule.name, status.message()));
+    if (!HasChanged(rewriting.outcomes, told)) continue;
+    Inspection after = Describe(graph);
+    report.savings.push_back(SavingOf(rule.name, report.after, after));
+    report.after = std::move(after);
   }
-  report.after = Describe(graph);
-  report.changed = std::any_of(rewriting.outcomes.begin(), rewriting.outcomes.end(),
-                               [](const RuleOutcome& outcome) { return outcome.applied; });
+  report.changed = HasChanged(rewriting.outcomes, 0);
   if (!report.changed) rewriting.Note(WhyUnchanged(rewriting, report.before));
   report.outcomes = std::move(rewriting.outcomes);
   report.notes = std::move(rewriting.notes);

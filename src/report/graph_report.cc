@@ -132,7 +132,6 @@ std::string Origin(const Inspection& i) {
 
 // What the caches of one sequence hold after many tokens.
 std::string CacheBytes(const Inspection& i) {
-  constexpr int64_t kTokens = 32768;
   int64_t caches = 0;
   int64_t kept = 0;
   int64_t growing = 0;  // bytes a token
@@ -146,7 +145,29 @@ std::string CacheBytes(const Inspection& i) {
   if (caches == 0) return "";
   const std::string of_fixed_size = kept == 0 ? "" : fmt::format("; {} of fixed size take {}", kept, BytesText(fixed));
   return fmt::format("caches of {} layers: {} bytes a token{}; {} at {} tokens\n", caches, growing, of_fixed_size,
-                     BytesText(growing * kTokens + fixed), kTokens);
+                     BytesText(growing * kCacheTokens + fixed), kCacheTokens);
+}
+
+// "; saves 34 mask nodes, 1.2 MB of caches at 32768 tokens", or nothing.
+std::string SavingText(const RewriteReport& report, const std::string& rule) {
+  const auto found = std::ranges::find(report.savings, rule, &RuleSaving::rule);
+  if (found == report.savings.end()) return "";
+  std::vector<std::string> parts;
+  const auto add = [&](int64_t count, const char* what) {
+    if (count > 0) parts.push_back(fmt::format("{} {}", count, what));
+  };
+  add(found->nodes, "nodes");
+  add(found->mask_nodes, "mask nodes");
+  add(found->copies, "nodes that copy K/V");
+  add(found->presents, "unused presents");
+  if (found->cache_bytes > 0)
+    parts.push_back(fmt::format("{} of caches at {} tokens", BytesText(found->cache_bytes), kCacheTokens));
+  return parts.empty() ? "" : fmt::format("; saves {}", fmt::join(parts, ", "));
+}
+
+Json SavingJson(const RuleSaving& s) {
+  return {{"rule", s.rule},     {"nodes", s.nodes},       {"mask_nodes", s.mask_nodes},
+          {"copies", s.copies}, {"presents", s.presents}, {"cache_bytes", s.cache_bytes}};
 }
 
 // One line for many nodes of one fate: "16 x <reason>: first, second, ...".
@@ -163,7 +184,8 @@ std::string Outcomes(const RewriteReport& report, bool applied) {
   std::string text;
   for (const std::string& key : order) {
     const auto& list = nodes[key];
-    text += fmt::format("  {:3} x {} ({}{})\n", list.size(), key, list.front(), list.size() > 1 ? ", ..." : "");
+    text += fmt::format("  {:3} x {} ({}{}){}\n", list.size(), key, list.front(), list.size() > 1 ? ", ..." : "",
+                        applied ? SavingText(report, key) : "");
   }
   return text;
 }
@@ -204,8 +226,11 @@ std::string ToJson(const RewriteReport& report) {
   for (const RuleOutcome& o : report.outcomes)
     outcomes.push_back(
         {{"rule", o.rule}, {"node", o.node}, {"applied", o.applied}, {"reason", o.reason}, {"code", o.code}});
+  Json savings = Json::array();
+  for (const RuleSaving& saving : report.savings) savings.push_back(SavingJson(saving));
   return Dump({{"changed", report.changed},
                {"outcomes", std::move(outcomes)},
+               {"savings", std::move(savings)},
                {"notes", report.notes},
                {"before", InspectionJson(report.before)},
                {"after", InspectionJson(report.after)}});

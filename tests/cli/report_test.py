@@ -1,6 +1,7 @@
 """What the verbs print for programs: one JSON object each."""
 import json
 
+import pytest
 from conftest import EQUAL
 
 
@@ -14,6 +15,34 @@ def test_rewrite_tells_its_outcomes_as_json(kvshare, case, tmp_path):
     assert all(o["reason"] for o in report["outcomes"] if not o["applied"])
     assert report["before"]["mask_nodes"] > report["after"]["mask_nodes"] == 0
     assert report["after"] == json.loads(kvshare("inspect", out, "--json").stdout)
+
+
+def bytes_of_caches(inspection, tokens=32768):
+    return sum(layer["row_bytes"] * (layer["cache_rows"] or tokens) for layer in inspection["layers"])
+
+
+@pytest.mark.parametrize("model", ["mixed_bias_asis", "head_shared_gqa", "torch_gemma4"])
+@pytest.mark.parametrize("options", [["--to", "kvshare"], ["--to", "ort"], ["--to", "kvshare", "--window-caches"]])
+def test_a_dry_run_tells_what_each_rule_saves(kvshare, case, model, options):
+    done = kvshare("rewrite", case.model(model), "--dry-run", "--json", *options)
+    assert done.returncode == EQUAL, done.stderr
+    report = json.loads(done.stdout)
+    savings, before, after = report["savings"], report["before"], report["after"]
+    applied = list(dict.fromkeys(outcome["rule"] for outcome in report["outcomes"] if outcome["applied"]))
+    assert [saving["rule"] for saving in savings] == applied != []
+    for saved, counts in {"nodes": ["nodes"], "mask_nodes": ["mask_nodes"], "copies": ["borrowed_copies", "repeat_nodes"],
+                          "presents": ["named_unused_presents"]}.items():
+        assert sum(saving[saved] for saving in savings) == sum(before[count] - after[count] for count in counts), saved
+    assert sum(saving["cache_bytes"] for saving in savings) == bytes_of_caches(before) - bytes_of_caches(after)
+
+
+def test_the_report_for_people_tells_savings_too(kvshare, case):
+    done = kvshare("rewrite", case.model("mixed_bias_asis"), "--dry-run", "--to", "kvshare", "--window-caches")
+    assert done.returncode == EQUAL, done.stderr
+    by_rule = {line.split()[2]: line for line in done.stdout.splitlines() if " x " in line}
+    assert "mask nodes" in by_rule["shared-attention"] and "that copy K/V" in by_rule["shared-attention"]
+    assert " nodes" in by_rule["dead-nodes"].partition("; saves")[2]
+    assert "of caches at 32768 tokens" in by_rule["window-caches"]
 
 
 def test_the_program_tells_the_librarys_version(kvshare, case):
