@@ -25,13 +25,13 @@ SOURCES = ["onnxruntime/core/providers/cuda", "onnxruntime/contrib_ops/cuda"]
 DOMAINS = {"kOnnxDomain": "", "kMSDomain": "com.microsoft", "kMSInternalNHWCDomain": "com.ms.internal.nhwc"}
 OUT = pathlib.Path(__file__).resolve().parents[1] / "src" / "graph" / "placement" / "ort_cuda_kernels.inc"
 HEADER = """\
+// clang-format off
 // What ONNX Runtime has kernels for, by release 1.N; scripts/ort_cuda_kernels.py writes it.
 //
 //   KVSHARE_ORT_KERNEL(provider, domain, op, first opset, last opset or 0, inputs>outputs, types, host, since N, until N)
 //
 // A type variable, or a type, for each input and output; the last input repeats. `host`: inputs and outputs in the host's
 // memory. Of operators on the CPU there is a row where CUDA has none of that opset, without the variables of many types.
-// clang-format off
 """
 
 
