@@ -49,11 +49,11 @@ Answer AnswerOf(const kvshare::Result<T>& result) {
 
 nb::tuple AsTuple(const Answer& answer) { return nb::make_tuple(answer.first, answer.second); }
 
-nb::tuple Inspect(const std::string& path) {
+nb::tuple Inspect(const std::string& path, const std::string& cuda) {
   Answer answer;
   {
     const nb::gil_scoped_release released;
-    answer = AnswerOf(kvshare::Inspect(path));
+    answer = AnswerOf(kvshare::Inspect(path, {.cuda = cuda}));
   }
   return AsTuple(answer);
 }
@@ -288,7 +288,7 @@ nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std
 
 NB_MODULE(_native, module) {
   module.def("version", [] { return kvshare::kVersion; });
-  module.def("inspect", &Inspect, nb::arg("path"));
+  module.def("inspect", &Inspect, nb::arg("path"), nb::kw_only(), nb::arg("cuda"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
              nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("window_caches").none(),
              nb::arg("kv_cache").none(), nb::arg("largest"), nb::arg("scale_per_tensor"), nb::arg("fast_prefill"),

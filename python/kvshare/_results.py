@@ -37,6 +37,20 @@ class AttentionLayer:
 
 
 @dataclasses.dataclass(frozen=True)
+class CudaPlacement:
+    """Where the CUDA provider of a release of ONNX Runtime would run the nodes: a prediction by its table of kernels."""
+
+    release: str  # "1.29"
+    cuda_nodes: int
+    cpu_nodes: int
+    unknown_nodes: int  # not in the table: copies beside them are not counted
+    attention_on_cpu: int  # attention and mask nodes among cpu_nodes
+    copies: int  # between GPU and host, that the session would add
+    attention_copies: list[str]  # the values, of them, that an attention or mask node makes or reads
+    notes: list[str]  # why nodes are not on the GPU
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspection:
     """What attention a model holds."""
 
@@ -50,11 +64,13 @@ class Inspection:
     producer: str = ""  # which exporter wrote the model
     opsets: dict[str, int] = dataclasses.field(default_factory=dict)  # by domain
     unfused_layers: int = 0  # attention made of MatMul and Softmax, which kvshare does not serve
+    cuda: CudaPlacement | None = None  # where inspect was asked for it
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Inspection:
         layers = [make(AttentionLayer, layer) for layer in fields["layers"]]
-        return make(Inspection, {**fields, "layers": layers})
+        cuda = fields.get("cuda")
+        return make(Inspection, {**fields, "layers": layers, "cuda": make(CudaPlacement, cuda) if cuda else None})
 
 
 @dataclasses.dataclass(frozen=True)

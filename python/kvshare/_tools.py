@@ -50,15 +50,17 @@ def as_file(model: Any) -> Iterator[str]:
         yield str(path)
 
 
-def inspect(model: Model) -> Inspection:
+def inspect(model: Model, *, cuda: str = "") -> Inspection:
     """What attention a model holds: its layers, who owns K and V and who borrows them, masks, copies, known traps.
 
     model: a path, whose external weights are checked but not read, or an onnx.ModelProto.
+    cuda: a release of ONNX Runtime, "1.29": also where its CUDA provider would run the nodes, and what it would copy.
 
-    Raises InvalidInputError for a model that is missing or malformed, or whose weights leave its folder.
+    Raises InvalidInputError for a model that is missing or malformed, or whose weights leave its folder, and for a release
+    whose CUDA kernels are not known.
     """
     with as_file(model) as path:
-        return Inspection.from_json(_call(_native.inspect, path))
+        return Inspection.from_json(_call(_native.inspect, path, cuda=cuda))
 
 
 def rewrite(

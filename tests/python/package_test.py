@@ -106,6 +106,9 @@ def test_inspect_and_rewrite_take_paths_and_protos(tmp_path):
     case = DATA / "mixed_bias_asis" / "model.onnx"
     inspection = kvshare.inspect(case)
     assert [layer.source for layer in inspection.layers if layer.kind == "shared"] == [3, 3, 3, 3, 4]
+    assert inspection.cuda is None and kvshare.inspect(case, cuda="1.29").cuda.attention_on_cpu > 0
+    with pytest.raises(kvshare.InvalidInputError, match="option 'cuda' = '2.0'"):
+        kvshare.inspect(case, cuda="2.0")
     report = kvshare.rewrite(case, tmp_path / "out.onnx")
     assert report.changed and (tmp_path / "out.onnx").exists()
     assert all(layer.domain == "kvshare" for layer in kvshare.inspect(tmp_path / "out.onnx").layers)
