@@ -1,11 +1,14 @@
 // The graph tool as a library: what attention a model holds, and how to turn it into kvshare's, or upstream's, form.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvshare/status.h"
@@ -82,6 +85,11 @@ enum class Rope { kFold, kKeep };
 constexpr Rope DefaultRope(Target target) { return target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold; }
 
 enum class CacheType { kInt8, kInt4, kFp8, kBf16, kFp16 };
+inline constexpr std::array<std::pair<std::string_view, CacheType>, 5> kCacheTypes = {{{"int8", CacheType::kInt8},
+                                                                                       {"int4", CacheType::kInt4},
+                                                                                       {"fp8", CacheType::kFp8},
+                                                                                       {"bf16", CacheType::kBf16},
+                                                                                       {"fp16", CacheType::kFp16}}};
 
 // Caches of another element type. A code of int8, int4 (two in a uint8) and fp8 (float8e4m3fn) means code * scale; each
 // key-value head's channel has a scale, or each cache one.

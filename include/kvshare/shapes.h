@@ -19,6 +19,7 @@ namespace kvshare {
 // nibble, each stored as code + 8; a row of them starts on a byte.
 enum class DType : uint8_t { kF32, kF16, kBF16, kF64, kBool, kI32, kI64, kI8, kI4, kF8E4M3 };
 
+constexpr bool IsFloat(DType type) { return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16; }
 constexpr bool IsQuantized(DType type) { return type == DType::kI8 || type == DType::kI4 || type == DType::kF8E4M3; }
 
 // Bytes of one element; of a pair for kI4.

@@ -79,11 +79,8 @@ kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
 }
 
 kvshare::Result<kvshare::CacheType> CacheTypeOf(const std::string& name) {
-  if (name == "int8") return kvshare::CacheType::kInt8;
-  if (name == "int4") return kvshare::CacheType::kInt4;
-  if (name == "fp8") return kvshare::CacheType::kFp8;
-  if (name == "bf16") return kvshare::CacheType::kBf16;
-  if (name == "fp16") return kvshare::CacheType::kFp16;
+  for (const auto& [known, type] : kvshare::kCacheTypes)
+    if (name == known) return type;
   return kvshare::Status::InvalidInput("option 'kv_cache' is '" + name + "'; needs int8, int4, fp8, bf16 or fp16");
 }
 

@@ -89,11 +89,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   CLI::Option* windows = verb->add_flag(
       "--window-caches{64}", arguments->slack,
       "Caches of layers with a window hold its keys and so many more (--window-caches=SLACK, default 64)");
-  static const std::map<std::string, CacheType> caches = {{"int8", CacheType::kInt8},
-                                                          {"int4", CacheType::kInt4},
-                                                          {"fp8", CacheType::kFp8},
-                                                          {"bf16", CacheType::kBf16},
-                                                          {"fp16", CacheType::kFp16}};
+  static const std::map<std::string, CacheType> caches(kCacheTypes.begin(), kCacheTypes.end());
   CLI::Option* cache =
       verb->add_option("--kv-cache", arguments->cache, "What caches hold: int8, int4, fp8, bf16 or fp16")
           ->transform(CLI::CheckedTransformer(caches));

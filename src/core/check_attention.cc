@@ -19,8 +19,6 @@ std::string ShapeOf(const View& v) {
   return fmt::format("[B {}, heads {}, tokens {}, D {}]", v.batch, v.heads, v.tokens, v.head_size);
 }
 
-bool IsFloat(DType type) { return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16; }
-
 template <typename View>
 Status CheckView(const View& v, std::string_view name, std::string_view where) {
   if (v.batch < 0 || v.heads <= 0 || v.tokens < 0 || v.head_size <= 0)

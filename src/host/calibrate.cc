@@ -18,8 +18,6 @@ using host::Step;
 
 using Largest = std::map<std::string, std::vector<float>>;
 
-bool IsFloat(DType type) { return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16; }
-
 // One step of all tokens of `arrays`, from which it takes what is an input.
 Result<Step> PromptOf(NamedTensors arrays, const Feeds& feeds, const std::string& file) {
   Step step;

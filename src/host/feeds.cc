@@ -189,7 +189,7 @@ class Planner {
     Feed feed{.input = input, .role = Role::kOther, .axes = {}, .present = {}};
     const Meaning* known = Find(input);
     if (known == nullptr && HasOutput(PresentOf(input.name))) return StateOf(std::move(feed));
-    if (known == nullptr && known_.caches.contains(input.name) && input.shape.size() == 4) feed.role = Role::kCache;
+    const bool is_cache = known == nullptr && known_.caches.contains(input.name) && input.shape.size() == 4;
     // Keys of an encoder stay as they are; a cache that nothing continues would be left behind at each step.
     if (input.name.starts_with("past_key_values") && !Contains(input.name, "encoder"))
       return Status::Refused(fmt::format("input '{}' has no output '{}'", input.name, PresentOf(input.name)));
@@ -200,10 +200,10 @@ class Planner {
       if (axes[i] != '?' && input.shape[i] < 0) {
         feed.axes.push_back({KindOf(axes[i]), 0});
       } else {
-        feed.axes.push_back(feed.role == Role::kCache ? CacheAxis(input, i) : AnyAxis(input, i, feed.role));
+        feed.axes.push_back(is_cache ? CacheAxis(input, i) : AnyAxis(input, i, feed.role));
       }
     }
-    if (feed.role == Role::kOther || feed.role == Role::kCache)
+    if (feed.role == Role::kOther)
       invented_.push_back(fmt::format("input '{}' ({})", input.name,
                                       IsInteger(input.type)        ? "zeros"
                                       : input.type == DType::kBool ? "true"
@@ -231,7 +231,7 @@ class Planner {
     if (input.shape[i] < 0 && i == 1 && cache.heads > 0) return {Axis::Kind::kGiven, cache.heads};
     if (input.shape[i] < 0 && i == 2) return {Axis::Kind::kPast, 0};
     if (input.shape[i] < 0 && i == 3 && cache.head_size > 0) return {Axis::Kind::kGiven, WidthOf(input, cache)};
-    return AnyAxis(input, i, Role::kCache);
+    return AnyAxis(input, i, Role::kOther);
   }
 
   // Elements of a row: int4 has two channels in one.
@@ -356,7 +356,7 @@ Result<NamedTensors> Feeds::Make(const Step& step, uint64_t seed) const {
     }
     KVSHARE_ASSIGN_OR_RETURN(Tensor tensor, ZerosOf(feed.input, feed.ShapeAt(step)));
     auto random = RandomOf(seed, name, 0);  // at each step the same: an encoder's output, say
-    if (feed.role == Role::kOther || feed.role == Role::kCache || feed.role == Role::kEmbeddings) {
+    if (feed.role == Role::kOther || feed.role == Role::kEmbeddings) {
       Invent(random, tensor);
     } else {
       Count(feed, step, tensor);

@@ -39,7 +39,6 @@ enum class Role {
   kLast,        // that less one
   kHasPast,     // 1 where there are earlier tokens
   kState,       // what the step before gave: keys, values, states of convolutions and recurrences
-  kCache,       // keys or values of the past that no output continues
   kOther,
 };
 

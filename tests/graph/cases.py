@@ -59,12 +59,16 @@ def operators(model):
     return collections.Counter((n.domain, n.op_type) for n in load(model).graph.node)
 
 
-def open_decoder(model, batch, library=None):
+def session(model, library=None):
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if library:
         options.register_custom_ops_library(str(library))
-    return Decoder(ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]), batch)
+    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def open_decoder(model, batch, library=None):
+    return Decoder(session(model, library), batch)
 
 
 def prefill(model, ids, library=None):

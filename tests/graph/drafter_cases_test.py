@@ -4,7 +4,6 @@ import itertools
 
 import cases
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 FORMS = ["mobius_drafter_default", "mobius_drafter_cpu"]
@@ -12,11 +11,7 @@ FORMS = ["mobius_drafter_default", "mobius_drafter_cpu"]
 
 def answers(model, library, batch, queries, keys, window_keys, mask):
     """All outputs of a step of `queries` tokens over `keys` cached ones, of which sliding layers hold `window_keys`."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if library:
-        options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = cases.session(model, library)
     rng = np.random.default_rng(3)
     feeds = {}
     for name, shape in {"inputs_embeds": (batch, queries, 48),

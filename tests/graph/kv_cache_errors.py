@@ -83,10 +83,7 @@ def channel_errors(got, want):
 
 def prompt_logits(model, ids, library):
     """All outputs but the logits stay in ONNX Runtime: numpy has no bf16 and no fp8."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = cases.session(model, library)
     binding = session.io_binding()
     arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.shape[1])[None]}
     for value in session.get_inputs():

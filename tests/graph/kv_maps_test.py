@@ -3,7 +3,6 @@
 import cases
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -109,11 +108,7 @@ class Builder:
 
 def steps(model, library):
     """The logits of a prompt and two decode steps."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if library:
-        options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = cases.session(model, library)
     names = [value.name for value in session.get_outputs()]
     caches = {name.replace("present", "past_key_values"): np.zeros((1, KV_HEADS, 0, SIZE), np.float32) for name in names[1:]}
     logits, total = [], 0

@@ -3,7 +3,6 @@
 import cases
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -69,11 +68,7 @@ def save_model(path, own_mask, own, shared_mask, shared):
 
 def logits_of(model, library, sequences, hidden_tokens):
     """Of a prompt of 7 tokens, one more, and 3 more; the last sequence begins with `hidden_tokens` of padding."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if library:
-        options.register_custom_ops_library(str(library))
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    session = cases.session(model, library)
     rng = np.random.default_rng(1)
     past = {name: np.zeros((sequences, 2, 0, 8), np.float32) for name in ["past_k", "past_v"]}
     for tokens in [7, 1, 3]:

@@ -17,7 +17,6 @@ namespace {
 constexpr int kKScale = 12;  // input of GroupQueryAttention; v_scale is next
 
 struct Storage {
-  const char* name;
   int element;         // of onnx::TensorProto
   int64_t bits;        // of a code; 0: no code, values as they are
   float largest_code;  // of either sign
@@ -26,11 +25,11 @@ struct Storage {
 };
 
 const Storage& StorageOf(CacheType type) {
-  static constexpr Storage kInt8 = {"int8", onnx::TensorProto::INT8, 8, 127, 1.5F};
-  static constexpr Storage kInt4 = {"int4", onnx::TensorProto::UINT8, 4, 7, 1};
-  static constexpr Storage kFp8 = {"fp8", onnx::TensorProto::FLOAT8E4M3FN, 8, 448, 2};
-  static constexpr Storage kBf16 = {"bf16", onnx::TensorProto::BFLOAT16, 0, 0, 0};
-  static constexpr Storage kFp16 = {"fp16", onnx::TensorProto::FLOAT16, 0, 0, 0};
+  static constexpr Storage kInt8 = {onnx::TensorProto::INT8, 8, 127, 1.5F};
+  static constexpr Storage kInt4 = {onnx::TensorProto::UINT8, 4, 7, 1};
+  static constexpr Storage kFp8 = {onnx::TensorProto::FLOAT8E4M3FN, 8, 448, 2};
+  static constexpr Storage kBf16 = {onnx::TensorProto::BFLOAT16, 0, 0, 0};
+  static constexpr Storage kFp16 = {onnx::TensorProto::FLOAT16, 0, 0, 0};
   switch (type) {
     case CacheType::kInt8: return kInt8;
     case CacheType::kInt4: return kInt4;
@@ -139,12 +138,14 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
       graph.SetInt(*reader->node, "kv_cache_bit_width", storage.bits);
     }
   }
-  return Outcome::Applied(fmt::format("changed contract: caches hold {}, {}", storage.name, Meaning(cache)));
+  return Outcome::Applied(fmt::format("changed contract: caches hold {}, {}", NameOf(cache.type), Meaning(cache)));
 }
 
 }  // namespace
 
-const char* NameOf(CacheType type) { return StorageOf(type).name; }
+std::string_view NameOf(CacheType type) {
+  return std::ranges::find(kCacheTypes, type, &decltype(kCacheTypes)::value_type::second)->first;
+}
 
 void RunKvCache(Rewriting& rewriting) { ForEachLayer(rewriting, kKvCacheRule, Apply); }
 

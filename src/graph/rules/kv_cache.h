@@ -5,6 +5,6 @@
 namespace kvshare::graph {
 
 // "int8", "fp16": the spelling of options and reports.
-const char* NameOf(CacheType type);
+std::string_view NameOf(CacheType type);
 
 }  // namespace kvshare::graph
