@@ -28,37 +28,27 @@ size_t ScratchBytes(const Job& job) { return Scratch(job, nullptr).bytes; }
 
 // Which keys each row may see; idle rows none.
 void FillRanges(const Job& job, const Place& place, const Scratch& scratch) {
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  for (int64_t row = 0; row < job.rows(); ++row) {
-    const KeyRange range = row < place.rows
-                               ? job.ranges[job.RangeIndex(place.b, place.PositionOf(job, row), place.HeadOf(job, row))]
-                               : KeyRange();
-    for (int64_t lane = row % R; lane < state_lanes; lane += R) {
-      scratch.begin[row / R * state_lanes + lane] = range.begin;
-      scratch.end[row / R * state_lanes + lane] = range.end;
-    }
+  const int64_t rows = job.rows();
+  for (Row row = RowAt(job, place, 0); row.index < rows; row.Next(job, place)) {
+    const KeyRange range =
+        row.index < place.rows ? job.ranges[job.RangeIndex(place.b, row.position, row.head)] : KeyRange();
+    SetState(job, row, range.begin, scratch.begin);
+    SetState(job, row, range.end, scratch.end);
   }
 }
 
 // A sink is one more key of known score and no value: it starts the row's sum.
 void StartState(const Job& job, const Place& place, const Scratch& scratch) {
   const AttentionSpec& spec = job.call->spec;
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
+  const int64_t rows = job.rows();
+  const int64_t lanes = job.plan.blocks() * StateLanes(job);
   const bool sink = (spec.smooth_softmax || spec.head_sink != nullptr) && place.split == 0;
-  for (int64_t block = 0; block < job.plan.blocks(); ++block)
-    for (int64_t lane = 0; lane < state_lanes; ++lane) {
-      const int64_t row = block * R + lane % R;
-      float score = kHidden;
-      if (sink)
-        score = spec.head_sink == nullptr
-                    ? 0.0F
-                    : static_cast<float>(LoadElement(spec.head_sink, spec.head_sink_type, place.HeadOf(job, row)));
-      scratch.max[block * state_lanes + lane] = score;
-      scratch.sum[block * state_lanes + lane] = sink ? 1.0F : 0.0F;
-    }
-  std::memset(scratch.out, 0, job.rows() * ValueStride(job) * sizeof(float));
+  std::fill_n(scratch.max, lanes, sink ? 0.0F : kHidden);
+  std::fill_n(scratch.sum, lanes, sink ? 1.0F : 0.0F);
+  if (sink && spec.head_sink != nullptr)
+    for (Row row = RowAt(job, place, 0); row.index < rows; row.Next(job, place))
+      SetState(job, row, static_cast<float>(LoadElement(spec.head_sink, spec.head_sink_type, row.head)), scratch.max);
+  std::memset(scratch.out, 0, rows * ValueStride(job) * sizeof(float));
 }
 
 // The unit's keys: of the union its split's share, in whole tiles.
@@ -215,7 +205,7 @@ void RunWideTiles(const Job& job, const Place& place, const Scratch& scratch) {
 
 // One row of sums becomes output: divided by the sum of weights, zeros where no key was seen, scaled where the values
 // are codes, rounded once.
-void StoreRow(const Job& job, const Place& place, int64_t row, const float* out, float sum) {
+void StoreRow(const Job& job, const Place& place, const Row& row, const float* out, float sum) {
   const AttentionCall& call = *job.call;
   const F32 df;
   const Quant& quant = call.value.quant;
@@ -223,7 +213,7 @@ void StoreRow(const Job& job, const Place& place, int64_t row, const float* out,
   const bool one_scale = quant.scale != nullptr && !quant.per_channel;
   const Vec inverse = hn::Set(df, (sum == 0.0F ? 0.0F : 1.0F / sum) * (one_scale ? quant.scale[0] : 1.0F));
   const float* const channel_scale = quant.per_channel ? quant.scale + place.kv_head * Dv : nullptr;
-  const int64_t offset = call.output.Offset(place.b, place.HeadOf(job, row), place.PositionOf(job, row));
+  const int64_t offset = call.output.Offset(place.b, row.head, row.position);
   WithAddress(call.output.data, call.output.type, offset, [&](auto* p) HWY_ATTR {
     ForEachVector(Dv, [&](int64_t d, size_t n) HWY_ATTR {
       Vec o = hn::Mul(hn::Load(df, out + d), inverse);
@@ -263,15 +253,15 @@ void RunUnit(const Job& job, int64_t unit, void* memory) {
   StartState(job, place, scratch);
   RunTiles(job, place, scratch);
   const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   const int64_t value_stride = ValueStride(job);
-  for (int64_t row = 0; row < place.rows; ++row) {
-    const int64_t state = row / R * state_lanes + row % R;
-    const int64_t slot = unit * job.rows() + row;
-    const float* out = scratch.out + row * value_stride;
+  const int64_t first_slot = unit * job.rows();
+  for (Row row = RowAt(job, place, 0); row.index < place.rows; row.Next(job, place)) {
+    const int64_t state = row.State(job);
+    const int64_t slot = first_slot + row.index;
+    const float* out = scratch.out + row.index * value_stride;
     if (IsWide(job)) {
       float* gathered = job.plan.splits == 1 ? scratch.rows : job.partial_out + slot * value_stride;
-      GatherRow(scratch.out + row / R * R * value_stride, R, row % R, job.call->value.head_size, gathered);
+      GatherRow(scratch.out + row.block * R * value_stride, R, row.lane, job.call->value.head_size, gathered);
       out = gathered;
     } else if (job.plan.splits > 1) {
       std::memcpy(job.partial_out + slot * value_stride, out, value_stride * sizeof(float));
@@ -309,7 +299,7 @@ void MergeRow(const Job& job, int64_t item_row) {
       hn::Store(split == 0 ? scaled : hn::Add(hn::Load(df, total + d), scaled), df, total + d);
     }
   }
-  StoreRow(job, place, row, total, sum);
+  StoreRow(job, place, RowAt(job, place, row), total, sum);
 }
 
 TargetTraits Traits() {

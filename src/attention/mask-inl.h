@@ -150,9 +150,9 @@ inline void ApplyKeyMask(const Job& job, const Place& place, int64_t first_key, 
 inline bool IsMasked(const Job& job, const Place& place, int64_t block, int64_t rows) {
   if (!job.call->mask) return false;
   if (job.masked == nullptr) return true;
-  const int64_t first = block * job.plan.block_rows;
-  for (int64_t row = first; row < first + rows; ++row)
-    if (job.masked[job.RangeIndex(place.b, place.PositionOf(job, row), place.HeadOf(job, row))]) return true;
+  Row row = RowAt(job, place, block * job.plan.block_rows);
+  for (const int64_t end = row.index + rows; row.index < end; row.Next(job, place))
+    if (job.masked[job.RangeIndex(place.b, row.position, row.head)]) return true;
   return false;
 }
 

@@ -27,6 +27,8 @@ inline int64_t KeyStride(const Job& job) {
   }
 }
 inline int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
+// Of the state of a block of rows, which lie in its first lanes again and again.
+inline int64_t StateLanes(const Job& job) { return std::max<int64_t>(job.plan.block_rows, kLanes); }
 inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
 
 constexpr int64_t kQueryRows = 4;  // packed at a time
@@ -54,7 +56,7 @@ struct Scratch {
   Scratch(const Job& job, void* memory) {
     const int64_t R = job.plan.block_rows;
     const int64_t blocks = job.plan.blocks();
-    const int64_t state = blocks * std::max<int64_t>(R, kLanes);
+    const int64_t state = blocks * StateLanes(job);
     size_t offset = 0;
     const auto take = [&](int64_t count) HWY_ATTR {
       std::byte* at = memory == nullptr ? nullptr : static_cast<std::byte*>(memory) + offset;
@@ -98,18 +100,38 @@ struct Place {
   int64_t HeadOf(const Job& job, int64_t row) const { return kv_head * job.plan.group + row % job.plan.group; }
 };
 
-// The union of the unit's rows' ranges.
-inline KeyRange RowsUnion(const Job& job, const Place& place, const Scratch& scratch) {
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  KeyRange all{INT32_MAX, 0};
-  for (int64_t row = 0; row < place.rows; ++row) {
-    const int64_t i = row / R * state_lanes + row % R;
-    if (scratch.begin[i] >= scratch.end[i]) continue;
-    all.begin = std::min(all.begin, scratch.begin[i]);
-    all.end = std::max(all.end, scratch.end[i]);
+// A row of a unit. Next() counts on: the divisions of RowAt would take as long as a short row's products.
+struct Row {
+  int64_t index;     // in the unit; idle from place.rows on
+  int64_t position;  // s
+  int64_t head;      // of the query
+  int64_t block;
+  int64_t lane;  // its first one in the state of its block
+
+  void Next(const Job& job, const Place& place) {
+    ++index;
+    if (++head == (place.kv_head + 1) * job.plan.group) {
+      head = place.kv_head * job.plan.group;
+      ++position;
+    }
+    if (++lane == job.plan.block_rows) {
+      lane = 0;
+      ++block;
+    }
   }
-  return all.begin < all.end ? all : KeyRange{};
+  int64_t State(const Job& job) const { return block * StateLanes(job) + lane; }
+};
+
+inline Row RowAt(const Job& job, const Place& place, int64_t index) {
+  const int64_t R = job.plan.block_rows;
+  return {index, place.PositionOf(job, index), place.HeadOf(job, index), index / R, index % R};
+}
+
+// Sets a row's entry of `state` in each of its lanes.
+template <typename T>
+inline void SetState(const Job& job, const Row& row, T value, T* state) {
+  const int64_t lanes = StateLanes(job);
+  for (int64_t lane = row.lane; lane < lanes; lane += job.plan.block_rows) state[row.block * lanes + lane] = value;
 }
 
 // The keys that a block's work is about: [lo, hi) holds every key that some row of the block sees, [all_lo, all_hi) the
@@ -131,6 +153,18 @@ inline BlockRange RangeOf(const Scratch& scratch, int64_t state_lanes, int64_t b
     range.all_hi = std::min(range.all_hi, end);
   }
   return range;
+}
+
+// The union of the unit's rows' ranges.
+inline KeyRange RowsUnion(const Job& job, const Place& place, const Scratch& scratch) {
+  const int64_t R = job.plan.block_rows;
+  KeyRange all{INT32_MAX, 0};
+  for (int64_t first = 0; first < place.rows; first += R) {
+    const BlockRange block = RangeOf(scratch, StateLanes(job), first / R, std::min(R, place.rows - first));
+    all.begin = std::min(all.begin, block.lo);
+    all.end = std::max(all.end, block.hi);
+  }
+  return all.begin < all.end ? all : KeyRange{};
 }
 
 // The unit's K or V head, from row `first` on.

@@ -26,17 +26,16 @@ inline float PackQuery(const Job& job, float* row) {
 }
 
 // One query row, rotated and scaled, at `to` [RowStride]; zeros for an idle one.
-inline void LoadQuery(const Job& job, const Place& place, int64_t row, Scoring scoring, float* to) {
+inline void LoadQuery(const Job& job, const Place& place, const Row& row, Scoring scoring, float* to) {
   const AttentionCall& call = *job.call;
   const F32 df;
   const int64_t stride = RowStride(job);
-  if (row >= place.rows) {
+  if (row.index >= place.rows) {
     std::fill_n(to, stride, 0.0F);
     return;
   }
-  const int64_t s = place.PositionOf(job, row);
-  const int64_t position = job.sequences[place.b].RotaryOf(call, place.b, s);
-  LoadRow(call.query, place.b, place.HeadOf(job, row), s, call.norm, call.rotary, position, to);
+  const int64_t position = job.sequences[place.b].RotaryOf(call, place.b, row.position);
+  LoadRow(call.query, place.b, row.head, row.position, call.norm, call.rotary, position, to);
   // The scales of quantized keys are folded into the query, so that the kernels see codes only.
   const Quant& quant = call.key.quant;
   const int64_t D = call.key.head_size;
@@ -56,13 +55,6 @@ inline void LoadQuery(const Job& job, const Place& place, int64_t row, Scoring s
   }
 }
 
-// A row's factor, in each of its lanes.
-inline void SetFactor(const Job& job, const Scratch& scratch, int64_t row, float factor) {
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
-  for (int64_t lane = row % R; lane < state_lanes; lane += R) scratch.factors[row / R * state_lanes + lane] = factor;
-}
-
 // Block `block` of the unit's queries as what scores them reads them. Returns whether that is right enough for all.
 inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch, int64_t block, Scoring scoring) {
   const F32 df;
@@ -72,12 +64,13 @@ inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch,
   const bool digits = code.may_score != nullptr && scoring == Scoring::kKernel;
   const bool in_f32 = code.may_score_f32 != nullptr && !digits && scoring != Scoring::kF64;
   const int64_t stride = digits ? DigitStride(D) : ScalesSums(job) ? KeyStride(job) : RowStride(job);
-  for (int64_t r = 0; r < R; ++r) {
-    LoadQuery(job, place, block * R + r, scoring, scratch.rows);
+  Row row = RowAt(job, place, block * R);
+  for (int64_t r = 0; r < R; ++r, row.Next(job, place)) {
+    LoadQuery(job, place, row, scoring, scratch.rows);
     if (in_f32 && !code.may_score_f32(scratch.rows, stride)) return false;
     const float factor = scoring == Scoring::kKernel ? PackQuery(job, scratch.rows) : 1.0F;
     if (digits && !code.may_score(factor, D)) return false;
-    SetFactor(job, scratch, block * R + r, factor);
+    SetState(job, row, factor, scratch.factors);
     float* packed = scratch.query + block * R * KeyStride(job) + r * kLanes;
     for (int64_t d = 0; d < stride; d += kLanes) hn::Store(hn::Load(df, scratch.rows + d), df, packed + d * R);
   }
@@ -111,11 +104,11 @@ inline void PackQueriesWide(const Job& job, const Place& place, const Scratch& s
   const int64_t R = job.plan.block_rows;
   const int64_t stride = KeyStride(job);
   const int64_t row_stride = RowStride(job);
+  Row row = RowAt(job, place, block * R);
   for (int64_t r = 0; r < R; r += kQueryRows) {
-    for (int64_t i = 0; i < kQueryRows; ++i) {
-      const int64_t row = block * R + r + i;
+    for (int64_t i = 0; i < kQueryRows; ++i, row.Next(job, place)) {
       LoadQuery(job, place, row, Scoring::kKernel, scratch.rows + i * row_stride);
-      SetFactor(job, scratch, row, PackQuery(job, scratch.rows + i * row_stride));
+      SetState(job, row, PackQuery(job, scratch.rows + i * row_stride), scratch.factors);
     }
     float* packed = scratch.query + block * R * stride + r / kPassRows * kPassRows * stride + r % kPassRows;
     const float* rows = scratch.rows;

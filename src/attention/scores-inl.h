@@ -50,21 +50,18 @@ inline void FillScores(float value, int64_t count, const MutableScoresView& out,
 }
 
 // Where a row of scores begins in the call's output.
-inline int64_t ScoresRow(const Job& job, const Place& place, int64_t row) {
+inline int64_t ScoresRow(const Job& job, const Place& place, const Row& row) {
   const AttentionCall& call = *job.call;
-  return ((place.b * call.query.heads + place.HeadOf(job, row)) * call.query.tokens + place.PositionOf(job, row)) *
-         call.scores.keys;
+  return ((place.b * call.query.heads + row.head) * call.query.tokens + row.position) * call.scores.keys;
 }
 
 // The columns of keys that a row does not see: before its range and past it.
 inline void FillUnseenScores(const Job& job, const Place& place, const Scratch& scratch) {
   const MutableScoresView& out = job.call->scores;
-  const int64_t R = job.plan.block_rows;
-  const int64_t state_lanes = std::max<int64_t>(R, kLanes);
   const int64_t first_column = job.sequences[place.b].first_column;
   const float outside = out.stage == ScoreStage::kWeights ? 0.0F : out.outside;
-  for (int64_t row = 0; row < place.rows; ++row) {
-    const int64_t i = row / R * state_lanes + row % R;
+  for (Row row = RowAt(job, place, 0); row.index < place.rows; row.Next(job, place)) {
+    const int64_t i = row.State(job);
     const int64_t at = ScoresRow(job, place, row);
     const int64_t end = first_column + scratch.end[i];
     FillScores(outside, first_column + scratch.begin[i], out, at);
@@ -77,13 +74,13 @@ template <int R>
 void StoreTile(const Job& job, const Place& place, const Scratch& scratch, int64_t block, int64_t begin,
                int64_t count) {
   const MutableScoresView& out = job.call->scores;
-  const int64_t rows = std::min<int64_t>(R, place.rows - block * R);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t i = block * kStateLanes<R> + r;
+  const int64_t end = std::min<int64_t>((block + 1) * R, place.rows);
+  for (Row row = RowAt(job, place, block * R); row.index < end; row.Next(job, place)) {
+    const int64_t i = row.State(job);
     const int64_t first = out.OfEveryKey() ? begin : std::max<int64_t>(begin, scratch.begin[i]);
     const int64_t last = out.OfEveryKey() ? begin + count : std::min<int64_t>(begin + count, scratch.end[i]);
-    StoreTileRow<R>(scratch.scores + (first - begin) * R + r, last - first, out,
-                    ScoresRow(job, place, block * R + r) + job.sequences[place.b].first_column + first);
+    StoreTileRow<R>(scratch.scores + (first - begin) * R + row.lane, last - first, out,
+                    ScoresRow(job, place, row) + job.sequences[place.b].first_column + first);
   }
 }
 

@@ -45,7 +45,7 @@ inline constexpr int64_t kBytesPerSplit = 64 << 10;
 // So few keys are not worth packing queries, K and V for wide blocks. A unit of them has few rows: it
 // loads queries and stores sums for the most part, which then stay in L1.
 inline constexpr int64_t kFewKeys = 16;
-inline constexpr int64_t kFewKeysUnitBytes = 64 << 10;
+inline constexpr int64_t kFewKeysUnitBytes = 24 << 10;
 
 // A unit of wide blocks keeps its queries and sums in L2 beside a packed tile: the more blocks, the less packing. But
 // there shall be kWideUnits units, if that leaves kWideBlocks blocks to each.

@@ -29,7 +29,7 @@ struct Job {
   int64_t rows() const { return plan.blocks() * plan.block_rows; }
   // Where in `ranges` and `masked` the row of query head `head` at position `s` stands.
   int64_t RangeIndex(int64_t b, int64_t s, int64_t head) const {
-    return (b * call->query.tokens + s) * range_heads + head % range_heads;
+    return (b * call->query.tokens + s) * range_heads + (range_heads == 1 ? 0 : head);
   }
 };
 
