@@ -17,7 +17,7 @@ demo: build  ## a real exported graph, rewritten, in stock ONNX Runtime
 
 bench: build  ## kvshare beside its peers and the machine's roof; QUICK=1: under 3 minutes, else about 15
 	scripts/setup.sh bench
-	cmake --build --preset dev --target kvshare_roof
+	cmake --build --preset dev --target kvshare_roof decode_bench decode_side
 	.venv/bin/python -m bench.run $(if $(QUICK),--quick)
 
 bench-model: build  ## a whole model of E2B's shape, ONNX Runtime alone and with kvshare: tokens/s, first token, memory; 20 minutes, 6 GB of memory; QUICK=1: 2 minutes

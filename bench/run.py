@@ -23,6 +23,7 @@ HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare])
         "small": (small, [small_kvshare, small_ort])}
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
+SWEPT = "(e2b_sliding/(f32|int8)/T32768|(e2b_full|llama)/(f32|int8)/T4096)$"
 REST_SECONDS = {1: 0.01, 2: 0.25}  # by threads, between two sides: the workers of the one before spin, ggml's for 0.2 s
 WHOLE = re.compile(r"(decode (e2b_\w+|llama|mha) (fp32|fp16|bf16|int8) S1 T(512|4096|32768) 1t"
                    r"|decode e2b_\w+ fp32 S1 T131072 1t|decode group\d+ fp32 S1 T4096 1t"
@@ -107,6 +108,13 @@ def measure(row, peers, roof, args):
     return {"name": row.name, "row": dataclasses.asdict(row), "roof": top, "floor": floor, "sides": sides}
 
 
+def after_a_sweep(seconds):
+    """Lines of decode_bench: the core alone, also after 64 MB of other memory, as weights, have passed through the caches."""
+    bench, side = ROOT / "build/bin/decode_bench", ROOT / "build/lib/libdecode_side.so"
+    command = [bench, "--rows", SWEPT, "--seconds", str(seconds), "--sweep", side]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="bench", description="kvshare beside its peers")
     parser.add_argument("--quick", action="store_true", help="a few rows, 3 rounds: under 3 minutes")
@@ -156,9 +164,12 @@ def main():
             say(report.table(results[-1]))
         for closing in [*peers, roof]:
             closing.close()
+        swept = "" if args.only else after_a_sweep(1 if args.quick else 2)
+        if swept:
+            say("the core alone, one thread, K/V cold; then the same after a read of 64 MB\n" + swept)
         load_after = machine.load()
         document = {"machine": machine.describe(), "load": [load_before, load_after], "versions": versions,
-                    "rounds": args.rounds, "cold_bytes": common.cold_bytes(), "started": started,
+                    "rounds": args.rounds, "cold_bytes": common.cold_bytes(), "swept": swept, "started": started,
                     "seconds": time.time() - started, "results": results}
         (args.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
         for name, svg in report.plots(results, machine.describe()).items():

@@ -2,11 +2,11 @@
 //
 //   decode_bench [--rows REGEX] [--seconds S] [--sweep] SIDE.so...
 //
-// --sweep reads 64 MB of other memory before each call, untimed: as weights stream through the caches between two
-// layers. SIDE.so is build/lib/libdecode_side.so of any build; the first one is the base of the last column. The plain
-// read and the sides take turns call by call, and every one of them visits every buffer. A call with an involuntary
-// context switch is left out. A line a row and side: the median in microseconds, times the plain read, times the first
-// side.
+// --sweep adds each side once more, after an untimed read of 64 MB of other memory: as weights stream through the
+// caches between two layers. SIDE.so is build/lib/libdecode_side.so of any build; the first one is the base of the last
+// column. The plain read and the sides take turns call by call, and every one of them visits every buffer. A call with
+// an involuntary context switch is left out. A line a row: of each side the median in microseconds, times the plain
+// read, times the first side; of a swept one times the same side unswept.
 #include <dlfcn.h>
 #include <sys/resource.h>
 
@@ -98,7 +98,12 @@ class Rotation {
   std::unique_ptr<void, Free> block_;
 };
 
-using Side = decltype(&kvshare_decode_side);
+// What takes turns with the plain read.
+struct Side {
+  decltype(&kvshare_decode_side) attend;
+  size_t base;  // the side that it is compared with
+  bool swept;
+};
 
 double Median(std::vector<double>& times) {
   if (times.empty()) return std::nan("");
@@ -117,7 +122,7 @@ struct Row {
   DType type;
   std::vector<Side> sides;
   double seconds;
-  const std::vector<float>& swept;  // read before each call
+  const std::vector<float>& other;  // memory that a swept side finds read
 
   std::string Name() const {
     return std::string(shape.name) + "/" + kvshare::NameOf(type) + "/T" + std::to_string(shape.T);
@@ -167,14 +172,14 @@ struct Row {
     for (size_t turn = 0; elapsed() < seconds || turn < 4 * times.size(); ++turn) {
       const size_t side = turn % times.size();
       const kvshare::AttentionCall call = Call(rotation, turn % rotation.count(), query.data(), output.data());
-      kept = kvshare::roof::Sum(swept.data(), swept.size(), /*prefetch=*/false);
+      if (side > 0 && sides[side - 1].swept) kept = kvshare::roof::Sum(other.data(), other.size(), /*prefetch=*/false);
       const long switches = Switches();
       const auto start = std::chrono::steady_clock::now();
       const char* failure = nullptr;
       if (side == 0)
         kept = ReadPlain(call);
       else
-        failure = sides[side - 1](&call);
+        failure = sides[side - 1].attend(&call);
       const double time = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
       if (failure != nullptr) {
         std::printf("%-28s side %zu: %s\n", Name().c_str(), side, failure);
@@ -188,12 +193,11 @@ struct Row {
   void Print(std::vector<std::vector<double>>& times) const {
     const double read = Median(times[0]);
     std::printf("%-28s read %9.1f us", Name().c_str(), read);
-    double first = 0;
-    for (size_t side = 1; side < times.size(); ++side) {
-      const double time = Median(times[side]);
-      if (side == 1) first = time;
-      std::printf("   | %9.1f us %5.2f x read %5.2f x first (%zu)", time, time / read, time / first,
-                  times[side].size());
+    for (size_t i = 0; i < sides.size(); ++i) {
+      const double time = Median(times[i + 1]);
+      const double base = Median(times[sides[i].base + 1]);
+      std::printf("   | %9.1f us %5.2f x read %5.2f x %s (%zu)", time, time / read, time / base,
+                  sides[i].swept ? "unswept" : "first", times[i + 1].size());
     }
     std::printf("\n");
     std::fflush(stdout);
@@ -207,7 +211,7 @@ struct Row {
 int main(int argc, char** argv) {
   std::regex rows(".");
   double seconds = 2;
-  std::vector<float> swept;
+  bool sweep = false;
   std::vector<Side> sides;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -216,7 +220,7 @@ int main(int argc, char** argv) {
     } else if (argument == "--seconds" && i + 1 < argc) {
       seconds = std::atof(argv[++i]);
     } else if (argument == "--sweep") {
-      swept.assign(kSweep / sizeof(float), 1);
+      sweep = true;
     } else {
       void* const library = dlopen(argument.c_str(), RTLD_NOW | RTLD_LOCAL);
       void* const side = library != nullptr ? dlsym(library, "kvshare_decode_side") : nullptr;
@@ -224,14 +228,17 @@ int main(int argc, char** argv) {
         std::fprintf(stderr, "decode_bench: %s\n", dlerror());
         return 1;
       }
-      sides.push_back(reinterpret_cast<Side>(side));
+      sides.push_back({reinterpret_cast<decltype(&kvshare_decode_side)>(side), 0, false});
     }
   }
   if (sides.empty()) {
     std::fputs("usage: decode_bench [--rows REGEX] [--seconds S] [--sweep] SIDE.so...\n", stderr);
     return 1;
   }
+  const std::vector<float> other(sweep ? kSweep / sizeof(float) : 0, 1);
+  if (sweep)
+    for (size_t i = 0, unswept = sides.size(); i < unswept; ++i) sides.push_back({sides[i].attend, i, true});
   for (const Shape& shape : kShapes)
     for (const DType type : kTypes)
-      if (const Row row{shape, type, sides, seconds, swept}; std::regex_search(row.Name(), rows)) row.Measure();
+      if (const Row row{shape, type, sides, seconds, other}; std::regex_search(row.Name(), rows)) row.Measure();
 }
