@@ -182,8 +182,9 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   NoteRank3(rewriting, *mask);
   return Outcome::Applied(fmt::format(
       "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
-      "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths",
-      mask->key_mask));
+      "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths{}",
+      mask->key_mask,
+      for_ort ? "; ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only" : ""));
 }
 
 }  // namespace
