@@ -14,6 +14,7 @@
 #include "attention/kernel_code-inl.h"
 #include "attention/load-inl.h"
 #include "attention/mask-inl.h"
+#include "attention/matrix-inl.h"
 #include "attention/place-inl.h"
 #include "attention/query-inl.h"
 #include "attention/scores-inl.h"
@@ -246,7 +247,14 @@ void RunScores(const Job& job, int64_t item, void* memory) {
   }
 }
 
+// Whether the unit's kernels multiply matrices.
+bool UsesMatrices(const Plan& plan) {
+  return HasMatrixProducts() &&
+         (plan.key_kernel->products == Products::kDigits || plan.value_kernel->products == Products::kDigits);
+}
+
 void RunUnit(const Job& job, int64_t unit, void* memory) {
+  const MatrixRegisters registers(UsesMatrices(job.plan));
   const Place place(job, unit);
   const Scratch scratch(job, memory);
   FillRanges(job, place, scratch);

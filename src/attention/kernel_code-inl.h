@@ -10,7 +10,9 @@
 #include "attention/digits-inl.h"
 #include "attention/exact-inl.h"
 #include "attention/kernel_table.h"
+#include "attention/matrix-inl.h"
 #include "attention/tile-inl.h"
+#include "attention/weight_digits-inl.h"
 #include "attention/wide-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -47,6 +49,9 @@ struct TileCode {
 extern const TileCode kF32Code[];
 extern const TileCode k16BitCode[];
 extern const TileCode kQuantizedCode[];
+#if KVSHARE_MATRIX_PRODUCTS
+extern const TileCode kQuantizedMatrixCode[];  // of CPUs that multiply matrices of bytes
+#endif
 #if HWY_TARGET_IS_NEON
 extern const TileCode kQuantizedInF32Code[];  // of CPUs that lack the products of digits
 #endif
@@ -59,6 +64,9 @@ inline const TileCode& CodeOf(const TileKernelRow* row) {
     default:
 #if HWY_TARGET_IS_NEON
       if (!HasByteDots()) return kQuantizedInF32Code[index];
+#endif
+#if KVSHARE_MATRIX_PRODUCTS
+      if (HasMatrixProducts()) return kQuantizedMatrixCode[index];
 #endif
       return kQuantizedCode[index];
   }

@@ -17,6 +17,16 @@ const TileCode kQuantizedCode[] = {
 #undef KVSHARE_TILE_KERNEL
 };
 
+#if KVSHARE_MATRIX_PRODUCTS
+const TileCode kQuantizedMatrixCode[] = {
+#define KVSHARE_TILE_KERNEL(name, type, rows, products)   \
+  MatrixCodeIfMine<DType::type, Products::products, rows, \
+                   DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+#include "attention/attention_kernels.inc"
+#undef KVSHARE_TILE_KERNEL
+};
+#endif
+
 #if HWY_TARGET_IS_NEON
 const TileCode kQuantizedInF32Code[] = {
 #define KVSHARE_TILE_KERNEL(name, type, rows, products) \

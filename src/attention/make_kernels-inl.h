@@ -98,7 +98,7 @@ constexpr TileCode CodeOfRow() {
   }
 #if KVSHARE_BYTE_DOTS  // the others multiply in f32
   if constexpr (kProducts == Products::kDigits) {
-    code.narrow[static_cast<int>(Reading::kTileAhead)] = {&ScoreDigits<T, R>, &WeightDigits<T, R>};
+    code.narrow[static_cast<int>(Reading::kTileAhead)] = {&ScoreDigits<T, R>, &WeightDigits<T, R, VectorStrips<R>>};
     code.pack_query = &PackQueryDigits;
     code.may_score = &MayScore<T>;
   }
@@ -114,6 +114,20 @@ constexpr TileCode CodeIfMine() {
   else
     return {};
 }
+
+#if KVSHARE_MATRIX_PRODUCTS
+// The code of a row for CPUs that multiply matrices of bytes.
+template <DType kType, Products kProducts, int R, bool kMine>
+constexpr TileCode MatrixCodeIfMine() {
+  TileCode code = CodeIfMine<kType, kProducts, R, kMine>();
+  if constexpr (kMine && kProducts == Products::kDigits) {
+    using T = typename ElementOf<kType>::Type;
+    code.narrow[static_cast<int>(Reading::kTileAhead)] = {&ScoreDigitsByMatrix<T, R>,
+                                                          &WeightDigits<T, R, MatrixStrips<R>>};
+  }
+  return code;
+}
+#endif
 
 }  // namespace kvshare::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -21,6 +21,8 @@ inline constexpr bool kHasVnni = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL;
 inline constexpr bool kIsNeon = HWY_TARGET_IS_NEON != 0;
 // Whether the target's code may multiply bytes four at a time: by VNNI, or by Arm's sdot where HasByteDots().
 #define KVSHARE_BYTE_DOTS (HWY_TARGET_IS_NEON || HWY_TARGET <= HWY_AVX3_DL)
+// Whether the target's code may multiply matrices of bytes, where HasMatrixProducts().
+#define KVSHARE_MATRIX_PRODUCTS (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL)
 
 // Sums that a narrow kernel of weights of that many query rows keeps in registers: 16 of 32 registers, or 8 of 16. NEON
 // would spill beside 16 sums of two rows where their eight vectors of V are converted.

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -30,7 +32,33 @@ std::atomic<Cpu>& Known() {
   return cpu;
 }
 
+// The registers are large, so Linux gives them to a process that asks.
+bool AskForMatrixProducts() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kTiles = 1U << 24, kBytes = 1U << 25;  // CPUID's leaf 7: AMX_TILE, AMX_INT8
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kTiles) != 0 && (d & kBytes) != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool MatrixProductsAreThere() {
+  static const bool there = AskForMatrixProducts();
+  return there;
+}
+
+std::atomic<bool>& UsesMatrixProducts() {
+  static std::atomic<bool> uses = MatrixProductsAreThere();
+  return uses;
+}
+
 }  // namespace
+
+bool HasMatrixProducts() { return UsesMatrixProducts().load(std::memory_order_relaxed); }
+void UseMatrixProductsForTest(bool use) { UsesMatrixProducts() = use && MatrixProductsAreThere(); }
 
 Cpu ThisCpu() { return Known().load(std::memory_order_relaxed); }
 void SetCpuForTest(Cpu cpu) { Known().store(cpu, std::memory_order_relaxed); }

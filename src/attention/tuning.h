@@ -32,6 +32,10 @@ void SetCpuForTest(Cpu cpu);
 bool HasFastBF16Dots();
 // Whether this CPU has Arm's dot products of bytes (sdot), which no SIMD target of Highway's but NEON_BF16 stands for.
 bool HasByteDots();
+// Whether this CPU multiplies matrices of bytes (Intel's AMX) and the system lets this process do so: asked once.
+bool HasMatrixProducts();
+// What HasMatrixProducts() says from now on, where the CPU has them. Results are the same to the bit.
+void UseMatrixProductsForTest(bool use);
 
 // The most channels that kernels of digits serve: their packed keys and sums stay in L1.
 inline constexpr int64_t kMostDigitChannels = 1024;
