@@ -311,8 +311,7 @@ void MergeRow(const Job& job, int64_t item_row) {
 }
 
 TargetTraits Traits() {
-  return {.fast_dots = [](DType type) { return FastDots(type); },
-          .reading = [](const TileKernelRow* row, int64_t head_size) { return ReadingOf(row, head_size); }};
+  return {.fast_dots = [](DType type) { return FastDots(type); }, .reading = &ReadingOf};
 }
 
 const char* TargetName() { return hwy::TargetName(HWY_TARGET); }

@@ -72,9 +72,9 @@ inline const TileCode& CodeOf(const TileKernelRow* row) {
   }
 }
 
-// How a narrow row of the table reads K or V of that head size here.
-inline Reading ReadingOf(const TileKernelRow* row, int64_t head_size) {
-  const Reading preferred = PreferredReading(ThisCpu(), head_size, BytesOf(row->type, head_size));
+// How a narrow row of the table reads K or V of that head size here, where a block of rows needs `bytes` of both.
+inline Reading ReadingOf(const TileKernelRow* row, int64_t head_size, int64_t bytes) {
+  const Reading preferred = PreferredReading(ThisCpu(), row->type, row->rows, head_size, bytes);
   return CodeOf(row).Narrow(preferred).score != nullptr ? preferred : Reading::kTileAhead;
 }
 

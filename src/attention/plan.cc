@@ -87,16 +87,21 @@ bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, 
   return fast_dots(view.type);
 }
 
+// Of K and V of one head.
+int64_t TokenBytes(const AttentionCall& call) {
+  return BytesOf(call.key.type, call.key.head_size) + BytesOf(call.value.type, call.value.head_size);
+}
+
 // Of narrow rows: the shorter K and V are, the more keys a split needs.
 int64_t KeysPerSplit(const AttentionCall& call) {
-  const int64_t key_bytes = BytesOf(call.key.type, call.key.head_size) + BytesOf(call.value.type, call.value.head_size);
-  return std::max(kKeysPerSplit, kBytesPerSplit / std::max<int64_t>(1, key_bytes));
+  return std::max(kKeysPerSplit, kBytesPerSplit / std::max<int64_t>(1, TokenBytes(call)));
 }
 
 // How the kernels read, and so how many keys a tile has; needs the rest of the plan.
 void SetReadings(const AttentionCall& call, const TargetTraits& target, int64_t most_visible, Plan& plan) {
-  plan.key_reading = target.reading(plan.key_kernel, call.key.head_size);
-  plan.value_reading = target.reading(plan.value_kernel, call.value.head_size);
+  const int64_t bytes = call.query.batch * call.key.heads * most_visible * TokenBytes(call) / plan.blocks();
+  plan.key_reading = target.reading(plan.key_kernel, call.key.head_size, bytes);
+  plan.value_reading = target.reading(plan.value_kernel, call.value.head_size, bytes);
   const Reading reading = plan.key_reading == plan.value_reading ? plan.key_reading : Reading::kTileAhead;
   if (plan.block_rows > kNarrowRows) {
     plan.key_tile = kWideKeyTile;

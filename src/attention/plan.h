@@ -37,7 +37,8 @@ struct Plan {
 // What the plan asks of the SIMD target.
 struct TargetTraits {
   bool (*fast_dots)(DType);  // whether dot products of K/V of that type are faster than f32 FMA
-  Reading (*reading)(const TileKernelRow*, int64_t head_size);  // how that kernel reads K or V, if it is narrow
+  // How that kernel reads K or V, if it is narrow, where a block of rows needs `bytes` of both.
+  Reading (*reading)(const TileKernelRow*, int64_t head_size, int64_t bytes);
 };
 
 // Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range); `sequences` is [B].

@@ -77,11 +77,12 @@ inline bool FastDots(DType type) {
 }
 
 // The ways in which narrow kernels are built to read f32, f16 and bf16 (tuning.h), beside kTileAhead.
-inline constexpr bool kHasSpreads = kIsAvx2;
+inline constexpr bool kHasSpreads = kIsAvx2 || kIsAvx512;
 inline constexpr bool kHasStreams = kIsAvx512;
 
-// Which of them is fastest, as far as measured: docs/decisions/0015.
-inline Reading PreferredReading(Cpu cpu, int64_t head_size, int64_t row_bytes) {
+// Which of them is fastest, as far as measured: docs/decisions/0015. `rows` share each load; `bytes` of K and V are
+// brought for them.
+inline Reading PreferredReading(Cpu cpu, DType type, int rows, int64_t head_size, int64_t bytes) {
   if (kIsAvx2) return Reading::kSpread;
   if (!kIsAvx512) return Reading::kTileAhead;
   switch (cpu) {
@@ -89,7 +90,9 @@ inline Reading PreferredReading(Cpu cpu, int64_t head_size, int64_t row_bytes) {
     case Cpu::kZen5: return Reading::kStream;
     case Cpu::kCommon: break;
   }
-  const bool streams = head_size <= kShortHead && row_bytes >= kStreamLeastRow;
+  // Spread, sums come and go with every step: that pays where K and V come from memory.
+  if (rows <= kSpreadFewRows || (bytes > kKeptBytes && type != DType::kBF16)) return Reading::kSpread;
+  const bool streams = head_size <= kShortHead && BytesOf(type, head_size) >= kStreamLeastRow;
   return streams ? Reading::kStream : Reading::kTileAhead;
 }
 

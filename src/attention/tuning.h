@@ -74,6 +74,10 @@ inline constexpr int64_t kCodeKeys = 8;
 // Keys a tile of kSpread: the shorter a row, the more keys a stream needs.
 inline constexpr int64_t kSpreadKeyTile = 128;
 inline constexpr int64_t kSpreadShortRow = 512;  // bytes; twice the keys up to here
+// On CPUs that prefer kSpread for K and V from memory alone: so many bytes may lie in L2 yet, where a layer before has
+// read them; and rows so few that kSpread is faster there, too.
+inline constexpr int64_t kKeptBytes = 2 << 20;
+inline constexpr int kSpreadFewRows = 2;
 
 // Keys a tile of kStream: K and V take turns seldom. Whole steps of every kernel.
 inline constexpr int64_t kStreamKeyTile = 512;

@@ -81,6 +81,24 @@ TEST_P(EveryReading, MatchesTheOracleOverManyTilesAndSplits) {
       }
 }
 
+// More K and V than a cache is taken to keep, which may be read in another way.
+TEST_P(EveryReading, MatchesTheOracleOverMoreThanACacheKeeps) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+    for (const int64_t D : {90, 256})
+      for (const int64_t group : {1, 2, 4, 8}) {
+        SetCpuForTest(Cpu::kCommon);
+        Problem p;
+        p.Hq = group;
+        p.D = D;
+        p.T = (kKeptBytes + (100 << 10)) / (2 * BytesOf(type, D));
+        p.type = p.kv_type = type;
+        p.Fill();
+        SCOPED_TRACE(::testing::Message() << NameOf(type) << " D " << D << " group " << group);
+        ExpectMatchesOracle(p, 4 * ToleranceOf(type));
+        if (HasFatalFailure()) return;
+      }
+}
+
 // K and V of two types may be read in two ways.
 TEST_P(EveryReading, MatchesTheOracleWhereKAndVDiffer) {
   for (const Cpu cpu : kCpus)
