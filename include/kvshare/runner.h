@@ -44,7 +44,6 @@ struct SessionSetup {
   std::string library;            // a custom-op library to register; empty: none
   std::string provider = {};      // a library whose KvshareExecutionProvider takes what it can; empty: none
   bool imports_microsoft = true;  // the model imports com.microsoft
-  bool parallel = false;          // nodes that wait for no other one may run at once: ONNX Runtime's ORT_PARALLEL
 };
 
 // An ONNX Runtime that makes runners.

@@ -205,8 +205,6 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.CreateSessionOptions(&raw), "session options"));
   const Owned<OrtSessionOptions> options(raw, api.ReleaseSessionOptions);
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "log level"));
-  if (setup.parallel)
-    KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionExecutionMode(raw, ORT_PARALLEL), "execution mode"));
   for (const auto& [key, value] : setup.entries) {
     KVSHARE_RETURN_IF_ERROR(Refusal(api, api.AddSessionConfigEntry(raw, key.c_str(), value.c_str()),
                                     fmt::format("session entry '{}'", key)));
@@ -216,11 +214,19 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
     KVSHARE_RETURN_IF_ERROR(
         Refusal(api, api.RegisterCustomOpsLibrary_V2(raw, setup.library.c_str()), fmt::format("'{}'", setup.library)));
   }
+  auto session = Make(std::move(ort), model_path, raw);
+  if (!session.ok()) return WhyNoSession(session.status(), setup);
+  return session;
+}
+
+Result<Session> Session::Make(std::shared_ptr<const OrtHost> ort, const std::string& model_path,
+                              const OrtSessionOptions* options) {
+  const OrtApi& api = ort->api();
   Session session;
   session.ort_ = std::move(ort);
-  Status made = Refusal(api, api.CreateSession(session.ort_->env(), model_path.c_str(), raw, &session.session_),
-                        fmt::format("'{}'", model_path));
-  if (!made.ok()) return WhyNoSession(std::move(made), setup);
+  KVSHARE_RETURN_IF_ERROR(
+      Refusal(api, api.CreateSession(session.ort_->env(), model_path.c_str(), options, &session.session_),
+              fmt::format("'{}'", model_path)));
   KVSHARE_ASSIGN_OR_RETURN(session.signature_.inputs,
                            DescribeAll(api, session.session_, api.SessionGetInputCount, api.SessionGetInputName,
                                        api.SessionGetInputTypeInfo));

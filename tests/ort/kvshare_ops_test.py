@@ -220,6 +220,7 @@ def test_heads_that_no_tensor_has_are_refused_before_anything_is_computed_from_t
         harness.attention(inputs, {"q_num_heads": 4, "kv_num_heads": 2, name: heads}, domain="kvshare")
 
 
+@pytest.mark.skipif(VERSION < (1, 24), reason="no shape inference there")
 def test_declared_extents_whose_product_no_number_holds_leave_the_shape_open():
     f = lambda *shape: np.zeros(shape, np.float32)
     inputs = {"Q": f(1, 2, 64), "K": f(1, 2, 5, 16), "V": f(1, 2, 5, 16)}

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 #include <onnxruntime_c_api.h>
 
+#include <atomic>
 #include <memory>
 #include <ostream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "host/find_ort.h"
 #include "host/npz.h"
@@ -23,6 +25,7 @@ struct Way {
   const char* name;
   const char* model;
   SessionSetup setup;
+  bool parallel = false;  // ORT_PARALLEL: nodes that wait for no other one run at once
 };
 
 void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
@@ -34,17 +37,16 @@ SessionSetup DropIn() {
   return setup;
 }
 
-SessionSetup Provider(bool parallel = false) {
+SessionSetup Provider() {
   SessionSetup setup;
   setup.provider = KVSHARE_ORT_LIBRARY;
-  setup.parallel = parallel;
   return setup;
 }
 
 const Way kWays[] = {
     {"DropIn", "head_shared_gqa", DropIn()},
     {"Provider", "mixed_bias_asis", Provider()},  // whose masks become one node, and whose copies aliases
-    {"ProviderOfParallelNodes", "mixed_bias_asis", Provider(/*parallel=*/true)},
+    {"ProviderOfParallelNodes", "mixed_bias_asis", Provider(), /*parallel=*/true},
 };
 
 std::string Folder(const Way& way) { return std::string(KVSHARE_TEST_DATA) + "/" + way.model; }
@@ -57,8 +59,36 @@ std::shared_ptr<const OrtHost> Ort() {
   return *ort;
 }
 
+// What no user of Session asks for: set by the test itself.
+using Adjust = OrtStatus* (*)(const OrtApi&, OrtSessionOptions*);
+
+OrtStatus* RunParallel(const OrtApi& api, OrtSessionOptions* options) {
+  return api.SetSessionExecutionMode(options, ORT_PARALLEL);
+}
+
+// ThreadSanitizer does not see how ONNX Runtime's own threads wait for each other.
+OrtStatus* UseNoPool(const OrtApi& api, OrtSessionOptions* options) { return api.SetIntraOpNumThreads(options, 1); }
+
+Result<Session> OpenAdjusted(const std::shared_ptr<const OrtHost>& ort, const std::string& model, bool provider,
+                             Adjust adjust) {
+  const OrtApi& api = ort->api();
+  OrtSessionOptions* options = nullptr;
+  EXPECT_EQ(api.CreateSessionOptions(&options), nullptr);
+  EXPECT_EQ(api.SetSessionLogSeverityLevel(options, ORT_LOGGING_LEVEL_ERROR), nullptr);
+  EXPECT_EQ(adjust(api, options), nullptr);
+  if (provider) {
+    EXPECT_TRUE(ort->AppendProvider(KVSHARE_ORT_LIBRARY, options).ok());
+  }
+  auto session = Session::Make(ort, model, options);
+  EXPECT_TRUE(session.ok()) << session.status().message();
+  api.ReleaseSessionOptions(options);
+  return session;
+}
+
 Session Open(const std::shared_ptr<const OrtHost>& ort, const Way& way) {
-  auto session = Session::Create(ort, Folder(way) + "/model.onnx", way.setup);
+  const std::string model = Folder(way) + "/model.onnx";
+  auto session =
+      way.parallel ? OpenAdjusted(ort, model, /*provider=*/true, RunParallel) : Session::Create(ort, model, way.setup);
   EXPECT_TRUE(session.ok()) << session.status().message();
   return *std::move(session);
 }
@@ -107,6 +137,34 @@ TEST_P(OrtThreads, MayMakeAndEndSessionsOfTheirOwn) {
     const auto outputs = session.Run(feeds);
     ASSERT_TRUE(outputs.ok()) << outputs.status().message();
     EXPECT_EQ(alone->at("logits").data, outputs->at("logits").data);
+  });
+}
+
+// Half of the sessions have the provider, half are ONNX Runtime's alone; neither changes the other's numbers.
+TEST(OrtThreads, MakeSessionsWithTheProviderAndWithoutIt) {
+  const Way way = {"Provider", "mixed_bias_asis", {}};
+  const std::string model = Folder(way) + "/model.onnx";
+  const auto ort = Ort();
+  NamedTensors feeds;
+  std::vector<NamedTensors> alone;
+  for (const bool provider : {false, true}) {
+    const auto session = OpenAdjusted(ort, model, provider, UseNoPool);
+    ASSERT_TRUE(session.ok());
+    feeds = Feeds(*session, way);
+    auto outputs = session->Run(feeds);
+    ASSERT_TRUE(outputs.ok()) << outputs.status().message();
+    alone.push_back(*std::move(outputs));
+  }
+  std::atomic<size_t> next = 0;
+  OnThreads([&] {
+    const size_t provider = next++ % 2;
+    const auto session = OpenAdjusted(ort, model, provider == 1, UseNoPool);
+    ASSERT_TRUE(session.ok());
+    for (int round = 0; round < kRounds; ++round) {
+      const auto outputs = session->Run(feeds);
+      ASSERT_TRUE(outputs.ok()) << outputs.status().message();
+      EXPECT_EQ(alone[provider].at("logits").data, outputs->at("logits").data) << provider;
+    }
   });
 }
 
