@@ -79,7 +79,7 @@ DeviceAttention OnDevice(const AttentionCall& call, const DevicePositions& posit
 // Whether rows can be read in pieces of `bytes`.
 template <typename Heads>
 bool InPieces(const Heads& heads, uintptr_t bytes) {
-  const auto elements = static_cast<int64_t>(bytes / SizeOf(heads.type));
+  const int64_t elements = 32 * static_cast<int64_t>(bytes) / BytesOf(heads.type, 32);
   return reinterpret_cast<uintptr_t>(heads.data) % bytes == 0 && heads.batch_stride % elements == 0 &&
          heads.head_stride % elements == 0 && heads.token_stride % elements == 0;
 }
@@ -88,14 +88,12 @@ bool Prepares(const DeviceAttention& call) {
   return call.query_row.norm_weight != nullptr || call.query_row.cos != nullptr;
 }
 
-// What tiles of 16-bit elements can serve; the rest is the plain kernel's.
+// What kernels of tiles can serve, where one has the types; the rest is the plain kernel's.
 bool InTiles(const DeviceAttention& call) {
-  const DType type = call.key.type;
-  if (type != DType::kF16 && type != DType::kBF16) return false;
-  if (call.query.type != type || call.value.type != type || call.output.type != type) return false;
-  if (call.D != call.Dv || call.D % 8 != 0 || call.key_mask != nullptr || call.scores.data != nullptr) return false;
-  return InPieces(call.key, 16) && InPieces(call.value, 16) && InPieces(call.output, 4) &&
-         (Prepares(call) || InPieces(call.query, 4));
+  if (call.output.type != call.query.type || call.value.type != call.key.type) return false;
+  if (call.D != call.Dv || call.key_mask != nullptr || call.scores.data != nullptr) return false;
+  return BytesOf(call.key.type, call.D) % 16 == 0 && InPieces(call.key, 16) && InPieces(call.value, 16) &&
+         InPieces(call.output, 4) && (Prepares(call) || InPieces(call.query, 4));
 }
 
 int64_t RowsOf(const DeviceAttention& call) { return int64_t{call.Hq} / call.Hkv * call.S; }
@@ -112,8 +110,8 @@ const AttendKernel* Choose(const DeviceAttention& call, const DeviceFacts& devic
   const AttendKernel* best = nullptr;
   for (const AttendKernel& kernel : AttendKernels()) {
     if (kernel.family == KernelFamily::kPlain) return best != nullptr ? best : &kernel;
-    const bool serves = in_tiles && kernel.element == call.key.type && kernel.D >= call.D &&
-                        kernel.shared_bytes <= device.shared_bytes &&
+    const bool serves = in_tiles && kernel.element == call.query.type && kernel.cache == call.key.type &&
+                        kernel.D >= call.D && kernel.shared_bytes <= device.shared_bytes &&
                         (in_prefill || kernel.family != KernelFamily::kPrefill);
     if (serves && (best == nullptr || Suits(kernel, *best, RowsOf(call)))) best = &kernel;
   }

@@ -4,7 +4,9 @@
 //
 //   Thread Block Grid Shared           indices, and the block's dynamic shared memory (16-byte aligned)
 //   SyncThreads SyncWarp               barriers; what was written before is seen behind
+//   SyncTeam(team, warps)              a barrier of warps [team * warps, (team + 1) * warps); up to 15 teams a block
 //   Shuffle ShuffleXor                 all 32 lanes take part
+//   LoadShared                         16 aligned bytes of shared memory; all 32 lanes take part
 //   LdMatrix LdMatrixTrans             four 8x8 matrices of 16 bits; lane i names row i % 8 of matrix i / 8
 //   MovMatrixTrans                     an 8x8 matrix of 16 bits, transposed between the lanes
 //   Mma<T>(c, a, b)                    c[16x8] += a[16x16] * b[16x8], f32 sums
@@ -51,8 +53,19 @@ GPU_FN char* Shared() {
 }
 GPU_FN void SyncThreads() { __syncthreads(); }
 GPU_FN void SyncWarp() { __syncwarp(); }
+GPU_FN void SyncTeam(int team, int warps) {
+  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(warps * 32) : "memory");  // 0 is SyncThreads
+}
 GPU_FN float Shuffle(float v, int lane) { return __shfl_sync(~0U, v, lane); }
 GPU_FN float ShuffleXor(float v, int mask) { return __shfl_xor_sync(~0U, v, mask); }
+
+GPU_FN void LoadShared(float (&r)[4], const float* from) {
+  const float4 four = *reinterpret_cast<const float4*>(from);
+  r[0] = four.x;
+  r[1] = four.y;
+  r[2] = four.z;
+  r[3] = four.w;
+}
 
 GPU_FN uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 GPU_FN void LdMatrix(uint32_t (&r)[4], const void* row) {

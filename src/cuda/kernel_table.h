@@ -24,15 +24,16 @@ struct AttendGrid {
 
 // How a kernel reads its operands.
 enum class KernelFamily : uint8_t {
-  kDecodeWarp,  // 16-bit tiles by asynchronous copies; rows are the columns of the products
-  kPrefill,     // the same tiles; rows are the rows of the products, 64 a block
+  kDecodeWarp,  // tiles by asynchronous copies; rows are the columns of the products
+  kPrefill,     // tiles of 16-bit elements; rows are the rows of the products, 64 a block
   kPlain,       // element by element: everything a call can say
 };
 
 struct AttendKernel {
   const char* name;
   KernelFamily family;
-  DType element;  // of query, key, value and output; kPlain: any
+  DType element;  // of query and output; kPlain: any
+  DType cache;    // of key and value; kPlain: any
   int32_t D;      // head sizes up to this one; kPlain: any
   int32_t rows;   // of a tile
   int32_t keys;   // that a block reads in a turn

@@ -19,6 +19,14 @@ template <typename Element>
 constexpr DType kTypeOf = DType::kF16;
 template <>
 constexpr DType kTypeOf<BF16> = DType::kBF16;
+template <>
+constexpr DType kTypeOf<float> = DType::kF32;
+template <>
+constexpr DType kTypeOf<I8> = DType::kI8;
+template <>
+constexpr DType kTypeOf<I4> = DType::kI4;
+template <>
+constexpr DType kTypeOf<F8E4M3> = DType::kF8E4M3;
 
 constexpr int kMostShared = 227 << 10;  // of any device
 
@@ -47,12 +55,20 @@ template <typename Shape>
 constexpr AttendKernel RowOf(const char* name, KernelFamily family, int keys,
                              Status (*launch)(const DeviceAttention&, const AttendGrid&, void*)) {
   static_assert(Shape::kShared <= kMostShared);
-  return {name,           family, kTypeOf<typename Shape::Element>, Shape::kD, Shape::kRows, keys, Shape::kThreads,
-          Shape::kShared, launch};
+  return {name,
+          family,
+          kTypeOf<typename Shape::Element>,
+          kTypeOf<typename Shape::Code>,
+          Shape::kD,
+          Shape::kRows,
+          keys,
+          Shape::kThreads,
+          Shape::kShared,
+          launch};
 }
 template <typename Shape>
 constexpr AttendKernel DecodeRow(const char* name) {
-  return RowOf<Shape>(name, KernelFamily::kDecodeWarp, Shape::kKeys * Shape::kWarps, &LaunchDecode<Shape>);
+  return RowOf<Shape>(name, KernelFamily::kDecodeWarp, Shape::kKeys * Shape::kTeams, &LaunchDecode<Shape>);
 }
 template <typename Shape>
 constexpr AttendKernel PrefillRow(const char* name) {
@@ -60,13 +76,13 @@ constexpr AttendKernel PrefillRow(const char* name) {
 }
 
 constexpr AttendKernel kKernels[] = {
-#define KVSHARE_CUDA_DECODE(name, element, D, tiles, warps, stages, in_registers) \
-  DecodeRow<DecodeShape<element, D, tiles, warps, stages, in_registers>>(#name),
+#define KVSHARE_CUDA_DECODE(name, element, cache, D, tiles, warps, team, stages, in_registers) \
+  DecodeRow<DecodeShape<element, cache, D, tiles, warps, team, stages, in_registers>>(#name),
 #define KVSHARE_CUDA_PREFILL(name, element, D, keys, parts) PrefillRow<PrefillShape<element, D, keys, parts>>(#name),
 #include "cuda/cuda_kernels.inc"
 #undef KVSHARE_CUDA_DECODE
 #undef KVSHARE_CUDA_PREFILL
-    {"Plain", KernelFamily::kPlain, DType::kF32, 0, 1, kPlainThreads, kPlainThreads, 0, &LaunchPlain},
+    {"Plain", KernelFamily::kPlain, DType::kF32, DType::kF32, 0, 1, kPlainThreads, kPlainThreads, 0, &LaunchPlain},
 };
 
 template <typename Shape, typename Kernel>
@@ -92,8 +108,9 @@ size_t AppendShared(int64_t D) { return sizeof(float) * kRowWarps * static_cast<
 Status PrepareKernels() {
   KVSHARE_ASSIGN_OR_RETURN(const DeviceFacts device, CurrentDevice());
   const size_t most = device.shared_bytes;
-#define KVSHARE_CUDA_DECODE(name, element, D, tiles, warps, stages, in_registers) \
-  KVSHARE_RETURN_IF_ERROR((AllowDecode<DecodeShape<element, D, tiles, warps, stages, in_registers>>(most)));
+#define KVSHARE_CUDA_DECODE(name, element, cache, D, tiles, warps, team, stages, in_registers) \
+  KVSHARE_RETURN_IF_ERROR(                                                                     \
+      (AllowDecode<DecodeShape<element, cache, D, tiles, warps, team, stages, in_registers>>(most)));
 #define KVSHARE_CUDA_PREFILL(name, element, D, keys, parts) \
   KVSHARE_RETURN_IF_ERROR((AllowPrefill<PrefillShape<element, D, keys, parts>>(most)));
 #include "cuda/cuda_kernels.inc"

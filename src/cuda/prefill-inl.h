@@ -15,6 +15,7 @@ namespace kvshare::cuda {
 template <typename Element_, int kD_, int kKeys_, int kParts_>
 struct PrefillShape {
   using Element = Element_;
+  using Code = Element_;
   static constexpr int kD = kD_;
   static constexpr int kKeys = kKeys_;  // of a tile
   static constexpr int kParts = kParts_;

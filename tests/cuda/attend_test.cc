@@ -1,5 +1,7 @@
 // The kernels against the oracle, at sizes that fill no tile, with NaN wherever nobody may read. Run in three builds:
 // plain, with races looked for, with AddressSanitizer.
+#include <array>
+
 #include "cuda/emulation/emulator.h"
 #include "cuda/emulation/runtime.h"
 #include "tests/cuda/device_problem.h"
@@ -23,9 +25,9 @@ void Become(const DeviceFacts& device) {
   ASSERT_TRUE(PrepareKernels().ok());
 }
 
-// Keys and values that no row sees become NaN.
+// Keys and values that no row sees become NaN, or the largest code.
 void PoisonUnseen(Problem& p) {
-  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double nan = kvshare::testing::HoldsIntegers(p.kv_type) ? 1e9 : std::numeric_limits<double>::quiet_NaN();
   for (int64_t b = 0; b < p.B; ++b) {
     const int64_t first = p.window > 0 ? std::max<int64_t>(0, p.query_position[b] - p.window + 1) : 0;
     for (int64_t j = 0; j < p.T; ++j) {
@@ -74,19 +76,67 @@ TEST_P(Emulated, EveryPrefillKernelMatchesTheOracle) {
 TEST_P(Emulated, EveryDecodeKernelMatchesTheOracle) {
   for (const AttendKernel& kernel : AttendKernels()) {
     if (kernel.family != KernelFamily::kDecodeWarp) continue;
+    // Codes are the same numbers for both 16-bit types: one order is enough for the second.
+    if (IsQuantized(kernel.cache) && kernel.element == DType::kBF16 && GetParam() != 0) continue;
     Become({1, kernel.shared_bytes});  // one split
     Problem p;
-    p.type = p.kv_type = kernel.element;
+    p.type = kernel.element;
+    p.kv_type = kernel.cache;
+    p.per_channel = kernel.D != 128;
     p.D = kernel.D;
     p.S = kernel.rows / 8;
-    p.T = 4 * kernel.keys + 21;  // so many turns that every ring is refilled, and a broken tile
+    p.T = 3 * kernel.keys + 21;  // so many turns that every ring is refilled, and a broken tile
     p.Hq = 7;
     p.scale = 1 / std::sqrt(static_cast<float>(p.D));
     p.Fill();
     PoisonUnseen(p);
     EXPECT_STREQ(DeviceProblem(p).Plan().kernel->name, kernel.name);
+    gpu::emulation::ResetCounters();
     ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    EXPECT_EQ(gpu::emulation::Counted().bank_conflicts, 0) << kernel.name;
+    if (HasFatalFailure()) return;
   }
+}
+
+TEST_P(Emulated, ScalesThatNoHalfHoldsMatchTheOracle) {
+  for (const float factor : {1e-9F, 1e6F})
+    for (const bool per_channel : {false, true}) {
+      Problem p;
+      p.type = DType::kF16;
+      p.kv_type = DType::kI8;
+      p.per_channel = per_channel;
+      p.Hkv = 2;
+      p.T = 70;
+      p.scale = 0.1F / factor;
+      p.Fill();
+      for (float& scale : p.key_scale) scale *= factor;
+      EXPECT_EQ(DeviceProblem(p).Plan().kernel->family, KernelFamily::kDecodeWarp);
+      ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    }
+}
+
+TEST_P(Emulated, ANanAmongCodesStaysOne) {
+  Problem p;
+  p.type = DType::kF16;
+  p.kv_type = DType::kF8E4M3;
+  p.Fill();
+  constexpr int kChannel = 5;
+  p.value.Set(20 * p.D + kChannel, std::numeric_limits<double>::quiet_NaN());
+  DeviceProblem device(p);
+  EXPECT_EQ(device.Plan().kernel->family, KernelFamily::kDecodeWarp);
+  device.Run();
+  device.Get(p);
+  for (int64_t i = 0; i < p.Hq * p.D; ++i) EXPECT_EQ(std::isnan(device.output.Get(i)), i % p.D == kChannel) << i;
+}
+
+TEST_P(Emulated, KeysOfNoScaleAreAlike) {
+  Problem p;
+  p.type = DType::kF16;
+  p.kv_type = DType::kI8;
+  p.per_channel = true;
+  p.Fill();
+  std::fill(p.key_scale.begin(), p.key_scale.end(), 0.0F);
+  ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
 }
 
 struct Feature {
@@ -114,11 +164,21 @@ const Feature kFeatures[] = {
 };
 
 TEST_P(Emulated, EveryFeatureMatchesTheOracle) {
+  const struct {
+    DType type, cache;
+    int64_t D;
+  } kinds[] = {
+      {DType::kF16, DType::kF16, 56},  // less than a kernel's
+      {DType::kBF16, DType::kBF16, 64}, {DType::kF16, DType::kI8, 48},  {DType::kBF16, DType::kI4, 32},
+      {DType::kF32, DType::kF32, 56},   {DType::kF32, DType::kF32, 54},  // of the plain kernel
+  };
   for (const Feature& feature : kFeatures)
-    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const auto& [type, cache, D] : kinds) {
       Problem p;
-      p.type = p.kv_type = type;
-      p.D = type == DType::kBF16 ? 64 : 56;  // less than a kernel's
+      p.type = type;
+      p.kv_type = cache;
+      p.per_channel = cache == DType::kI4;
+      p.D = D;
       p.S = 3;
       p.T = 101;
       p.Hq = 5;
@@ -126,20 +186,20 @@ TEST_P(Emulated, EveryFeatureMatchesTheOracle) {
       p.scale = 1 / std::sqrt(static_cast<float>(p.D));
       p.Fill();
       PoisonUnseen(p);
-      SCOPED_TRACE(::testing::Message() << feature.name << " " << NameOf(type));
+      SCOPED_TRACE(::testing::Message() << feature.name << " " << NameOf(type) << " " << NameOf(cache));
       ExpectDeviceMatchesOracle(p, ToleranceOf(type));
       if (HasFatalFailure()) return;
     }
 }
 
 TEST_P(Emulated, SinksNormsAndMasksMatchTheOracle) {
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16})
+  for (const auto& [type, D] : {std::pair{DType::kF32, 64}, {DType::kF32, 62}, {DType::kF16, 64}, {DType::kBF16, 64}})
     for (const DType mask : {DType::kBool, DType::kF32, type})
       for (const bool per_head : {false, true}) {
         Problem p;
         p.type = p.kv_type = type;
         p.B = 2;
-        p.D = 64;
+        p.D = D;
         p.S = 2;
         p.T = 70;
         p.Hq = 6;
@@ -180,16 +240,25 @@ TEST_P(Emulated, PrefillServesFeaturesToo) {
 
 TEST_P(Emulated, SmallDevicesHaveAKernelForEveryHeadSize) {
   Become(kSmall);
-  for (const int64_t D : {64, 128, 256, 512}) {
-    Problem p;
-    p.type = p.kv_type = DType::kF16;
-    p.D = D;
-    p.T = 50;
-    p.scale = 1 / std::sqrt(static_cast<float>(D));
-    p.Fill();
-    EXPECT_EQ(DeviceProblem(p).Plan().kernel->family, KernelFamily::kDecodeWarp) << D;
-    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
-  }
+  const std::pair<DType, DType> kinds[] = {{DType::kF16, DType::kF16},
+                                           {DType::kF32, DType::kF32},
+                                           {DType::kF16, DType::kI8},
+                                           {DType::kBF16, DType::kI4},
+                                           {DType::kF16, DType::kF8E4M3}};
+  for (const auto& [type, cache] : kinds)
+    for (const int64_t D : {64, 128, 256, 512}) {
+      Problem p;
+      p.type = type;
+      p.kv_type = cache;
+      p.D = D;
+      p.T = 50;
+      p.scale = 1 / std::sqrt(static_cast<float>(D));
+      p.Fill();
+      const bool has_none = cache == DType::kF8E4M3 && D == 512;
+      EXPECT_EQ(DeviceProblem(p).Plan().kernel->family, has_none ? KernelFamily::kPlain : KernelFamily::kDecodeWarp)
+          << NameOf(cache) << " " << D;
+      ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
+    }
 }
 
 TEST_P(Emulated, EveryMixOfTypesAndEveryCacheMatchesTheOracle) {
@@ -284,7 +353,9 @@ TEST_P(Emulated, AnyCallMatchesTheOracle) {
   for (int round = 0; round < kvshare::testing::Rounds(25); ++round) {
     Problem p;
     p.seed = static_cast<uint32_t>(random());
-    p.type = p.kv_type = pick({0, 1, 2}) == 0 ? DType::kBF16 : DType::kF16;
+    p.type = std::array{DType::kF16, DType::kF16, DType::kBF16, DType::kF32}[pick({0, 1, 2, 3})];
+    p.kv_type = std::array{p.type, p.type, DType::kI8, DType::kI4, DType::kF8E4M3}[pick({0, 1, 2, 3, 4})];
+    p.per_channel = pick({0, 1}) == 1;
     p.B = pick({1, 2});
     p.Hkv = pick({1, 2});
     p.Hq = p.Hkv * pick({1, 2, 3, 8});
@@ -300,37 +371,56 @@ TEST_P(Emulated, AnyCallMatchesTheOracle) {
     PoisonUnseen(p);
     if (pick({0, 0, 1}) == 1) p.AddSinks();
     Become(pick({0, 1}) == 1 ? kLarge : kSmall);
-    SCOPED_TRACE(::testing::Message() << "round " << round << " S " << p.S << " T " << p.T << " D " << p.D << " Hq "
-                                      << p.Hq << " window " << p.window);
+    SCOPED_TRACE(::testing::Message() << "round " << round << " " << NameOf(p.type) << " " << NameOf(p.kv_type) << " S "
+                                      << p.S << " T " << p.T << " D " << p.D << " Hq " << p.Hq << " window "
+                                      << p.window);
     ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
     if (HasFatalFailure()) return;
   }
 }
 
 // What the kernels were written for: K and V once a KV head, and only what some row sees.
+struct Traffic {
+  DType type, cache;
+  int64_t D, S;  // 8 rows of each token
+};
+const Traffic kTraffic[] = {
+    {DType::kF16, DType::kF16, 64, 1},     {DType::kF16, DType::kF16, 128, 1}, {DType::kF16, DType::kF16, 256, 1},
+    {DType::kF16, DType::kF16, 512, 1},    {DType::kF16, DType::kF16, 256, 2}, {DType::kF16, DType::kF16, 512, 2},
+    {DType::kF32, DType::kF32, 128, 1},    {DType::kF32, DType::kF32, 512, 1}, {DType::kF32, DType::kF32, 256, 2},
+    {DType::kF32, DType::kF32, 512, 2},    {DType::kF16, DType::kI8, 64, 1},   {DType::kF16, DType::kI8, 512, 1},
+    {DType::kBF16, DType::kI8, 512, 2},    {DType::kF16, DType::kI4, 64, 1},   {DType::kF16, DType::kI4, 512, 1},
+    {DType::kF16, DType::kF8E4M3, 256, 1},
+};
+
 TEST_P(Emulated, DecodeReadsEverySeenKeyOnceAndSharesItsBanks) {
-  for (const int64_t D : {64, 128, 256, 512})
+  for (const Traffic& of : kTraffic)
     for (const int64_t window : {0, 40}) {
       Problem p;
-      p.type = p.kv_type = DType::kF16;
+      p.type = of.type;
+      p.kv_type = of.cache;
       p.Hkv = 2;
       p.Hq = 16;
-      p.D = D;
-      p.T = 333;
-      p.length = {290};
+      p.S = of.S;
+      p.D = of.D;
+      p.T = 200;
+      p.length = {170};
       p.window = window;
       p.Fill();
       DeviceProblem device(p);
       gpu::emulation::ResetCounters();
       device.Run();
       const gpu::emulation::Counters counted = gpu::emulation::Counted();
-      const int64_t seen = window > 0 ? window : 290;
-      const bool split = device.Plan().splits > 1;
-      EXPECT_EQ(split, window == 0) << D;  // not below a turn of a block's warps
-      EXPECT_EQ(counted.copied_bytes, 2 * p.Hkv * seen * D * 2) << D << " window " << window;
-      EXPECT_EQ(counted.bank_conflicts, 0) << D;
-      EXPECT_EQ(counted.mma, 2 * p.Hkv * (D / 16) * ((seen + 15) / 16)) << D << " window " << window;
-      EXPECT_EQ(counted.launches, split ? 2 : 1);  // splits, and their merge
+      const AttendPlan plan = device.Plan();
+      SCOPED_TRACE(::testing::Message() << plan.kernel->name << " window " << window);
+      const int64_t seen = window > 0 ? window + of.S - 1 : 170;
+      EXPECT_EQ(plan.splits > 1, seen > plan.kernel->keys);  // not below a turn of a block's warps
+      EXPECT_EQ(plan.row_tiles, 1);
+      EXPECT_EQ(counted.copied_bytes, 2 * p.Hkv * seen * BytesOf(of.cache, of.D));
+      EXPECT_EQ(counted.bank_conflicts, 0);
+      const int64_t products = 2 * p.Hkv * of.S * (of.D / 16) * ((seen + 15) / 16);
+      EXPECT_EQ(counted.mma, of.type == DType::kF32 ? 0 : products);
+      EXPECT_EQ(counted.launches, plan.splits > 1 ? 2 : 1);  // splits, and their merge
     }
 }
 

@@ -16,11 +16,11 @@ namespace kvshare::cuda {
 namespace {
 
 constexpr int kLanes = 32;
-// Of a lane, in words: four of each LdMatrix, one MovMatrixTrans, four of each Mma, two shuffles, Pack2 and Widen of
-// both types, four of CopyAsync, Exp2, Tanh, Rsqrt.
-constexpr int kWords = 4 + 4 + 1 + 4 + 4 + 2 + 4 + 4 + 3;
-constexpr int kExact = 4 + 4 + 1;  // the first ones are moved, not computed
-constexpr int kInput = 16;         // random words of a lane
+// Of a lane, in words: four of each LdMatrix and of LoadShared, one MovMatrixTrans, four of each Mma, two shuffles,
+// Pack2 and Widen of both types, four of CopyAsync, Exp2, Tanh, Rsqrt.
+constexpr int kWords = 4 + 4 + 4 + 1 + 4 + 4 + 2 + 4 + 4 + 3;
+constexpr int kExact = 4 + 4 + 4 + 1;  // the first ones are moved, not computed
+constexpr int kInput = 16;             // random words of a lane
 
 template <typename T>
 GPU_FN void MultiplyWords(uint32_t* out, const uint32_t* in) {
@@ -43,6 +43,9 @@ GPU_KERNEL(kLanes, 1) WrapperKernel(const uint32_t* input, uint32_t* output) {
   for (int i = 0; i < 4; ++i) *out++ = r[i];
   gpu::LdMatrixTrans(r, row);
   for (int i = 0; i < 4; ++i) *out++ = r[i];
+  float four[4];
+  gpu::LoadShared(four, reinterpret_cast<const float*>(row));
+  for (int i = 0; i < 4; ++i) *out++ = gpu::BitsOf(four[i]);
   *out++ = gpu::MovMatrixTrans(half[5]);
   MultiplyWords<gpu::Half>(out, half);
   MultiplyWords<gpu::BF16>(out + 4, bf16);

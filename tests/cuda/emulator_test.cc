@@ -42,6 +42,22 @@ TEST(Emulator, BarriersShowWhatOthersWrote) {
   });
 }
 
+TEST(Emulator, TeamsOfWarpsWaitForTheirOwn) {
+  for (const uint64_t seed : {0, 1, 9}) {
+    gpu::emulation::SetSeed(seed);
+    RunGrid({}, 128, 128 * sizeof(int), [] {
+      int* const shared = reinterpret_cast<int*>(gpu::Shared());
+      const int thread = gpu::Thread(), team = thread / 64, partner = thread ^ 63;
+      for (int turn = 0; turn < 3 + team; ++turn) {  // the other team is not waited for
+        shared[thread] = thread + turn;
+        gpu::SyncTeam(team, 2);
+        EXPECT_EQ(shared[partner], partner + turn);
+        gpu::SyncTeam(team, 2);
+      }
+    });
+  }
+}
+
 TEST(Emulator, ShufflesBetweenLanes) {
   RunGrid({}, 64, 0, [] {
     const auto mine = static_cast<float>(gpu::Thread());
@@ -107,6 +123,18 @@ TEST(Emulator, CountsBankConflicts) {
   };
   EXPECT_EQ(conflicts(128), 4 * 7);  // all eight rows in one group of banks
   EXPECT_EQ(conflicts(128 + 16), 0);
+  const auto of_loads = [](int lane_bytes) {
+    gpu::emulation::ResetCounters();
+    RunGrid({}, kWarp, 4096, [&] {
+      float four[4];
+      gpu::LoadShared(four, reinterpret_cast<const float*>(gpu::Shared() + gpu::Thread() * lane_bytes));
+    });
+    return gpu::emulation::Counted().bank_conflicts;
+  };
+  EXPECT_EQ(of_loads(128), 4 * 7);
+  EXPECT_EQ(of_loads(32), 4);  // two turns for each eight lanes
+  EXPECT_EQ(of_loads(16), 0);
+  EXPECT_EQ(of_loads(0), 0);  // one piece for all
 }
 
 using EmulatorDeathTest = ::testing::Test;
@@ -145,10 +173,39 @@ TEST(EmulatorDeathTest, ThreadsThatMeetAtDifferentBarriersAreNamed) {
   EXPECT_DEATH(RunGrid({}, 64, 0, body), "others wait at (.|\n)*threads meet at different barriers: one is at");
 }
 
+TEST(EmulatorDeathTest, WarpsThatWaitForAnothersTeamAreNamed) {
+  const auto body = [] {
+    if (gpu::Thread() < 64)
+      gpu::SyncTeam(0, 2);
+    else
+      gpu::SyncTeam(0, 2);
+  };
+  EXPECT_DEATH(RunGrid({}, 96, 0, body), "waits for a team of warps that is not its own at .*, warp 2 lane 0");
+  const auto lines = [] {
+    if (gpu::Thread() < kWarp)
+      gpu::SyncTeam(0, 2);
+    else
+      gpu::SyncTeam(0, 2);
+  };
+  gpu::emulation::SetSeed(0);
+  EXPECT_DEATH(RunGrid({}, 64, 0, lines), "others wait at (.|\n)*threads of a team meet at different barriers");
+  EXPECT_DEATH(RunGrid({}, 64, 0,
+                       [] {
+                         if (gpu::Thread() != 3) gpu::SyncTeam(0, 2);
+                       }),
+               "waits for its team of warps");
+}
+
 TEST(EmulatorDeathTest, MisalignedAndForeignRowsAreNamed) {
   uint32_t r[4];
   EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::LdMatrix(r, gpu::Shared() + 8); }), "not 16-byte aligned");
   EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::LdMatrix(r, gpu::Shared() + 1024); }), "outside shared memory");
+  const auto load = [](int at) {
+    float four[4];
+    gpu::LoadShared(four, reinterpret_cast<const float*>(gpu::Shared() + at));
+  };
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { load(8); }), "LoadShared of what is not 16-byte aligned");
+  EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { load(1024); }), "LoadShared from outside shared memory");
   alignas(16) char source[32];
   EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared(), source + 4, 16); }), "not 16-byte aligned");
   EXPECT_DEATH(RunGrid({}, kWarp, 1024, [&] { gpu::CopyAsync(gpu::Shared() + 1024, source, 16); }), "outside shared");
@@ -190,6 +247,33 @@ TEST(EmulatorDeathTest, AccessesThatNoBarrierOrdersAreNamed) {
                          if (gpu::Thread() == 3) Touch(0, true);
                        }),
                "write after read");
+  EXPECT_DEATH(RunGrid({}, 128, 4096,
+                       [] {
+                         if (gpu::Thread() == 0) Touch(0, true);
+                         gpu::SyncTeam(gpu::Thread() / 64, 2);  // orders two warps only
+                         if (gpu::Thread() == 70) Touch(0, false);
+                       }),
+               "read after write; thread 70 .* after a thread of warp 0");
+  EXPECT_DEATH(RunGrid({}, 64, 4096,
+                       [] {
+                         gpu::SyncTeam(0, 2);
+                         Touch(0, false);  // both warps
+                         gpu::SyncWarp();
+                         if (gpu::Thread() == 40) Touch(0, true);
+                       }),
+               "write after read; thread 40");
+}
+
+TEST(Emulator, TeamsOrderAccesses) {
+  RunGrid({}, 128, 4096, [] {
+    const int team = gpu::Thread() / 64;
+    Touch(gpu::Thread(), true);
+    gpu::SyncTeam(team, 2);
+    Touch(gpu::Thread() ^ 63, false);
+    Touch(team * 64, false);
+    gpu::SyncTeam(team, 2);
+    Touch(gpu::Thread() ^ 32, true);
+  });
 }
 
 TEST(Emulator, BarriersOrderAccesses) {

@@ -4,7 +4,7 @@
 //   lanes that meet at different warp operations, a block in which nobody can go on     abort, with file, line and lane
 //   shared memory that nobody wrote, or whose asynchronous copy was not waited for       NaN
 //   a copy that arrives in a buffer still read                                           NaN for its readers
-//   rows of LdMatrix and CopyAsync that are misaligned or outside shared memory          abort
+//   pieces of LdMatrix, LoadShared and CopyAsync that are misaligned or outside          abort
 //   accesses of shared memory that no barrier orders                                     race.h, in builds of their own
 //
 // Blocks run one after the other; nothing is said about memory between blocks, time, or the rounding of tensor cores.
@@ -23,7 +23,8 @@ namespace gpu::emulation {
 
 using Where = std::source_location;
 
-// What a launch did. `bank_conflicts` counts the extra turns of LdMatrix: 0 where eight rows lie in eight bank groups.
+// What a launch did. `bank_conflicts` counts the extra turns of LdMatrix and LoadShared: 0 where the pieces of eight
+// lanes lie in eight groups of banks, or are the same.
 struct Counters {
   int64_t launches = 0;
   int64_t blocks = 0;
@@ -31,7 +32,7 @@ struct Counters {
   int64_t ldmatrix = 0;
   int64_t bank_conflicts = 0;
   int64_t copied_bytes = 0;  // read by CopyAsync
-  int64_t barriers = 0;
+  int64_t barriers = 0;      // of blocks
 };
 
 // The order in which warps and blocks run: 0 natural, 1 reversed, others random.
@@ -52,7 +53,9 @@ Dim Grid();
 char* Shared();
 void SyncThreads(Where where);
 void SyncWarp(Where where);
+void SyncTeam(int team, int warps, Where where);
 float Shuffle(float v, int lane, Where where);
+void LoadShared(float (&r)[4], const float* from, Where where);
 void LdMatrix(uint32_t (&r)[4], const void* row, bool trans, Where where);
 uint32_t MovMatrixTrans(uint32_t v, Where where);
 void Mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool bf16, Where where);

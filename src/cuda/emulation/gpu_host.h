@@ -25,9 +25,13 @@ inline int Threads() { return emulation::Threads(); }
 inline char* Shared() { return emulation::Shared(); }
 inline void SyncThreads(Where where = Where::current()) { emulation::SyncThreads(where); }
 inline void SyncWarp(Where where = Where::current()) { emulation::SyncWarp(where); }
+inline void SyncTeam(int team, int warps, Where where = Where::current()) { emulation::SyncTeam(team, warps, where); }
 inline float Shuffle(float v, int lane, Where where = Where::current()) { return emulation::Shuffle(v, lane, where); }
 inline float ShuffleXor(float v, int mask, Where where = Where::current()) {
   return emulation::Shuffle(v, (emulation::Thread() % 32) ^ mask, where);
+}
+inline void LoadShared(float (&r)[4], const float* from, Where where = Where::current()) {
+  emulation::LoadShared(r, from, where);
 }
 inline void LdMatrix(uint32_t (&r)[4], const void* row, Where where = Where::current()) {
   emulation::LdMatrix(r, row, false, where);

@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr int kLanes = 32;
+constexpr int kMostTeams = 15;
 constexpr size_t kSharedAlignment = 1024;
 
 Machine* machine = nullptr;
@@ -27,6 +28,7 @@ const char* NameOf(Wait wait) {
   switch (wait) {
     case Wait::kNothing: return "runs";
     case Wait::kWarp: return "waits for its warp";
+    case Wait::kTeam: return "waits for its team of warps";
     case Wait::kBlock: return "waits for its block";
     case Wait::kEnded: return "has returned";
   }
@@ -86,6 +88,7 @@ void RunBlock() {
   if (m.shared_bytes > 0) std::memset(m.shared, 0xFF, m.shared_bytes);  // NaN
   m.at_barrier = m.ended = 0;
   std::fill(m.warps.begin(), m.warps.end(), Warp{});
+  m.teams.assign(kMostTeams, {});
   for (CudaThread& thread : m.threads) {
     thread.wait = Wait::kNothing;
     thread.group = 0;
@@ -189,6 +192,33 @@ void SyncThreads(Where where) {
   race::OrderBlock();
   for (CudaThread& thread : m.threads)
     if (thread.wait == Wait::kBlock) thread.wait = Wait::kNothing;
+}
+
+void SyncTeam(int number, int warps, Where where) {
+  Machine& m = TheMachine();
+  CudaThread& self = Self();
+  self.where = where;
+  if (number < 0 || number >= kMostTeams || m.current / kLanes / warps != number)
+    Fail("a thread waits for a team of warps that is not its own", where);
+  Team& team = m.teams[number];
+  if (team.arrived == 0) {
+    team.warps = warps;
+    team.where = where;
+  }
+  if (team.warps != warps || !SamePlace(team.where, where)) {
+    std::fprintf(stderr, "gpu emulation: others wait at %s:%u\n", team.where.file_name(),
+                 static_cast<unsigned>(team.where.line()));
+    Fail("threads of a team meet at different barriers: one is", where);
+  }
+  if (++team.arrived < warps * kLanes) {
+    self.wait = Wait::kTeam;
+    Yield();
+    return;
+  }
+  team.arrived = 0;
+  race::OrderTeam(number * warps, warps);
+  for (int thread = number * warps * kLanes; thread < (number + 1) * warps * kLanes; ++thread)
+    m.threads[thread].wait = Wait::kNothing;
 }
 
 int Thread() { return TheMachine().current; }

@@ -9,8 +9,8 @@
 
 namespace gpu::emulation {
 
-enum class Wait : uint8_t { kNothing, kWarp, kBlock, kEnded };
-enum class WarpOp : uint8_t { kSync, kShuffle, kMmaHalf, kMmaBF16, kLdMatrix, kLdMatrixTrans, kMovMatrix };
+enum class Wait : uint8_t { kNothing, kWarp, kTeam, kBlock, kEnded };
+enum class WarpOp : uint8_t { kSync, kShuffle, kMmaHalf, kMmaBF16, kLoadShared, kLdMatrix, kLdMatrixTrans, kMovMatrix };
 
 // A CopyAsync under way.
 struct Copy {
@@ -24,7 +24,7 @@ struct Copy {
 struct Slot {
   uint32_t in[10];
   uint32_t out[4];
-  const void* address;  // LdMatrix: of the row that the lane names
+  const void* address;  // LdMatrix: of the row that the lane names; LoadShared: of its piece
   uint8_t row[16];
   int lane;  // Shuffle: whose value
 };
@@ -44,9 +44,17 @@ struct Warp {
   Where where;
 };
 
+// Warps that meet at a barrier of their own.
+struct Team {
+  int arrived = 0;  // threads
+  int warps = 0;
+  Where where;
+};
+
 struct Machine {
   std::vector<CudaThread> threads;
   std::vector<Warp> warps;
+  std::vector<Team> teams;
   std::vector<int> next;  // the ring in which threads take turns
   int first = 0;
   int current = 0;

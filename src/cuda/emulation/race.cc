@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -11,14 +13,15 @@ namespace gpu::emulation::race {
 namespace {
 
 constexpr int kNobody = -1;
-constexpr int kSeveral = -2;  // lanes of one warp
+constexpr int kSeveral = -2;
 constexpr int kWarps = 32;
 
 struct Mark {
   int thread = kNobody;
-  int warp = kNobody;
+  uint32_t warps = 0;  // a bit each
   int64_t block_epoch = 0;
   int64_t warp_epoch = 0;
+  int64_t team_epoch = 0;
   void* pc = nullptr;
 };
 
@@ -34,6 +37,8 @@ struct State {
   int thread = 0;
   int64_t block_epoch = 1;
   int64_t warp_epoch[kWarps] = {};
+  int64_t team_epoch[kWarps] = {};  // the same in all warps of a team
+  uint32_t team[kWarps] = {};       // of each warp: all that it has met at a team's barrier, a bit each
   std::vector<Cell> cells;
 };
 thread_local State state;
@@ -42,7 +47,8 @@ thread_local State state;
 bool Ordered(const Mark& other) {
   if (other.thread == kNobody || other.thread == state.thread || other.block_epoch != state.block_epoch) return true;
   const int warp = state.thread / 32;
-  return other.warp == warp && other.warp_epoch != state.warp_epoch[warp];
+  if (other.warps == 1U << warp && other.warp_epoch != state.warp_epoch[warp]) return true;
+  return (other.warps & ~state.team[warp]) == 0 && other.team_epoch != state.team_epoch[warp];
 }
 
 // As addr2line -e PROGRAM takes it.
@@ -58,7 +64,7 @@ void Judge(const Mark& other, const char* what, size_t byte, void* pc) {
       stderr,
       "gpu emulation: race in shared memory, byte %zu: %s; thread %d (0x%zx) after a thread of warp %d (0x%zx); "
       "needs a barrier between them\n",
-      byte, what, state.thread, Place(pc), other.warp, Place(other.pc));
+      byte, what, state.thread, Place(pc), std::countr_zero(other.warps), Place(other.pc));
   std::abort();
 }
 
@@ -68,19 +74,28 @@ void BeginBlock(const char* shared, size_t bytes) {
   state.shared = shared;
   state.bytes = bytes;
   ++state.block_epoch;
+  std::fill_n(state.team, kWarps, 0U);
+  std::fill_n(state.team_epoch, kWarps, int64_t{0});
   state.cells.assign(bytes / 2 + 1, {});
 }
 void EndBlock() { state.bytes = 0; }
 void Become(int thread) { state.thread = thread; }
 void OrderBlock() { ++state.block_epoch; }
 void OrderWarp(int warp) { ++state.warp_epoch[warp]; }
+void OrderTeam(int first_warp, int warps) {
+  for (int warp = first_warp; warp < first_warp + warps; ++warp) {
+    state.team[warp] = ((1U << warps) - 1) << first_warp;
+    ++state.team_epoch[warp];
+    ++state.warp_epoch[warp];
+  }
+}
 
 void Access(const void* p, size_t bytes, bool write, void* pc) {
   const auto* const at = static_cast<const char*>(p);
   if (at < state.shared || at >= state.shared + state.bytes) return;
   const auto first = static_cast<size_t>(at - state.shared);
   const int warp = state.thread / 32;
-  Mark now{state.thread, warp, state.block_epoch, state.warp_epoch[warp], pc};
+  const Mark now{state.thread, 1U << warp, state.block_epoch, state.warp_epoch[warp], state.team_epoch[warp], pc};
   for (size_t i = first / 2; i < (first + bytes + 1) / 2; ++i) {
     Cell& cell = state.cells[i];
     Judge(cell.write, write ? "write after write" : "read after write", 2 * i, pc);
@@ -89,11 +104,11 @@ void Access(const void* p, size_t bytes, bool write, void* pc) {
       cell.write = now;
       continue;
     }
-    // Readers between two barriers are remembered together: those of one warp, or of none where they are of several.
+    // Readers between two barriers are remembered together.
     Mark read = now;
     if (!Ordered(cell.read)) {
       read.thread = kSeveral;
-      if (cell.read.warp != warp) read.warp = kNobody;
+      read.warps |= cell.read.warps;
     }
     cell.read = read;
   }

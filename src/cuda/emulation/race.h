@@ -13,6 +13,7 @@ void EndBlock();
 void Become(int thread);
 void OrderBlock();
 void OrderWarp(int warp);
+void OrderTeam(int first_warp, int warps);
 void Access(const void* p, size_t bytes, bool write, void* pc);
 #else
 inline void BeginBlock(const char*, size_t) {}
@@ -20,6 +21,7 @@ inline void EndBlock() {}
 inline void Become(int) {}
 inline void OrderBlock() {}
 inline void OrderWarp(int) {}
+inline void OrderTeam(int, int) {}
 inline void Access(const void*, size_t, bool, void*) {}
 #endif
 

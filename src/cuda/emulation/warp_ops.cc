@@ -49,12 +49,21 @@ void ExecuteMma(CudaThread* lanes, bool bf16) {
   }
 }
 
+// Of the 16 bytes that each of eight lanes names: those of one address are read together.
+void CountConflicts(const CudaThread* lanes) {
+  int turns[8] = {};  // of each group of four banks
+  for (int lane = 0; lane < 8; ++lane) {
+    const void* const address = lanes[lane].slot.address;
+    const auto same = [&](const CudaThread& other) { return other.slot.address == address; };
+    if (std::none_of(lanes, lanes + lane, same)) ++turns[reinterpret_cast<uintptr_t>(address) / 16 % 8];
+  }
+  Count().bank_conflicts += *std::max_element(turns, turns + 8) - 1;
+}
+
 void ExecuteLdMatrix(CudaThread* lanes, bool trans) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     const CudaThread* const rows = lanes + 8 * matrix;
-    int turns[8] = {};  // of each group of four banks
-    for (int row = 0; row < 8; ++row) ++turns[reinterpret_cast<uintptr_t>(rows[row].slot.address) / 16 % 8];
-    Count().bank_conflicts += *std::max_element(turns, turns + 8) - 1;
+    CountConflicts(rows);
     for (int lane = 0; lane < 32; ++lane) {
       uint16_t two[2];
       for (int j = 0; j < 2; ++j) {
@@ -105,6 +114,9 @@ void Execute(WarpOp op, CudaThread* lanes) {
       ++Count().mma;
       ExecuteMma(lanes, op == WarpOp::kMmaBF16);
       break;
+    case WarpOp::kLoadShared:
+      for (int lane = 0; lane < 32; lane += 8) CountConflicts(lanes + lane);
+      break;
     case WarpOp::kLdMatrix:
     case WarpOp::kLdMatrixTrans:
       ++Count().ldmatrix;
@@ -123,6 +135,15 @@ float Shuffle(float v, int lane, Where where) {
   Meet(WarpOp::kShuffle, where);
   std::memcpy(&v, slot.out, 4);
   return v;
+}
+
+void LoadShared(float (&r)[4], const float* from, Where where) {
+  if (!Aligned(from)) Fail("LoadShared of what is not 16-byte aligned", where);
+  if (!InShared(from, 16)) Fail("LoadShared from outside shared memory", where);
+  Self().slot.address = from;
+  race::Access(from, 16, false, __builtin_return_address(0));
+  std::memcpy(r, from, 16);
+  Meet(WarpOp::kLoadShared, where);
 }
 
 void LdMatrix(uint32_t (&r)[4], const void* row, bool trans, Where where) {
