@@ -3,6 +3,7 @@ import dataclasses
 import pathlib
 
 FILE = pathlib.Path(__file__).with_name("rows.txt")
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "float8e4m3fn": 8, "int4": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Row:
     T: int
     D: int
     window: int
+    element: str  # of query and output
+    cache: str    # of K and V
     name: str
 
     @property
@@ -25,8 +28,8 @@ class Row:
 
     @property
     def floor_bytes(self):
-        """What any implementation reads of K and V in fp16, once for each layer."""
-        return self.layers * 2 * self.B * self.Hkv * self.visible * self.D * 2
+        """What any implementation reads of K and V, once for each layer."""
+        return self.layers * 2 * self.B * self.Hkv * self.visible * self.D * BITS[self.cache] // 8
 
     def floor_ms(self, copy_tb_per_s):
         """At the rate of a copy. None for prompts: multiplications bind them."""
@@ -37,6 +40,6 @@ def read(path=FILE):
     rows = []
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            *numbers, name = line.split(maxsplit=8)
-            rows.append(Row(*map(int, numbers), name))
+            *numbers, element, cache, name = line.split(maxsplit=10)
+            rows.append(Row(*map(int, numbers), element, cache, name))
     return rows

@@ -29,6 +29,8 @@ struct Case {
   DType type;
   int64_t B, Hq, Hkv, S, T, D, window;
   float softcap;
+  DType cache = type;
+  bool per_channel = false;  // scales of codes
 };
 const Case kCases[] = {
     {"full decode", DType::kF16, 1, 8, 1, 1, 700, 512, 0, 0},
@@ -42,7 +44,15 @@ const Case kCases[] = {
     {"prefill, D 128", DType::kBF16, 2, 8, 2, 33, 90, 96, 17, 20},
     {"prefill, D 256", DType::kF16, 1, 8, 1, 64, 200, 256, 63, 0},
     {"prefill, D 512", DType::kF16, 1, 8, 1, 50, 64, 512, 0, 0},
+    {"16 rows, D 512", DType::kF16, 1, 8, 1, 2, 300, 512, 0, 0},
     {"f32", DType::kF32, 2, 4, 2, 2, 77, 80, 0, 0},
+    {"f32, D 512", DType::kF32, 1, 8, 1, 1, 300, 512, 0, 0},
+    {"f32, a prompt", DType::kF32, 1, 8, 1, 20, 90, 256, 33, 0},
+    {"f32, D 54", DType::kF32, 1, 4, 2, 2, 60, 54, 0, 0},
+    {"int8, D 512", DType::kF16, 1, 8, 1, 1, 700, 512, 0, 0, DType::kI8},
+    {"int8, channels", DType::kBF16, 2, 8, 2, 1, 300, 256, 100, 0, DType::kI8, true},
+    {"int4", DType::kF16, 1, 8, 1, 1, 300, 512, 0, 0, DType::kI4, true},
+    {"fp8", DType::kF16, 1, 8, 1, 1, 300, 256, 0, 0, DType::kF8E4M3},
 };
 [[noreturn]] void Die(const Status& status) {
   std::fprintf(stderr, "gpu_check: %s\n", status.message().c_str());
@@ -66,22 +76,32 @@ class Tensors {
     constexpr int64_t kDrawn = 1 << 20;  // of each tensor; a larger one repeats them
     const int64_t counts[] = {c.B * c.Hq * c.S * c.D, c.B * c.Hkv * c.T * c.D, c.B * c.Hkv * c.T * c.D,
                               c.B * c.Hq * c.S * c.D};
+    const float spread = c.cache == DType::kI8 ? 50.0F : c.cache == DType::kI4 ? 4.0F : 1.0F;  // codes fill their range
     for (int i = 0; i < 4; ++i) {
-      host_[i].resize(static_cast<size_t>(BytesOf(c.type, counts[i])));
+      const bool cache = i == 1 || i == 2;
+      const DType type = cache ? c.cache : c.type;
+      host_[i].resize(static_cast<size_t>(BytesOf(type, counts[i])));
       const int64_t drawn = i < 3 ? std::min(counts[i], kDrawn) : 0;
-      for (int64_t j = 0; j < drawn; ++j) StoreElement(host_[i].data(), c.type, j, normal(generator));
-      const auto period = static_cast<size_t>(BytesOf(c.type, drawn));
+      for (int64_t j = 0; j < drawn; ++j)
+        StoreElement(host_[i].data(), type, j, normal(generator) * (cache ? spread : 1.0F));
+      const auto period = static_cast<size_t>(BytesOf(type, drawn));
       for (size_t at = period; period > 0 && at < host_[i].size(); at += period)
         std::memcpy(host_[i].data() + at, host_[i].data(), std::min(period, host_[i].size() - at));
       device_[i] = Must(Allocate(host_[i].size()));
       Check(Upload(device_[i], host_[i].data(), host_[i].size()));
     }
+    std::uniform_real_distribution<float> scales(0.5F, 1);
+    scales_.resize(static_cast<size_t>(c.Hkv * c.D));
+    for (float& scale : scales_) scale = scales(generator) / spread;
+    device_scales_ = Must(Allocate(scales_.size() * sizeof(float)));
+    Check(Upload(device_scales_, scales_.data(), scales_.size() * sizeof(float)));
     lengths_ = Must(Allocate(2 * static_cast<size_t>(c.B) * sizeof(int64_t)));
     SetLengths(std::vector<int64_t>(static_cast<size_t>(c.B), c.T));
   }
   ~Tensors() {
     for (void* block : device_) Check(Free(block));
     Check(Free(lengths_));
+    Check(Free(device_scales_));
   }
   Tensors(const Tensors&) = delete;
   Tensors& operator=(const Tensors&) = delete;
@@ -94,11 +114,12 @@ class Tensors {
     Check(Upload(lengths_, length_.data(), bytes));
     Check(Upload(static_cast<char*>(lengths_) + bytes, position_.data(), bytes));
   }
-  AttentionCall Call(void* const (&data)[4]) const {
+  AttentionCall Call(void* const (&data)[4], const void* scales) const {
     AttentionCall call;
     call.query = HeadsView::Bsnh(data[0], c_.type, c_.B, c_.S, c_.Hq, c_.D);
-    call.key = HeadsView::Bnsh(data[1], c_.type, c_.B, c_.Hkv, c_.T, c_.D);
-    call.value = HeadsView::Bnsh(data[2], c_.type, c_.B, c_.Hkv, c_.T, c_.D);
+    call.key = HeadsView::Bnsh(data[1], c_.cache, c_.B, c_.Hkv, c_.T, c_.D);
+    call.value = HeadsView::Bnsh(data[2], c_.cache, c_.B, c_.Hkv, c_.T, c_.D);
+    if (IsQuantized(c_.cache)) call.key.quant = call.value.quant = {static_cast<const float*>(scales), c_.per_channel};
     call.output = MutableHeadsView::Bsnh(data[3], c_.type, c_.B, c_.S, c_.Hq, c_.D);
     call.spec.scale = 1 / std::sqrt(static_cast<double>(c_.D));
     call.spec.softcap = c_.softcap;
@@ -111,13 +132,13 @@ class Tensors {
     positions.length = {lengths_, true, 0, 0, c_.T};
     positions.query_position = {static_cast<const int64_t*>(lengths_) + c_.B, true, 0, -c_.S, c_.T};
     positions.query_length = DeviceNumbers::Same(c_.S);
-    return Must(PlanAttend(Call(device_), positions, Must(CurrentDevice()), "gpu_check"));
+    return Must(PlanAttend(Call(device_, device_scales_), positions, Must(CurrentDevice()), "gpu_check"));
   }
   // The largest difference from the oracle over the largest magnitude.
   double Error() {
     std::vector<std::byte> truth(host_[3].size());
     void* const data[4] = {host_[0].data(), host_[1].data(), host_[2].data(), truth.data()};
-    AttentionCall call = Call(data);
+    AttentionCall call = Call(data, scales_.data());
     call.positions.length = length_.data();
     call.positions.query_position = position_.data();
     AttendOracle(call);
@@ -136,6 +157,8 @@ class Tensors {
   const Case& c_;
   std::vector<std::byte> host_[4];
   void* device_[4] = {};
+  std::vector<float> scales_;  // [Hkv, D]
+  void* device_scales_ = nullptr;
   void* lengths_ = nullptr;  // [2, B]: lengths, then positions
   std::vector<int64_t> length_, position_;
 };
@@ -202,7 +225,13 @@ struct Row {
   Case c;
 };
 
-// "layers B Hq Hkv S T D window name" a line; # opens a comment.
+DType TypeNamed(const std::string& name) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8, DType::kI4, DType::kF8E4M3})
+    if (name == NameOf(type)) return type;
+  Die(Status::InvalidInput("no type '" + name + "'"));
+}
+
+// "layers B Hq Hkv S T D window element cache name" a line; # opens a comment.
 std::vector<Row> RowsOf(const char* path) {
   std::ifstream file(path);
   if (!file) Die(Status::InvalidInput(std::string("'") + path + "' is not readable"));
@@ -211,9 +240,12 @@ std::vector<Row> RowsOf(const char* path) {
     if (line.empty() || line[0] == '#') continue;
     std::istringstream words(line);
     Row row;
-    row.c.type = DType::kF16;
-    words >> row.layers >> row.c.B >> row.c.Hq >> row.c.Hkv >> row.c.S >> row.c.T >> row.c.D >> row.c.window >> std::ws;
+    std::string element, cache;
+    words >> row.layers >> row.c.B >> row.c.Hq >> row.c.Hkv >> row.c.S >> row.c.T >> row.c.D >> row.c.window >>
+        element >> cache >> std::ws;
     if (!std::getline(words, row.c.name)) Die(Status::InvalidInput(std::string(path) + ": not a row: " + line));
+    row.c.type = TypeNamed(element);
+    row.c.cache = TypeNamed(cache);
     rows.push_back(row);
   }
   return rows;

@@ -14,9 +14,9 @@ from bench.gpu import NOT_RUN, capture, peers, report, rows  # noqa: E402
 
 STEPS = "build conformance cases memcheck racecheck synccheck bench capture peers-ort peers-torch ncu".split()
 TINY = """# a comment
-2 2 4 2 1 40 64 0 full decode
-1 1 4 1 1 40 64 16 sliding decode, D 64
-1 1 2 1 12 12 32 5 sliding prompt
+2 2 4 2 1 40 64 0 f16 f16 full decode
+1 1 4 1 1 40 64 16 f16 f16 sliding decode, D 64
+1 1 2 1 12 12 32 5 f16 f16 sliding prompt
 """
 
 
@@ -156,24 +156,26 @@ def test_an_empty_folder_is_reported_too(tmp_path):
 def test_the_rows_are_those_that_are_promised():
     def named(**wanted):
         return [row for row in rows.read() if all(getattr(row, name) == value for name, value in wanted.items())]
-    assert {row.B for row in named(layers=20, S=1, T=32768, D=512, window=0)} == {1, 8}
+    assert {row.B for row in named(layers=20, S=1, T=32768, D=512, window=0, cache="f16")} == {1, 8}
+    assert {row.cache for row in named(S=1)} == {"f16", "f32", "int8", "int4", "float8e4m3fn"}
     assert named(S=1, window=512) and named(S=1, D=256) and named(S=2048, D=512)
     names = [row.name for row in rows.read()]
     assert len(set(names)) == len(names) and not any(set(name) & set('"\\|\t') for name in names)
 
 
 def test_the_card_program_measures_what_the_report_reads(tmp_path):
-    (tmp_path / "rows.txt").write_text("1 1 4 1 1 20 64 0 a decode\n", encoding="utf-8")
+    (tmp_path / "rows.txt").write_text("1 1 4 1 1 20 64 0 f16 f16 a decode\n1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
     subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", tmp_path / "rows.txt", tmp_path / "bench.jsonl", "1"], check=True,
                    timeout=300)
     found = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))
     assert found["copy_tb_per_s"] > 0
-    assert all(found["rows"][0]["sides"][name]["ms"] > 0 for name in report.OURS[:2])
+    assert all(row["sides"][name]["ms"] > 0 for row in found["rows"] for name in report.OURS[:2])
 
 
 def test_what_the_card_program_cannot_read_is_named(tmp_path):
     (tmp_path / "rows.txt").write_text("20 1 8 one\n", encoding="utf-8")
-    for path, message in ((tmp_path / "rows.txt", "not a row: 20 1 8 one"), (tmp_path / "none.txt", "is not readable")):
+    (tmp_path / "types.txt").write_text("1 1 4 1 1 20 64 0 f16 int16 a decode\n", encoding="utf-8")
+    for path, message in ((tmp_path / "rows.txt", "not a row: 20 1 8 one"), (tmp_path / "types.txt", "no type 'int16'"), (tmp_path / "none.txt", "is not readable")):
         done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", path, tmp_path / "out"], capture_output=True, text=True)
         assert done.returncode == 1 and message in done.stderr
 
@@ -190,13 +192,20 @@ def test_onnxruntime_with_and_without_kvshare_computes_the_rows(tmp_path, monkey
 
 
 def test_a_peer_that_computes_something_else_is_not_timed():
-    row = rows.Row(1, 1, 4, 2, 1, 30, 16, 0, "row")
+    row = rows.Row(1, 1, 4, 2, 1, 30, 16, 0, "f16", "f16", "row")
     tensors = peers.inputs(row)
     right = peers.truth(row, tensors)
     assert peers.check(row, tensors, right.astype(np.float16)) < 2e-3
     for wrong in (right + 0.05 * np.abs(right).max(), np.full_like(right, np.nan)):
         with pytest.raises(Exception, match="wrong result: differs from float64"):
             peers.check(row, tensors, wrong)
+
+
+def test_a_row_that_no_peer_computes_is_a_note(tmp_path, monkeypatch):
+    (tmp_path / "rows.txt").write_text("1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
+    assert peers.main(["onnxruntime", str(tmp_path / "rows.txt"), str(tmp_path / "p.jsonl"), "--device", "cpu"]) == 0
+    found = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))["rows"][0]["sides"]
+    assert found["ONNX Runtime"]["not_run"] == "peers are measured in fp16 alone"
 
 
 def test_kvshare_without_its_library_is_a_line_and_onnxruntime_runs(tmp_path, monkeypatch):
