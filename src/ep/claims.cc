@@ -106,7 +106,8 @@ class Finder {
   }
 
   Matched<MaskMeaning> CheckMeaning(MaskMeaning mask, bool repairs) const {
-    if (!mask.padding) return Decline(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+    if (!mask.padding && !mask.columns)
+      return Decline(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
     if (options_.alignment != Alignment::kSpec) return mask;
     if (repairs) return Decline(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
     if (mask.rank == 3)
@@ -138,13 +139,23 @@ class Finder {
       auto meaning = MatchMask(layer);
       if (meaning.ok() && MadeFromAttention(Input(*layer.node, kMaskInput)))
         meaning = Decline(DeclineCode::kMaskUnknown, "its mask depends on an attention layer's output");
-      if (meaning.ok())
+      if (meaning.ok() && !meaning->padding)
+        DropMask(layer, *meaning);
+      else if (meaning.ok())
         meanings.emplace(&layer, *std::move(meaning));
       else
         Reason(layer, "keeps its mask", meaning.status().message());
     }
     while (!meanings.empty() && !TakeGroup(meanings)) {
     }
+  }
+
+  // Nothing is hidden but by columns, which the kernel counts itself.
+  void DropMask(const Layer& layer, const MaskMeaning& meaning) {
+    Plan& plan = PlanOf(layer);
+    plan.drops_mask = true;
+    plan.window = meaning.window;
+    plan.lower_right = true;
   }
 
   // False: layers had to go from `meanings`, and what the others share with them must be judged anew.

@@ -32,8 +32,8 @@ class PlannedNode final : public ort::NodeInfo {
   std::string Name() const override { return node_.Name(); }
   std::optional<int64_t> Int(const char* attribute) const override {
     const std::string_view name = attribute;
-    if (HasKeyMask() && name == "is_causal") return 1;
-    if (HasKeyMask() && name == "local_window_size") return plan_.window;
+    if (KnowsMask() && name == "is_causal") return 1;
+    if (KnowsMask() && name == "local_window_size") return plan_.window;
     if (plan_.kv_heads > 0 && name == "kv_num_heads" && node_.Int(attribute)) return plan_.kv_heads;
     return node_.Int(attribute);
   }
@@ -42,6 +42,7 @@ class PlannedNode final : public ort::NodeInfo {
   size_t InputCount() const override { return CountsKept() ? kInputsWithKeyMask : node_.InputCount(); }
   size_t OutputCount() const override { return node_.OutputCount(); }
   bool HasInput(size_t index) const override {
+    if (plan_.drops_mask && index == kMask) return false;
     if (!CountsKept()) return node_.HasInput(index);
     return index == kKeyMask || (index != kMask && node_.HasInput(index));
   }
@@ -53,6 +54,7 @@ class PlannedNode final : public ort::NodeInfo {
 
  private:
   bool HasKeyMask() const { return !plan_.key_mask.empty(); }
+  bool KnowsMask() const { return HasKeyMask() || plan_.drops_mask; }
   bool CountsKept() const { return HasKeyMask() && !plan_.columns; }
 
   const ort::NodeInfo& node_;
@@ -66,6 +68,7 @@ class PlannedCall final : public ort::CallContext {
       : ort::CallContext(api, context), plan_(plan) {}
 
   Result<Tensor> Input(size_t index) const override {
+    if (plan_.drops_mask && index == kMask) return Tensor{};
     if (!plan_.key_mask.empty() && index == kMask) return plan_.columns ? Padding() : Tensor{};
     if (!plan_.key_mask.empty() && index == kKeyMask) return KeyMask();
     if (!plan_.unfolded[0].empty() && (index == kKey || index == kValue)) return Unfolded(index);

@@ -1,17 +1,51 @@
 #include "ep/ort_model.h"
 
+#include <algorithm>
+#include <array>
 #include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "ep/graph_view.h"
+#include "graph/constants.h"
 
 namespace kvshare::ep {
 namespace {
 
 using ort::FromOrt;
 
-constexpr int64_t kMostElements = 64;
+constexpr int64_t kMostSmallElements = 64;
+constexpr int kMaskInput = 3;       // of ai.onnx's Attention
 constexpr int64_t kIrVersion = 10;  // any: the host has read the model already
+
+// Of what masks are made where shapes are fixed: without weights on the way.
+bool MakesMasks(const onnx::NodeProto& node) {
+  static constexpr std::array<std::string_view, 7> ops = {"And",      "Cast",      "Expand", "GatherND",
+                                                          "Identity", "Unsqueeze", "Where"};
+  return node.domain().empty() && std::ranges::find(ops, node.op_type()) != ops.end();
+}
+
+// The values that the masks of a graph's Attention nodes are made of.
+std::unordered_set<std::string> PartsOfMasks(const onnx::GraphProto& graph) {
+  std::unordered_map<std::string, const onnx::NodeProto*> makers;
+  std::vector<std::string> open;
+  for (const auto& node : graph.node()) {
+    for (const auto& output : node.output()) makers.emplace(output, &node);
+    if (node.op_type() == "Attention" && node.input_size() > kMaskInput) open.push_back(node.input(kMaskInput));
+  }
+  std::unordered_set<std::string> parts;
+  while (!open.empty()) {
+    std::string value = std::move(open.back());
+    open.pop_back();
+    const auto maker = makers.find(value);
+    if (!parts.insert(std::move(value)).second || maker == makers.end() || !MakesMasks(*maker->second)) continue;
+    open.insert(open.end(), maker->second->input().begin(), maker->second->input().end());
+  }
+  return parts;
+}
 
 // One graph, and recursively its bodies.
 class GraphWriter {
@@ -27,7 +61,7 @@ class GraphWriter {
     for (const OrtValueInfo* value : outputs) KVSHARE_RETURN_IF_ERROR(WriteValue(value, *proto.add_output()));
     KVSHARE_ASSIGN_OR_RETURN(const auto nodes, NodesOf(api_, graph));
     for (const OrtNode* node : nodes) KVSHARE_RETURN_IF_ERROR(WriteNode(node, proto));
-    return {};
+    return WriteMaskConstants(graph, proto);
   }
 
  private:
@@ -66,18 +100,34 @@ class GraphWriter {
       auto& tensor = *proto.add_initializer();
       KVSHARE_ASSIGN_OR_RETURN(*tensor.mutable_name(), NameOf(api_, value));
       tensor.set_data_type(type.type);
-      int64_t count = 1;
-      for (const int64_t dim : type.dims) {
-        tensor.add_dims(dim);
-        count = count > kMostElements ? count : count * dim;
-      }
-      if (count > kMostElements || type.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING) continue;
-      KVSHARE_RETURN_IF_ERROR(WriteElements(value, tensor));
+      tensor.mutable_dims()->Assign(type.dims.begin(), type.dims.end());
+      if (HasUpTo(kMostSmallElements, type.dims)) KVSHARE_RETURN_IF_ERROR(WriteElements(value, tensor));
     }
     return {};
   }
 
+  // Larger constants are read by their elements only where they are masks.
+  Status WriteMaskConstants(const OrtGraph* graph, onnx::GraphProto& proto) {
+    const auto parts = PartsOfMasks(proto);
+    KVSHARE_ASSIGN_OR_RETURN(const auto values,
+                             Values(graph, api_.Graph_GetNumInitializers, api_.Graph_GetInitializers));
+    for (size_t i = 0; i < values.size(); ++i) {
+      auto& tensor = *proto.mutable_initializer(static_cast<int>(i));
+      if (!tensor.has_raw_data() && parts.contains(tensor.name()) && HasUpTo(graph::kMostElements, tensor.dims()))
+        KVSHARE_RETURN_IF_ERROR(WriteElements(values[i], tensor));
+    }
+    return {};
+  }
+
+  template <typename Dims>
+  static bool HasUpTo(int64_t most, const Dims& dims) {
+    int64_t count = 1;
+    for (const int64_t dim : dims) count = count > most ? count : count * dim;
+    return count <= most;
+  }
+
   Status WriteElements(const OrtValueInfo* value, onnx::TensorProto& tensor) {
+    if (tensor.data_type() == onnx::TensorProto::STRING) return {};
     const OrtValue* elements = nullptr;
     // One that cannot be read stays a constant of unknown elements: nothing is claimed by it.
     if (!FromOrt(api_, api_.ValueInfo_GetInitializerValue(value, &elements)).ok() || elements == nullptr) return {};

@@ -14,8 +14,9 @@ struct Plan {
 
   // Attention: input 3 is this value, written by a mask group: a key mask [B, T], one byte a key. "": an ordinary mask.
   std::string key_mask = {};
-  int64_t window = -1;   // of the key mask: keys with the query's own
-  bool columns = false;  // the key mask hides padding alone: positions are columns, not the count of what is kept
+  bool drops_mask = false;  // Attention: input 3 says no more than window and causality by columns
+  int64_t window = -1;      // of the mask: keys with the query's own
+  bool columns = false;     // the key mask hides padding alone: positions are columns, not the count of what is kept
 
   // Attention: inputs 1 and 2 are these values, written by aliases: [B, T, H * D] by their shape, and [B, H, T, D] in
   // memory. Empty: as their shape says.

@@ -1,5 +1,6 @@
 #include "graph/constants.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <fstream>
@@ -10,8 +11,8 @@ namespace kvshare::graph {
 namespace {
 
 using onnx::TensorProto;
-constexpr int64_t kMostElements = 1024;
 
+// Nothing where there are more than kMostElements.
 std::optional<int64_t> ElementCount(const TensorProto& tensor) {
   int64_t count = 1;
   for (const int64_t dim : tensor.dims()) {
@@ -98,39 +99,51 @@ std::optional<std::vector<int64_t>> IntsOf(const TensorProto& tensor, const std:
   }
 }
 
-std::optional<double> ScalarOf(const TensorProto& tensor, const std::filesystem::path& folder) {
-  if (ElementCount(tensor) != 1) return std::nullopt;
-  const auto half = [&](uint16_t bits) -> double {
-    return tensor.data_type() == TensorProto::FLOAT16 ? F32FromF16(bits) : F32FromBF16(bits);
+std::optional<std::vector<double>> FloatsOf(const TensorProto& tensor, const std::filesystem::path& folder) {
+  const auto count = ElementCount(tensor);
+  if (!count) return std::nullopt;
+  const auto typed = [&](const auto& field, const auto& convert) -> std::optional<std::vector<double>> {
+    if (field.size() != *count || *count == 0) return std::nullopt;
+    std::vector<double> values(field.size());
+    std::transform(field.begin(), field.end(), values.begin(), convert);
+    return values;
+  };
+  const auto raw = [&]<typename T>(T /*element*/, const auto& convert) -> std::optional<std::vector<double>> {
+    const auto bytes = BytesOf(tensor, static_cast<size_t>(*count) * sizeof(T), folder);
+    if (!bytes) return std::nullopt;
+    std::vector<T> elements(static_cast<size_t>(*count));
+    std::memcpy(elements.data(), bytes->data(), bytes->size());
+    std::vector<double> values(elements.size());
+    std::transform(elements.begin(), elements.end(), values.begin(), convert);
+    return values;
+  };
+  const auto widen = [](auto value) -> double { return value; };
+  const auto half = [&](auto bits) -> double {
+    const auto both = static_cast<uint16_t>(bits);
+    return tensor.data_type() == TensorProto::FLOAT16 ? F32FromF16(both) : F32FromBF16(both);
   };
   switch (tensor.data_type()) {
     case TensorProto::FLOAT: {
-      if (tensor.float_data_size() == 1) return tensor.float_data(0);
-      const auto bytes = BytesOf(tensor, sizeof(float), folder);
-      float value = 0;
-      if (!bytes) return std::nullopt;
-      std::memcpy(&value, bytes->data(), sizeof(value));
-      return value;
+      auto values = typed(tensor.float_data(), widen);
+      return values ? std::move(values) : raw(float{}, widen);
     }
     case TensorProto::DOUBLE: {
-      if (tensor.double_data_size() == 1) return tensor.double_data(0);
-      const auto bytes = BytesOf(tensor, sizeof(double), folder);
-      double value = 0;
-      if (!bytes) return std::nullopt;
-      std::memcpy(&value, bytes->data(), sizeof(value));
-      return value;
+      auto values = typed(tensor.double_data(), widen);
+      return values ? std::move(values) : raw(double{}, widen);
     }
     case TensorProto::FLOAT16:
     case TensorProto::BFLOAT16: {
-      if (tensor.int32_data_size() == 1) return half(static_cast<uint16_t>(tensor.int32_data(0)));
-      const auto bytes = BytesOf(tensor, sizeof(uint16_t), folder);
-      uint16_t bits = 0;
-      if (!bytes) return std::nullopt;
-      std::memcpy(&bits, bytes->data(), sizeof(bits));
-      return half(bits);
+      auto values = typed(tensor.int32_data(), half);
+      return values ? std::move(values) : raw(uint16_t{}, half);
     }
     default: return std::nullopt;
   }
+}
+
+std::optional<double> ScalarOf(const TensorProto& tensor, const std::filesystem::path& folder) {
+  if (ElementCount(tensor) != 1) return std::nullopt;
+  const auto floats = FloatsOf(tensor, folder);
+  return floats ? std::optional(floats->front()) : std::nullopt;
 }
 
 }  // namespace kvshare::graph

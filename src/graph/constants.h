@@ -10,10 +10,16 @@
 
 namespace kvshare::graph {
 
-// Integer and bool tensors of up to 1024 elements; nothing for other types, larger tensors or unreadable data.
+// Of what is read by its elements: shapes, indices and masks of fixed shapes.
+inline constexpr int64_t kMostElements = int64_t{1} << 22;
+
+// Integer and bool tensors of up to kMostElements; nothing for other types, larger tensors or unreadable data.
 std::optional<std::vector<int64_t>> IntsOf(const onnx::TensorProto& tensor, const std::filesystem::path& folder);
 
-// The value of a float, double, f16 or bf16 tensor of one element.
+// The same for float, double, f16 and bf16.
+std::optional<std::vector<double>> FloatsOf(const onnx::TensorProto& tensor, const std::filesystem::path& folder);
+
+// The value of one that has one element.
 std::optional<double> ScalarOf(const onnx::TensorProto& tensor, const std::filesystem::path& folder);
 
 // Bytes an element takes; 0 for strings and for types packed below a byte.

@@ -25,6 +25,7 @@ class Reader {
   Extents Read(const std::string& name) {
     const std::string& value = BeforeCast(graph_, name);
     if (const auto ints = graph_.Ints(value)) {
+      if (ints->size() > kMostElements) return std::nullopt;
       std::vector<Extent> numbers;
       for (const int64_t number : *ints) numbers.push_back(Number(number));
       return numbers;

@@ -1,6 +1,5 @@
 #include "graph/masks.h"
 
-#include <algorithm>
 #include <unordered_set>
 
 #include "graph/masks/dialect.h"
@@ -14,10 +13,14 @@ Matched<MaskMeaning> ReadMask(const Graph& graph, const std::string& mask) {
     if (meaning.ok()) return meaning;
     reasons.push_back(meaning.status());
   }
-  const auto nodes = MaskNodes(graph, mask);
+  // Blocks whose tokens see each other, as those of one image do.
+  for (const Node* node : MaskNodes(graph, mask))
+    if (graph.IsOnnx(node, "Or"))
+      return Because(DeclineCode::kMaskUnknown,
+                     "mask: {} lets queries see more than causality and a window do; it is needed whole",
+                     Describe(*node));
   for (size_t i = 0; i < reasons.size(); ++i)
-    if (std::ranges::any_of(nodes, [&](const Node* node) { return graph.IsOnnx(node, AllDialects()[i].mark); }))
-      return reasons[i];
+    if (AllDialects()[i].is_like(graph, mask)) return reasons[i];
   return reasons.front();
 }
 

@@ -62,12 +62,45 @@ def test_a_pytorch_export_gives_what_onnx_runtime_gives(name, spare, fixed, capf
     model, feeds = torch_model(name, 8 + spare, fixed)
     sess = ep_harness.session(model, log_severity=2)
     nodes = {op for _, op in ep_harness.assigned(sess)}
-    # With fixed extents, ONNX Runtime folds the mask's indices into constants: another dialect, which stays.
-    assert {"Expand", "Attention"} | (set() if fixed else {"GatherND"}) <= nodes and not ep_harness.attention_elsewhere(sess)
+    # With fixed extents, ONNX Runtime folds the mask's comparisons and its indices into constants, which are read, too.
+    assert {"Expand", "Attention", "GatherND"} <= nodes and not ep_harness.attention_elsewhere(sess)
     want = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
     for got, expected in zip(sess.run(None, feeds), want):
         np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
     assert "Expected shape" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_mask_that_is_a_constant_gives_what_onnx_runtime_gives(name):
+    """With fixed extents and a fixed attention_mask, ONNX Runtime folds the whole mask; nothing of it stays to be computed."""
+    bytes_of_model, feeds = torch_model(name, 8, fixed=True)
+    model = onnx.load_from_string(bytes_of_model)
+    kept = [value for value in model.graph.input if value.name != "attention_mask"]
+    del feeds["attention_mask"], model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 8), np.int64), "attention_mask"))
+    sess = ep_harness.session(model.SerializeToString())
+    assert "GatherND" not in {op for _, op in ep_harness.assigned(sess)} and not ep_harness.attention_elsewhere(sess)
+    want = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    for got, expected in zip(sess.run(None, feeds), want):
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", golden_in_ep.MODES)
+@pytest.mark.parametrize("past", [0, 20])
+def test_masks_of_image_blocks_stay_and_borrowed_keys_are_not_copied(mode, past):
+    path, rng, new = golden_in_ep.path("mobius_vision"), np.random.default_rng(2), 16
+    sess = ep_harness.session(path, mode=mode)
+    nodes = {op for _, op in ep_harness.assigned(sess)}
+    assert ("Transpose" in nodes) == (mode == "fuse") and not ep_harness.attention_elsewhere(sess)
+    feeds = {value.name: rng.standard_normal((2, 1, past, value.shape[3])).astype(np.float32) for value in sess.get_inputs()
+             if value.name.startswith("past")}
+    feeds["input_ids"] = rng.integers(3, 31, (2, new))
+    feeds["input_ids"][:, 3:14] = 31  # an image, longer than the window
+    feeds |= {"attention_mask": np.ones((2, past + new), np.int64), "position_ids": np.tile(np.arange(past, past + new), (2, 1))}
+    want = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)
+    for got, expected in zip(sess.run(None, feeds), want):
+        np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_mask_of_columns_has_one_for_each_key():

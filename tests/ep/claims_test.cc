@@ -292,8 +292,6 @@ INSTANTIATE_TEST_SUITE_P(
         Kept{"ReadElsewhere",
              std::string(graph::kTorchLayers) + "again = Identity(mask)\noutput again bool[batch,1,seq,past + seq]\n",
              "is still read by Identity 'again'"},
-        Kept{"NoPadding", graph::TorchLayersWith("both", "both = And(visible, true)"),
-             "its mask does not hide the padding"},
         Kept{"WindowAttribute",
              graph::TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, left_window_size=3}"),
              "has left_window_size, which its kernel reads beside the mask"},
@@ -397,6 +395,35 @@ TEST(Bodies, ACopyThatABodyCapturesStays) {
   const Claims claims = FindClaims(WithReaderInABody("k1"), {});
   EXPECT_THAT(claims.aliases, IsEmpty());
   EXPECT_THAT(claims.reasons, ElementsAre(testing::HasSubstr("Reshape 'k1' is still read by a body of If")));
+}
+
+TEST(MaskWithoutPadding, IsNotReadWhereColumnsSayAllOfIt) {
+  const Claims claims = Fused(graph::TorchLayersWith("both", "both = And(visible, true)"));
+  for (const char* layer : {"out0", "out1"}) {
+    EXPECT_TRUE(claims.plans.at(layer).drops_mask);
+    EXPECT_EQ(claims.plans.at(layer).window, 4);
+  }
+  EXPECT_THAT(claims.masks, IsEmpty());
+}
+
+TEST(ConstantMask, IsNotReadWhereColumnsSayAllOfIt) {
+  const Claims claims = FindClaims(GraphOf(R"(
+input q f32[1,2,8]
+input k f32[1,2,4]
+input past f32[1,1,2,4]
+output out f32[1,2,8]
+output present_k f32[1,1,4,4]
+output present_v f32[1,1,4,4]
+const mask bool[1,1,2,4] = 0 1 1 0 0 0 1 1
+out, present_k, present_v = Attention(q, k, k, mask, past, past) {q_num_heads=2, kv_num_heads=1}
+)"),
+                                   {});
+  const Plan& plan = claims.plans.at("out");
+  EXPECT_TRUE(plan.drops_mask);
+  EXPECT_TRUE(plan.lower_right);
+  EXPECT_EQ(plan.window, 2);
+  EXPECT_FALSE(plan.ReadsOtherwise());
+  EXPECT_THAT(claims.group, IsEmpty());
 }
 
 }  // namespace

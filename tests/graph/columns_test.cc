@@ -95,9 +95,11 @@ INSTANTIATE_TEST_SUITE_P(
                  "mask: the meaning of 'given' is not known"},
         NearMiss{"AnExpandToAnotherShape", "whole", "whole = Concat(B1, two, S1, T1) {axis=0}",
                  "mask: Expand 'mask' does not expand to [B, 1, S, T]"},
+        NearMiss{"OneOfTwo", "both", "both = Xor(visible, kept)",
+                 "mask: Xor 'both' is none of And, a comparison of columns, GatherND and padding as exporters write "
+                 "them"},
         NearMiss{"Either", "both", "both = Or(visible, kept)",
-                 "mask: Or 'both' is none of And, a comparison of columns, GatherND and padding as exporters write "
-                 "them"}),
+                 "mask: Or 'both' lets queries see more than causality and a window do; it is needed whole"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(JoinedCaches, AreReadAsCachesWithTheHeadsThatTheyHave) {

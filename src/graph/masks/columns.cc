@@ -5,12 +5,14 @@
 //   causal   LessOrEqual(kv, q)                         window W   Greater(kv, q - W)
 //   padding  GatherND(Cast(mask, bool), [b, kv]): the first T columns; or Unsqueeze(Cast(mask, bool), [1, 2])
 //   mask     Expand(And of these and of True, [B, 1, S, T])
+// Where shapes are fixed, tools fold what does not depend on the caller: a comparison, the indices of GatherND, or all.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 
 #include "graph/extents.h"
+#include "graph/masks/constant.h"
 #include "graph/masks/dialect.h"
 
 namespace kvshare::graph {
@@ -195,10 +197,35 @@ bool AreExpandedAlike(const Graph& graph, const Node& indices) {
   return (left == batch.value && right == key.value) || (left == key.value && right == batch.value);
 }
 
+// The same, folded: [B, 1, 1, T, 2] with (b, t) at each b and t.
+bool IsFoldedIndex(const Graph& graph, const std::string& value, const Sum& batch, int64_t& keys) {
+  const std::string& name = graph.Origin(value);
+  const auto shape = graph.Shape(name);
+  const auto numbers = graph.Ints(name);
+  if (!shape || !numbers || shape->size() != kRank + 1 || !batch.Is((*shape)[0]) || (*shape)[4] != 2) return false;
+  keys = (*shape)[3];
+  if ((*shape)[1] != 1 || (*shape)[2] != 1) return false;
+  for (size_t i = 0; i < numbers->size(); i += 2) {
+    const auto at = static_cast<int64_t>(i / 2);
+    if ((*numbers)[i] != at / keys || (*numbers)[i + 1] != at % keys) return false;
+  }
+  return true;
+}
+
 Matched<Found> ReadGather(const Graph& graph, const Node& node) {
   const auto wrong = [&] { return Odd(node, "does not take the first T columns of all rows of a mask"); };
   KVSHARE_ASSIGN_OR_RETURN(const std::string mask, BeforeFlags(graph, node, Input(node, 0)));
   KVSHARE_RETURN_IF_ERROR(CheckPadding(graph, node, mask));
+  Found found;
+  found.meaning.padding = true;
+  found.meaning.key_mask = mask;
+  if (graph.ConstantTensor(graph.Origin(Input(node, 1))) != nullptr) {
+    int64_t columns = 0;
+    if (Differs(node, "batch_dims") || !IsFoldedIndex(graph, Input(node, 1), SumOfExtent(graph, mask, 0), columns))
+      return wrong();
+    found.keys = Sum{columns};
+    return found;
+  }
   const Node* indices = Maker(graph, Input(node, 1));
   if (Differs(node, "batch_dims") || !graph.IsOnnx(indices, "Concat") || indices->input_size() != 2) return wrong();
   if (const int64_t axis = IntAttribute(*indices, "axis"); axis != -1 && axis != kRank) return wrong();
@@ -207,9 +234,6 @@ Matched<Found> ReadGather(const Graph& graph, const Node& node) {
   if (!batch || !keys || batch->axis != kBatchAxis || keys->axis != kKeyAxis || !AreExpandedAlike(graph, *indices))
     return wrong();
   if (!batch->begin.Is(0) || !keys->begin.Is(0) || batch->count != SumOfExtent(graph, mask, 0)) return wrong();
-  Found found;
-  found.meaning.padding = true;
-  found.meaning.key_mask = mask;
   found.keys = keys->count;
   return found;
 }
@@ -231,6 +255,15 @@ Matched<Found> ReadWhole(const Graph& graph, const Node& node) {
   }
   KVSHARE_RETURN_IF_ERROR(CheckPadding(graph, node, found.meaning.key_mask));
   found.meaning.padding = true;
+  return found;
+}
+
+// A comparison, or more, that a tool has computed.
+Matched<Found> ReadFolded(const Graph& graph, const std::string& value) {
+  KVSHARE_ASSIGN_OR_RETURN(const ConstantMask mask, ReadConstantMask(graph, value));
+  Found found{{}, Sum{mask.queries}, Sum{mask.keys}};
+  found.meaning.causal = mask.causal;
+  found.meaning.window = mask.window;
   return found;
 }
 
@@ -262,6 +295,10 @@ Matched<Found> ReadCondition(const Graph& graph, const std::string& value, int& 
   const std::string& origin = graph.Origin(value);
   if (graph.ElementType(origin) == onnx::TensorProto::BOOL && graph.Ints(origin) == std::vector<int64_t>{1})
     return Found{};
+  if (IsConstantMask(graph, origin)) {
+    if (graph.ElementType(origin) == onnx::TensorProto::BOOL) return ReadFolded(graph, origin);
+    return Because(DeclineCode::kMaskUnknown, "mask: constant '{}' is one of its conditions, and not bool", origin);
+  }
   const Node* node = graph.Producer(origin);
   if (node == nullptr) return Because(DeclineCode::kMaskUnknown, "mask: the meaning of '{}' is not known", origin);
   if (++read > kMostConditions) return Odd(*node, fmt::format("is one of more than {} conditions", kMostConditions));
@@ -291,8 +328,10 @@ Decline CheckExpand(const Graph& graph, const Node& expand, const Found& found) 
 Matched<MaskMeaning> ReadColumnMask(const Graph& graph, const std::string& mask) {
   const Node* node = Maker(graph, mask);
   const Node* expand = graph.IsOnnx(node, "Expand") ? node : nullptr;
+  const std::string& condition = expand != nullptr ? Input(*expand, 0) : mask;
   int read = 0;
-  KVSHARE_ASSIGN_OR_RETURN(Found found, ReadCondition(graph, expand != nullptr ? Input(*expand, 0) : mask, read));
+  KVSHARE_ASSIGN_OR_RETURN(
+      Found found, IsConstantMask(graph, mask) ? ReadFolded(graph, mask) : ReadCondition(graph, condition, read));
   const bool only_padding = found.meaning.padding && !found.queries;
   if (!found.keys || (!only_padding && !found.meaning.causal))
     return Because(DeclineCode::kNotCausal, "mask: '{}' compares columns and is not causal", mask);

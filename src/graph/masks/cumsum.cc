@@ -13,13 +13,12 @@
 #include <limits>
 
 #include "graph/extents.h"
+#include "graph/masks/constant.h"
 #include "graph/masks/dialect.h"
 
 namespace kvshare::graph {
 namespace {
 
-// Anything at or below hides a key even in f16.
-constexpr double kHides = -65504.0;
 // Exporters join three or four; a graph may share and nest them so that reading all would never end.
 constexpr int kMostConditions = 64;
 

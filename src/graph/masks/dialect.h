@@ -10,11 +10,12 @@ namespace kvshare::graph {
 
 struct Dialect {
   const char* name;
-  const char* mark;  // an operator that its masks have and other dialects' have not
+  // Has `mask` what this dialect's masks have, and other dialects' have not?
+  bool (*is_like)(const Graph& graph, const std::string& mask);
   Matched<MaskMeaning> (*read)(const Graph& graph, const std::string& mask);
 };
 
-// In the order they are tried; where none reads a mask, the one whose mark it bears says why, else the first.
+// In the order they are tried; where none reads a mask, the one that it is like says why, else the first.
 const std::vector<Dialect>& AllDialects();
 
 Matched<MaskMeaning> ReadColumnMask(const Graph& graph, const std::string& mask);

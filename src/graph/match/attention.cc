@@ -1,5 +1,7 @@
 #include "graph/match/attention.h"
 
+#include <algorithm>
+
 #include "graph/forms/facts.h"
 #include "graph/match/lengths.h"
 #include "graph/schema.h"
@@ -83,6 +85,16 @@ Decline CheckSource(const Layer& layer, const Layer& source) {
     return Because(DeclineCode::kSourceCache, "source layer {} keeps only a window of its cache", source.index);
   if (IntAttribute(node, "causal") != 1)
     return Because(DeclineCode::kSourceNotCausal, "source layer {} is not causal", source.index);
+  return {};
+}
+
+// Of a borrower: neither a past, nor outputs that are read beside the first.
+Decline CheckNoCacheOfItsOwn(const Layer& layer) {
+  const Node& node = *layer.node;
+  if (HasPast(node)) return Because(DeclineCode::kOwnPast, "has a past of its own beside the borrowed key");
+  for (int output = 1; output < node.output_size(); ++output)
+    if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
+      return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
   return {};
 }
 
@@ -178,6 +190,26 @@ Decline CheckSourceIsLayer(const Layer& layer) {
                  place.empty() ? "the graph" : place);
 }
 
+bool NeedsItsMask(const Layer& layer) {
+  if (layer.IsGqa() || layer.mask_trouble.ok()) return false;
+  const auto nodes = MaskNodes(*layer.graph, MaskValueOf(layer));
+  return std::ranges::any_of(nodes, [&](const Node* node) { return layer.graph->IsOnnx(node, "Or"); });
+}
+
+Decline CheckWithItsMask(const std::vector<Layer>& layers, const Layer& layer) {
+  if (!layer.trouble.ok()) return layer.trouble;
+  KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
+  const Node& node = *layer.node;
+  for (const char* window : {"left_window_size", "right_window_size"})
+    if (Differs(node, window))
+      return Because(DeclineCode::kWindowAttribute, "has {} beside a mask that is needed whole", window);
+  if (!HasPast(node) && IsCausal(node))
+    return Because(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
+  if (!layer.IsShared()) return {};
+  KVSHARE_RETURN_IF_ERROR(CheckNoCacheOfItsOwn(layer));
+  return layer.source < 0 ? Decline() : CheckSource(layer, layers[static_cast<size_t>(layer.source)]);
+}
+
 Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths) {
   if (!layer.trouble.ok()) return layer.trouble;
   if (counts_lengths) KVSHARE_RETURN_IF_ERROR(CheckSourceIsLayer(layer));
@@ -189,11 +221,7 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
                    layer.source);
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;
-  if (!Input(node, 4).empty() || !Input(node, 5).empty())
-    return Because(DeclineCode::kOwnPast, "has a past of its own beside the borrowed key");
-  for (int output = 1; output < node.output_size(); ++output)
-    if (!node.output(output).empty() && layer.graph->IsRead(node.output(output)))
-      return Because(DeclineCode::kOutputIsRead, "its output {} '{}' is read", output, node.output(output));
+  KVSHARE_RETURN_IF_ERROR(CheckNoCacheOfItsOwn(layer));
   SharedMatch match;
   if (!counts_lengths && Input(node, 3).empty() && !IsCausal(node)) {
     match.mask.absent = true;

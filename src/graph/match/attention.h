@@ -38,4 +38,10 @@ Decline CheckSourceIsLayer(const Layer& layer);
 // the mask only by the source's seqlens_k and total_sequence_length, as GroupQueryAttention does.
 Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, const Layer& layer, bool counts_lengths);
 
+// Does the layer's mask join conditions by Or, so that nothing but the mask says what it shows?
+bool NeedsItsMask(const Layer& layer);
+
+// May such a layer run in kvshare's Attention, with its mask and with the key and value that it borrows as they are?
+Decline CheckWithItsMask(const std::vector<Layer>& layers, const Layer& layer);
+
 }  // namespace kvshare::graph

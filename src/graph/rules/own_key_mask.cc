@@ -13,6 +13,7 @@ namespace {
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  if (NeedsItsMask(layer)) return TurnWithItsMask(rewriting, layer);
   const auto mask = MatchOwnAttention(layer);
   if (!mask.ok()) return Outcome::Declined(mask.status());
   TurnIntoKvshareAttention(rewriting, layer, *mask);

@@ -75,6 +75,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (!layer.IsShared()) return Outcome::NoMatch();
   if (layer.IsGqa() || layer.IsKvshare()) return AlreadyConverted(rewriting, layer);
   const Features& wanted = rewriting.wanted;
+  if (wanted.Has(Feature::kToKeyMask) && NeedsItsMask(layer)) return TurnWithItsMask(rewriting, layer);
   const auto match = MatchSharedAttention(rewriting.layers, layer, !wanted.Has(Feature::kToKeyMask));
   if (!match.ok()) return Outcome::Declined(match.status());
   if (!wanted.Has(Feature::kToKeyMask))

@@ -1,5 +1,7 @@
 #include "graph/rules/turn_attention.h"
 
+#include "graph/match/attention.h"
+
 namespace kvshare::graph {
 namespace {
 
@@ -63,6 +65,23 @@ void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const Ma
     if (Differs(node, bound)) graph.SetInt(node, bound, -1);  // in local_window_size and is_causal
   graph.SetOp(node, kKvshare, "Attention");
   graph.RequireImport(kKvshare, 1);
+}
+
+Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer) {
+  if (Decline odd = CheckWithItsMask(rewriting.layers, layer); !odd.ok()) return Outcome::Declined(std::move(odd));
+  Graph& graph = rewriting.GraphOf(layer);
+  const Node& node = *layer.node;
+  if (layer.IsShared() && !layer.made_outside) {
+    for (const int input : {1, 2}) rewriting.released.push_back({&graph, Input(node, input)});
+    graph.SetInput(node, 1, layer.key);
+    graph.SetInput(node, 2, layer.value);
+    graph.SetOutputs(node, {node.output(0)});
+  }
+  graph.SetOp(node, kKvshare, "Attention");
+  graph.RequireImport(kKvshare, 1);
+  return Outcome::Applied(
+      "masks that show more than causality and a window, such as the tokens of an image to each other, stay as they "
+      "are");
 }
 
 }  // namespace kvshare::graph

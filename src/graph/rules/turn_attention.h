@@ -13,4 +13,7 @@ namespace kvshare::graph {
 // value and past stay as they are.
 void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask);
 
+// A layer that needs its mask keeps it: kvshare's Attention reads the keys and values that it borrows as they are.
+Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer);
+
 }  // namespace kvshare::graph
