@@ -1,8 +1,8 @@
 """Do the CUDA kernels fit? cuda_budget.py PTXAS_LOG: registers and spills of each kernel and architecture, from ptxas -v.
 
 A spill fails: a kernel that spills has lost what it was shaped for. So does a decode kernel that is in
-src/cuda/cuda_kernels.inc and not in the log. Without a log (`cmake --build build --target kvshare_cuda_device` makes it,
-where nvcc is) nothing is checked, and this says so.
+src/cuda/cuda_kernels.inc and not in the log. Without a log of today's sources (`cmake --build build --target
+kvshare_cuda_device` makes it, where nvcc is) nothing is checked, and this says so.
 """
 import pathlib
 import re
@@ -36,10 +36,18 @@ def readable(names):
     return [re.sub(r"\w+::|\(.*|^void ", "", re.sub(r"\((?:int|bool)\)", "", name)) for name in full]
 
 
+def trouble(log):
+    """Why the log says nothing of today's sources, or None."""
+    if not log.exists():
+        return f"there is no {log}"
+    newer = [f.name for f in sorted((ROOT / "src/cuda").iterdir()) if f.is_file() and f.stat().st_mtime > log.stat().st_mtime]
+    return f"{log} is older than {newer[0]}" if newer else None
+
+
 def main():
     log = pathlib.Path(sys.argv[1])
-    if not log.exists():
-        print(f"not checked: there is no {log}; `cmake --build build --target kvshare_cuda_device` makes it where nvcc is")
+    if why := trouble(log):
+        print(f"not checked: {why}; `cmake --build build --target kvshare_cuda_device` makes it where nvcc is")
         return 0
     found = entries(log.read_text())
     names = readable([kernel for kernel, *_ in found])
