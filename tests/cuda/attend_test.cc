@@ -446,6 +446,32 @@ TEST(Tiles, AreNotTakenOfMemoryThatLiesAskew) {
   ExpectClose(truth, device.output, p.Dv, ToleranceOf(p.type));
 }
 
+TEST(Tiles, AreNotTakenOfRowsThatEndInsideAPiece) {
+  Become(kLarge);
+  constexpr int64_t kWidth = 56, kHeadSize = 54;
+  Problem p;
+  p.D = kWidth;
+  p.T = 50;
+  p.Fill();
+  for (int64_t i = 0; i < p.T * kWidth; ++i)  // a piece has them, the row has not
+    if (i % kWidth >= kHeadSize) p.key.Set(i, std::numeric_limits<double>::quiet_NaN());
+  DeviceProblem device(p);
+  kvshare::testing::Array truth;
+  AttentionCall want = p.Call(truth);
+  for (AttentionCall* call : {&want, &device.call}) {
+    for (HeadsView* view : {&call->query, &call->key, &call->value}) view->head_size = kHeadSize;
+    call->output.head_size = kHeadSize;
+  }
+  AttendOracle(want);
+  EXPECT_EQ(device.Plan().kernel->family, KernelFamily::kPlain);
+  device.Run();
+  device.Get(p);
+  for (int64_t i = 0; i < truth.size(); ++i) {
+    if (i % kWidth >= kHeadSize) continue;
+    EXPECT_NEAR(device.output.Get(i), truth.Get(i), 1e-5) << i;
+  }
+}
+
 TEST(Capture, AGraphServesLengthsThatCameLater) {
   Become(kLarge);
   Problem p;
