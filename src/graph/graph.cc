@@ -329,6 +329,11 @@ std::optional<double> Graph::Scalar(const std::string& value) const {
   return many != nullptr && many->floats_size() == 1 ? std::optional<double>(many->floats(0)) : std::nullopt;
 }
 
+std::optional<std::vector<double>> Graph::Floats(const std::string& value) const {
+  const auto* tensor = ConstantTensor(value);
+  return tensor == nullptr ? std::nullopt : FloatsOf(*tensor, folder_);
+}
+
 const onnx::TypeProto* Graph::TypeOf(const std::string& value) const {
   const Graph* owner = OwnerOf(value);
   if (owner == nullptr) return nullptr;

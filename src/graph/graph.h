@@ -72,6 +72,7 @@ class Graph {
   // Constants: initializers and Constant nodes, inline or external. Nothing where `value` is not a small one.
   std::optional<std::vector<int64_t>> Ints(const std::string& value) const;
   std::optional<double> Scalar(const std::string& value) const;  // of any numeric type
+  std::optional<std::vector<double>> Floats(const std::string& value) const;
   // The tensor behind a constant, null if `value` is none, or is not given as a tensor.
   const onnx::TensorProto* ConstantTensor(const std::string& value) const;
 

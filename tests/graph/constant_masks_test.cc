@@ -2,6 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <filesystem>
+#include <fstream>
+
 #include "graph/masks.h"
 #include "tests/graph/rewrite_text.h"
 #include "tests/graph/torch_layers.h"
@@ -118,17 +122,25 @@ TEST(FoldedParts, AreConditionsAndNoBias) {
             "mask: constant 'visible' is one of its conditions, and not bool");
 }
 
-TEST(ReadConstantMask, NeedsItsNumbersInTheModel) {
+TEST(ReadConstantMask, ReadsNumbersThatLieBesideTheModel) {
+  const std::filesystem::path folder = testing::TempDir();
+  const std::array<float, 4> added = {-70000, 0, 0, 0};
+  std::ofstream(folder / "masks.bin", std::ios::binary)
+      .write(reinterpret_cast<const char*>(added.data()), sizeof(added));  // NOLINT(*-reinterpret-cast)
   auto model = ParseTextGraph(TextWith("const mask f32[1,1,1,4] = 0 0 0 0"));
   ASSERT_TRUE(model.ok());
   auto& tensor = *model->mutable_graph()->mutable_initializer(0);
   tensor.clear_raw_data();
   tensor.clear_float_data();
   tensor.set_data_location(onnx::TensorProto::EXTERNAL);
-  auto graph = Graph::Make(*std::move(model), ".");
+  auto& location = *tensor.add_external_data();
+  location.set_key("location");
+  location.set_value("masks.bin");
+  auto graph = Graph::Make(*std::move(model), folder);
   ASSERT_TRUE(graph.ok());
-  EXPECT_EQ(ReadMask(*graph, "mask").status().message(),
-            "mask: constant 'mask' lies in a file of its own; needs it in the model");
+  const auto mask = ReadMask(*graph, "mask");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->window, 3);
 }
 
 }  // namespace

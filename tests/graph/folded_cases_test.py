@@ -14,9 +14,15 @@ FORMS = ["torch_gemma4", "torch_gemma3", "torch_llama"]
 SHAPES = [(1, 13, 0), (1, 1, 12), (2, 4, 9)]
 
 
+def extents_of(shape):
+    """By the names that PyTorch's exporter and mobius give them."""
+    batch, new, past = shape
+    return {"batch": batch, "seq": new, "past": past, "total": past + new, "sequence_len": new, "past_sequence_len": past,
+            "past_seq_len + seq_len": past + new}
+
+
 def folded(case, shape, out, mask=None):
     """`mask`: becomes a constant, too."""
-    batch, new, past = shape
     model = onnx.load(str(cases.DATA / case / "model.onnx"))
     if mask is not None:
         held = onnx.numpy_helper.from_array(mask, "attention_mask")
@@ -28,7 +34,7 @@ def folded(case, shape, out, mask=None):
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(out)
-    for symbol, extent in {"batch": batch, "seq": new, "past": past, "total": past + new}.items():
+    for symbol, extent in extents_of(shape).items():
         options.add_free_dimension_override_by_name(symbol, extent)
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return out
@@ -39,7 +45,7 @@ def answers(session, shape, mask=None):
     rng = np.random.default_rng(8)
     feeds = {}
     for value in sorted(session.get_inputs(), key=lambda each: each.name):
-        extents = [{"batch": batch, "seq": new, "past": past, "total": past + new}.get(d, d) for d in value.shape]
+        extents = [extents_of(shape).get(extent, extent) for extent in value.shape]
         if value.name == "attention_mask":
             feeds[value.name] = np.ones((batch, past + new), np.int64) if mask is None else mask
         elif value.name == "position_ids":
@@ -73,6 +79,22 @@ def test_windows_are_read_from_the_values_and_every_target_takes_the_layers(kvsh
         if target == "ort" and shape[0] > 1:  # ONNX Runtime's GroupQueryAttention takes no chunks of two sequences
             continue
         for got, expected in zip(answers(cases.session(out, None if target == "ort" else library), shape), want, strict=True):
+            assert np.abs(got - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize("case,shape", itertools.product(["default_attention"], SHAPES))
+def test_bounds_of_slices_are_read_as_the_numbers_that_they_became(kvshare, library, tmp_path, case, shape):
+    """mobius counts the ones of attention_mask, and takes the last of them by Slice."""
+    original = cases.DATA / case / "model.onnx"
+    model = folded(case, shape, tmp_path / "folded.onnx")
+    wanted = [layer["window"] for layer in cases.inspect(kvshare, original)["layers"]]
+    assert [layer["window"] for layer in cases.inspect(kvshare, model)["layers"]] == wanted
+    want = answers(cases.session(original), shape)
+    for target in ["kvshare", "kvshare-attention"]:
+        out = tmp_path / f"{target}.onnx"
+        cases.rewrite(kvshare, model, out, "--to", target)
+        assert not cases.operators(out)["", "Attention"] and not cases.operators(out)["", "CumSum"]
+        for got, expected in zip(answers(cases.session(out, library), shape), want, strict=True):
             assert np.abs(got - expected).max() <= 1e-4
 
 

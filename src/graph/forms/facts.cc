@@ -59,6 +59,10 @@ void ReadGqaFacts(Layer& layer) {
   layer.kv_heads = ExtentOrZero(IntAttribute(node, "kv_num_heads"));
   const int64_t window = IntAttribute(node, "local_window_size");
   layer.window = window < 0 ? kFullWindow : window;
+  const std::string& bias = MaskValueOf(layer);
+  if (bias.empty()) return;
+  if (const auto meaning = ReadMask(*layer.graph, bias); meaning.ok())
+    layer.window = NarrowerOf(layer.window, meaning->window);
 }
 
 void ReadAttentionFacts(Layer& layer) {

@@ -19,16 +19,13 @@ Decline Odd(const std::string& value, const std::string& fact) {
 
 Matched<Flags> FlagsOf(const Graph& graph, const std::string& value) {
   Flags flags;
-  const onnx::TensorProto& tensor = *graph.ConstantTensor(value);
-  if (tensor.data_type() == onnx::TensorProto::BOOL) {
+  if (graph.ElementType(value) == onnx::TensorProto::BOOL) {
     if (const auto kept = graph.Ints(value)) {
       flags.resize(kept->size());
       std::ranges::transform(*kept, flags.begin(), [](int64_t each) { return each != 0 ? 1 : 0; });
       return flags;
     }
-  } else if (tensor.data_location() == onnx::TensorProto::EXTERNAL) {
-    return Odd(value, "lies in a file of its own; needs it in the model");
-  } else if (const auto added = FloatsOf(tensor, {})) {
+  } else if (const auto added = graph.Floats(value)) {
     const auto odd = std::ranges::find_if(*added, [](double each) { return each != 0.0 && !(each <= kHides); });
     if (odd != added->end()) return Odd(value, fmt::format("adds {} to a score; needs 0 or at most {}", *odd, kHides));
     flags.resize(added->size());

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "graph/layers.h"
+#include "graph/masks.h"
 #include "graph/match/decline.h"
 
 namespace kvshare::graph {
@@ -13,5 +14,9 @@ Decline CheckGqaNode(const Layer& layer);
 
 // A layer that borrows from `layers[layer.source]`: its attributes, and how the two must agree.
 Decline CheckSharedGqa(const std::vector<Layer>& layers, const Layer& layer);
+
+// What its attention_bias says, if the node can say all of it: causality, a window, and the padding that its lengths
+// count.
+Matched<MaskMeaning> MatchBias(const Layer& layer);
 
 }  // namespace kvshare::graph

@@ -11,6 +11,7 @@ const std::vector<Rule>& AllRules() {
       {kOwnAttentionRule, {Feature::kOwnGqa}, RunOwnAttention},
       {kOwnKeyMaskRule, {Feature::kOwnToKeyMask}, RunOwnKeyMask},
       {kSharedAttentionRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunSharedAttention},
+      {kReadBiasRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunReadBias},
       {kSharedGqaRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunSharedGqa},
       {kFoldRotaryRule, {Feature::kFoldRotary}, RunFoldRotary},
       {kOwnLayersRule, {Feature::kOwnInKvshare}, RunOwnLayers},

@@ -17,6 +17,9 @@ Decline CheckOwn(const Layer& layer) {
   KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer));
   if (Differs(*layer.node, "sliding_window_cache"))
     return Because(DeclineCode::kAlreadyConverted, "has sliding_window_cache, whose rows its past tells");
+  if (layer.window != IntAttribute(*layer.node, "local_window_size"))
+    return Because(DeclineCode::kWindowAttribute,
+                   "has its window of {} keys in attention_bias; needs local_window_size", layer.window);
   if (layer.window > std::numeric_limits<int32_t>::max())
     return Because(DeclineCode::kWindowAttribute, "has a window of {} keys", layer.window);
   return {};
