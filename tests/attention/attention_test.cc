@@ -252,6 +252,20 @@ TEST_P(EveryTarget, RowsOfAnySizeMatchTheOracle) {
     }
 }
 
+// e^x of their difference is no float: only the largest of all splits can be what they are merged by.
+TEST_P(EveryTarget, SplitsWhoseScoresAreFarApartMatchTheOracle) {
+  Problem p;
+  p.Hq = 8;
+  p.Hkv = 1;
+  p.T = 4096;
+  p.D = 16;
+  p.scale = 1;
+  p.Fill();
+  for (int64_t i = 0; i < p.query.size(); ++i) p.query.Set(i, 1);
+  for (int64_t i = p.key.size() * 3 / 4; i < p.key.size(); ++i) p.key.Set(i, 10);
+  ExpectMatchesOracle(p, kF32);
+}
+
 TEST_P(EveryTarget, RandomSpecsMatchTheOracle) {
   std::mt19937 random(20261124);
   const auto pick = [&](std::initializer_list<int64_t> of) { return of.begin()[random() % of.size()]; };
