@@ -26,7 +26,7 @@ namespace {
 
 struct Case {
   std::string name;
-  DType type;
+  DType type = DType::kF16;
   int64_t B, Hq, Hkv, S, T, D, window;
   float softcap;
   DType cache = type;
