@@ -1,5 +1,5 @@
 # The whole life of a checkout. A fresh Debian 12 with git, make, ca-certificates and python3 is enough.
-.PHONY: corpus gpu-check arm arm-clang arm-wheel bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
+.PHONY: corpus gpu-check arm arm-clang arm-wheel avx512 bench-model wheel wheel-test genai chat build test demo bench matrix mutate realmodel lint format docs compatibility install sanitize coverage fuzz ci-full clean
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 
@@ -40,6 +40,12 @@ arm-wheel: ## dist-arm/kvshare-*.whl for aarch64 and Python 3.11; in ONNX Runtim
 arm-clang: ## the attention core by clang 19, which knows bf16's dot products
 	scripts/setup.sh build arm arm-clang
 	cmake --workflow --preset arm-clang
+
+avx512:   ## the attention core's tests on AVX-512, which Bochs emulates: for machines that lack it; a table of what ran
+	scripts/setup.sh build avx512
+	cmake --preset dev
+	cmake --build --preset dev --target attention_attention_test attention_append_test
+	scripts/emulate_avx512.sh
 
 mutate:   ## does a test fail for each seeded fault? NAMES="..." runs some
 	scripts/setup.sh build test
@@ -110,6 +116,7 @@ ci-full:  ## .ci/run, and what takes too long for it
 	$(MAKE) arm
 	$(MAKE) arm-wheel
 	$(MAKE) arm-clang
+	$(MAKE) avx512
 	$(MAKE) matrix
 	$(MAKE) mutate
 	$(MAKE) genai

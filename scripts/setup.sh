@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [wheel] [genai] [realmodel] [arm] [arm-clang]: bring what each stage
-# lacks, as root or by sudo; safe to run again, also after a run that was cut short.
+# setup.sh [build] [test] [lint] [bench] [matrix] [fuzz] [wheel] [genai] [realmodel] [arm] [arm-clang] [avx512]: bring what each
+# stage lacks, as root or by sudo; safe to run again, also after a run that was cut short.
 #   build  compilers and libraries (Debian packages), the .venv, ONNX Runtime's C headers, Highway's and protobuf's
 #          sources
 #   test   the ONNX Runtime releases that the tests run against, unpacked side by side; where CUDA's compiler is, CuTe's
@@ -14,6 +14,7 @@
 #   realmodel  PyTorch and the exporters of `make realmodel`, in a venv of their own, build/realmodel-venv
 #   arm    a cross compiler, qemu, and aarch64's libraries, Python and ONNX Runtime, unpacked into $KVSHARE_DEPS/arm
 #   arm-clang  clang 19, beside the stage arm
+#   avx512  Bochs, which emulates a PC with AVX-512, and a kernel for it, unpacked into $KVSHARE_DEPS/bochs
 # Downloads and logs lie in $KVSHARE_DEPS (default build/deps), Python packages in .venv; the system is never upgraded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,6 +31,7 @@ ARM_PACKAGES=(g++-aarch64-linux-gnu qemu-user)
 ARM_CLANG_PACKAGES=(clang-19)
 ARM_SYSROOT_PACKAGES=(libc6-dev libstdc++-12-dev zlib1g-dev libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libgmock-dev
   libprotobuf-dev python3 libpython3-dev)
+BOCHS_PACKAGES=(bochs bochs-term linux-image-cloud-amd64 isolinux syslinux-common genisoimage busybox-static cpio)
 WHEEL_PACKAGES=(python3-dev python3-venv)
 LINT_TOOLS=(clang-format==19.1.7 clang-tidy==23.1.4)
 TORCH=torch==2.13.0  # what executorch 1.4 is built against
@@ -253,6 +255,17 @@ fetch_wheel_tools() {
   done
 }
 
+unpack_packages() {  # unpack_packages SUITE[:ARCH] FOLDER PACKAGE...: with all that they need
+  local suite=$1 folder=$2 package
+  shift 2
+  prepare_debian "$suite"
+  mkdir -p "$folder"
+  quietly "downloading $*" debian "$suite" install --download-only -y --no-install-recommends "$@"
+  for package in "$DEPS/apt/$suite"/cache/archives/*.deb; do
+    quietly "unpacking $package" dpkg-deb -x "$package" "$folder"
+  done
+}
+
 # Links that name the root of the file system would lead out of the sysroot.
 make_links_relative() {  # make_links_relative FOLDER
   local link target
@@ -276,18 +289,12 @@ write_arm_cpuinfo() {  # write_arm_cpuinfo FILE
 
 # The folder `arm`: sysroot, an aarch64 Debian with its Python, and python, the packages of requirements.txt for it.
 fetch_arm() {
-  local work=$DEPS/arm.part package stamp
+  local work=$DEPS/arm.part stamp
   stamp="${ARM_SYSROOT_PACKAGES[*]} $(cat scripts/requirements.txt)"
   [[ $(cat "$DEPS/arm/stamp" 2>/dev/null) = "$stamp" ]] && return
   echo "setup: a sysroot of aarch64 (Debian bookworm), and its Python packages"
-  prepare_debian bookworm:arm64
   rm -rf "$work" "$DEPS/arm"
-  mkdir -p "$work/sysroot"
-  quietly "downloading aarch64's packages" \
-    debian bookworm:arm64 install --download-only -y --no-install-recommends "${ARM_SYSROOT_PACKAGES[@]}"
-  for package in "$DEPS"/apt/bookworm:arm64/cache/archives/*.deb; do
-    quietly "unpacking $package" dpkg-deb -x "$package" "$work/sysroot"
-  done
+  unpack_packages bookworm:arm64 "$work/sysroot" "${ARM_SYSROOT_PACKAGES[@]}"
   make_links_relative "$work/sysroot"
   write_arm_cpuinfo "$work/sysroot/proc/cpuinfo"
   pip_install --target "$work/python" --only-binary=:all: --implementation cp --python-version 3.11 \
@@ -295,6 +302,16 @@ fetch_arm() {
     --platform manylinux_2_27_aarch64 -r scripts/requirements.txt
   echo "$stamp" >"$work/stamp"
   mv "$work" "$DEPS/arm"
+}
+
+fetch_bochs() {
+  local work=$DEPS/bochs.part
+  [[ $(cat "$DEPS/bochs/stamp" 2>/dev/null) = "${BOCHS_PACKAGES[*]}" ]] && return
+  echo "setup: Bochs and a kernel for it (Debian trixie)"
+  rm -rf "$work" "$DEPS/bochs"
+  unpack_packages trixie "$work" "${BOCHS_PACKAGES[@]}"
+  echo "${BOCHS_PACKAGES[*]}" >"$work/stamp"
+  mv "$work" "$DEPS/bochs"
 }
 
 fetch_bench_peers() {
@@ -319,8 +336,8 @@ fetch_bench_peers() {
 
 [[ $# -gt 0 ]] || set -- build
 for stage in "$@"; do
-  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|wheel|genai|realmodel|arm|arm-clang)$ ]] ||
-    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, wheel, genai, realmodel, arm, arm-clang" >&2; exit 64; }
+  [[ $stage =~ ^(build|test|lint|bench|matrix|fuzz|wheel|genai|realmodel|arm|arm-clang|avx512)$ ]] ||
+    { echo "setup: unknown stage '$stage'; have build, test, lint, bench, matrix, fuzz, wheel, genai, realmodel, arm, arm-clang, avx512" >&2; exit 64; }
 done
 ROOT=$PWD
 DEPS=${KVSHARE_DEPS:-build/deps}
@@ -346,5 +363,6 @@ for stage in "$@"; do
     realmodel) fetch_realmodel ;;
     arm) install_packages "${ARM_PACKAGES[@]}"; make_venv; fetch_arm ;;
     arm-clang) install_packages "${ARM_CLANG_PACKAGES[@]}" ;;
+    avx512) fetch_bochs ;;
   esac
 done
