@@ -63,7 +63,8 @@ kvshare::Result<kvshare::Target> TargetOf(const std::string& name) {
   if (name == "kvshare-attention") return kvshare::Target::kKvshareAttention;
   if (name == "ort") return kvshare::Target::kOrt;
   if (name == "onnx25") return kvshare::Target::kOnnx25;
-  return kvshare::Status::InvalidInput("option 'to' is '" + name + "'; needs kvshare, kvshare-attention, ort or onnx25");
+  return kvshare::Status::InvalidInput("option 'to' is '" + name +
+                                       "'; needs kvshare, kvshare-attention, ort or onnx25");
 }
 
 kvshare::Status ReadRope(const std::string& name, std::optional<kvshare::Rope>& rope) {
