@@ -59,8 +59,8 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsGqa() || !rewriting.wanted.Has(layer.IsShared() ? Feature::kToStandard : Feature::kOwnToStandard))
     return Outcome::NoMatch();
   if (layer.IsKvshare())
-    return Outcome::Declined(Because(DeclineCode::kAlreadyConverted,
-                                     "is kvshare's already; option 'target' = 'onnx25' does not turn it back"));
+    return Outcome::Declined(
+        Because(DeclineCode::kAlreadyConverted, "is kvshare::Attention, whose key mask ai.onnx's Attention has not"));
   if (IsStandard(layer)) return Outcome::NoMatch();
   const auto match = Match(rewriting, layer);
   if (!match.ok()) return Outcome::Declined(match.status());
