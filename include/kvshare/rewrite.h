@@ -78,11 +78,13 @@ struct InspectOptions {
   std::string cuda;  // a release of ONNX Runtime, "1.29": CudaPlacement by it; "": none
 };
 
-enum class Target { kKvshare, kKvshareAttention, kOrt };
+enum class Target { kKvshare, kKvshareAttention, kOrt, kOnnx25 };
 enum class Rope { kFold, kKeep };
 
-// kvshare::Attention takes a query that the graph has rotated.
-constexpr Rope DefaultRope(Target target) { return target == Target::kKvshareAttention ? Rope::kKeep : Rope::kFold; }
+// Attention, kvshare's and ai.onnx's, takes a query that the graph has rotated.
+constexpr Rope DefaultRope(Target target) {
+  return target == Target::kKvshareAttention || target == Target::kOnnx25 ? Rope::kKeep : Rope::kFold;
+}
 
 enum class CacheType { kInt8, kInt4, kFp8, kBf16, kFp16 };
 inline constexpr std::array<std::pair<std::string_view, CacheType>, 5> kCacheTypes = {{{"int8", CacheType::kInt8},

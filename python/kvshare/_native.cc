@@ -62,7 +62,9 @@ kvshare::Result<kvshare::Target> TargetOf(const std::string& name) {
   if (name == "kvshare") return kvshare::Target::kKvshare;
   if (name == "kvshare-attention") return kvshare::Target::kKvshareAttention;
   if (name == "ort") return kvshare::Target::kOrt;
-  return kvshare::Status::InvalidInput("option 'to' is '" + name + "'; needs kvshare, kvshare-attention or ort");
+  if (name == "onnx25") return kvshare::Target::kOnnx25;
+  return kvshare::Status::InvalidInput("option 'to' is '" + name +
+                                       "'; needs kvshare, kvshare-attention, ort or onnx25");
 }
 
 kvshare::Status ReadRope(const std::string& name, std::optional<kvshare::Rope>& rope) {

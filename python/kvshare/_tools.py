@@ -88,7 +88,8 @@ def rewrite(
     model: a path or an onnx.ModelProto.
     output: where to write. It is needed for a path, unless dry_run is set. A ModelProto's result is in the report.
     to: "kvshare" (kvshare's GroupQueryAttention), "kvshare-attention" (its Attention, with the key mask in place of mask
-        nodes) or "ort" (the shared form of ONNX Runtime itself).
+        nodes), "ort" (the shared form of ONNX Runtime itself) or "onnx25" (Attention of opset 25 with its window attributes:
+        operators of ai.onnx alone).
     own: "convert" or "keep" own layers.
     rope: "fold" the rotation of queries into the op, or "keep" it. The default follows `to`.
     min_ort: with to="ort", the oldest ONNX Runtime that must load the result.

@@ -72,9 +72,12 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   RewriteOptions& options = arguments->options;
   verb->add_option("MODEL", arguments->model, "ONNX model")->required();
   CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Where to write; needed unless --dry-run");
-  static const std::map<std::string, Target> targets = {
-      {"kvshare", Target::kKvshare}, {"kvshare-attention", Target::kKvshareAttention}, {"ort", Target::kOrt}};
-  verb->add_option("--to", options.target, "kvshare, kvshare-attention or ort (no custom library)")
+  static const std::map<std::string, Target> targets = {{"kvshare", Target::kKvshare},
+                                                        {"kvshare-attention", Target::kKvshareAttention},
+                                                        {"ort", Target::kOrt},
+                                                        {"onnx25", Target::kOnnx25}};
+  verb->add_option("--to", options.target,
+                   "kvshare, kvshare-attention, ort (no custom library) or onnx25 (operators of ai.onnx alone)")
       ->required()
       ->transform(CLI::CheckedTransformer(targets));
   static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};

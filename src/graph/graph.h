@@ -119,6 +119,8 @@ class Graph {
   // Drops value_info of values that no longer exist, in bodies too.
   void TrimValueInfo();
   void RequireImport(const std::string& domain, int64_t version);
+  // Of the model and of its functions, where they import the domain in a version before `version`.
+  void RaiseImport(const std::string& domain, int64_t version);
 
  private:
   struct Dependents;

@@ -246,4 +246,14 @@ void Graph::RequireImport(const std::string& domain, int64_t version) {
   import.set_version(version);
 }
 
+void Graph::RaiseImport(const std::string& domain, int64_t version) {
+  const auto raise = [&](auto& imports) {
+    for (auto& import : imports)
+      if (CanonicalDomain(import.domain()) == CanonicalDomain(domain) && import.version() < version)
+        import.set_version(version);
+  };
+  raise(*model_->mutable_opset_import());
+  for (auto& function : *model_->mutable_functions()) raise(*function.mutable_opset_import());
+}
+
 }  // namespace kvshare::graph

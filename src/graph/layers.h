@@ -28,7 +28,8 @@ struct Join {
 struct StaticCache {
   const Node* writer = nullptr;  // TensorScatter or ScatterND; null: there is none
   std::string cache;
-  int64_t rows = 0;  // 0: not fixed
+  int64_t rows = 0;    // 0: not fixed
+  bool grows = false;  // it is padded to have a row for each token
 };
 
 struct Layer {

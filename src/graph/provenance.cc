@@ -18,6 +18,7 @@ const char* NameOf(Target target) {
     case Target::kKvshare: return "kvshare";
     case Target::kKvshareAttention: return "kvshare-attention";
     case Target::kOrt: return "ort";
+    case Target::kOnnx25: return "onnx25";
   }
   return "";
 }

@@ -72,9 +72,10 @@ Status CheckOptions(const RewriteOptions& options) {
     if (std::find(names.begin(), names.end(), skipped) == names.end())
       return Status::InvalidInput(fmt::format("no rule '{}'; have {}", skipped, fmt::join(names, ", ")));
   }
-  if (options.target == Target::kKvshareAttention && options.rope == Rope::kFold)
+  if (DefaultRope(options.target) == Rope::kKeep && options.rope == Rope::kFold)
     return Status::Refused(
-        "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
+        fmt::format("option 'rope' = 'fold': {} takes a rotated query; needs option 'rope' = 'keep'",
+                    options.target == Target::kOnnx25 ? "ai.onnx's Attention" : "kvshare::Attention"));
   if (options.window_caches) KVSHARE_RETURN_IF_ERROR(CheckWindowCaches(options.target, *options.window_caches));
   if (options.kv_cache) KVSHARE_RETURN_IF_ERROR(CheckKvCache(options.target, *options.kv_cache));
   const auto version = ParseVersion(options.min_ort);

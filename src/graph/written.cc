@@ -28,8 +28,10 @@ std::string CacheText(const Layer& layer) {
   const Node& node = *layer.node;
   if (!Input(node, layer.IsGqa() ? 3 : 4).empty()) return ", past and present of its own";
   if (layer.key_join.node != nullptr) return ", caches joined by Concat";
-  if (const auto& [writer, cache, rows] = layer.static_key; writer != nullptr)
-    return fmt::format(", static cache of {} rows by {}", rows == 0 ? "?" : fmt::format("{}", rows), writer->op_type());
+  if (const auto& [writer, cache, rows, grows] = layer.static_key; writer != nullptr)
+    return grows ? fmt::format(", cache that grows by Pad and {}", writer->op_type())
+                 : fmt::format(", static cache of {} rows by {}", rows == 0 ? "?" : fmt::format("{}", rows),
+                               writer->op_type());
   return ", no cache";
 }
 

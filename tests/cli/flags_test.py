@@ -5,6 +5,7 @@ from conftest import BAD_INPUT, EQUAL, REFUSED
 
 
 @pytest.mark.parametrize("flags,message", [
+    (["--to", "onnx25", "--rope", "fold"], "--rope fold: ai.onnx's Attention takes a rotated query; needs --rope keep"),
     (["--to", "kvshare-attention", "--rope", "fold"], "--rope fold: kvshare::Attention takes a rotated query; needs --rope keep"),
     (["--to", "ort", "--min-ort", "1.26"], "--to ort --min-ort 1.26: releases before 1.27 refuse key and value of length 0"),
 ])

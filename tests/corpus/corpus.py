@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "data")]
-TARGETS = ("kvshare", "kvshare-attention", "ort")
+TARGETS = ("kvshare", "kvshare-attention", "ort", "onnx25")
 ATTENTION = ("Attention", "GroupQueryAttention")
 SECONDS = 60
 

@@ -46,7 +46,7 @@ inline void RewriteAll(const onnx::ModelProto& model, const std::filesystem::pat
     return made;
   };
   if (!sound(model).ok()) return;
-  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt})
+  for (const Target target : {Target::kKvshare, Target::kKvshareAttention, Target::kOrt, Target::kOnnx25})
     for (const char* min_ort : {"1.27", "1.31"}) {
       if (target != Target::kOrt && min_ort != std::string("1.31")) continue;
       RewriteOptions options;

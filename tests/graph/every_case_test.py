@@ -10,6 +10,7 @@ COMBINATIONS = [["--to", target, *options] for target, choices in {
     "kvshare": ["", "--own keep", "--rope keep", "--window-caches", "--fast-prefill",
                 "--window-caches=0 --fast-prefill --prune-inputs", "--own keep --rope keep --prune-inputs"],
     "kvshare-attention": ["", "--own keep", "--fast-prefill --prune-inputs"],
+    "onnx25": ["", "--own keep", "--fast-prefill --prune-inputs"],
     "ort": ["", "--own keep --rope keep", "--min-ort 1.27", "--fast-prefill --prune-inputs"]}.items()
     for choice in choices for options in [choice.split()]]
 

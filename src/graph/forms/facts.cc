@@ -9,10 +9,18 @@
 namespace kvshare::graph {
 namespace {
 
-// The extents of a query or key of rank 4; nothing where its rank is another, or not known.
+// The extents of a query or key of rank 4: declared, or those of the Reshape and Transpose that split its heads;
+// nothing where its rank is another, or not known.
 std::optional<std::vector<int64_t>> Bnsh(const Graph& graph, const std::string& value) {
-  auto shape = graph.Shape(value);
-  return shape && shape->size() == 4 ? std::move(shape) : std::nullopt;
+  if (auto shape = graph.Shape(value)) return shape->size() == 4 ? std::move(shape) : std::nullopt;
+  const Node* node = graph.Producer(value);
+  if (graph.IsOnnx(node, "RotaryEmbedding")) node = graph.Producer(Input(*node, 0));
+  if (!graph.IsOnnx(node, "Transpose") || IntsAttribute(*node, "perm") != std::vector<int64_t>{0, 2, 1, 3})
+    return std::nullopt;
+  const Node* split = graph.Producer(Input(*node, 0));
+  const auto bsnh = graph.IsOnnx(split, "Reshape") ? graph.Ints(Input(*split, 1)) : std::nullopt;
+  if (!bsnh || bsnh->size() != 4 || (*bsnh)[2] <= 0 || (*bsnh)[3] <= 0) return std::nullopt;
+  return std::vector<int64_t>{-1, (*bsnh)[2], -1, (*bsnh)[3]};
 }
 
 int64_t NarrowerOf(int64_t a, int64_t b) {

@@ -17,7 +17,11 @@ const std::vector<Rule>& AllRules() {
       {kOwnLayersRule, {Feature::kOwnInKvshare}, RunOwnLayers},
       {kUnnamePresentsRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunUnnamePresents},
       {kFastPrefillRule, {Feature::kLastToken}, RunFastPrefill},
-      {kDeadNodesRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunDeadNodes},
+      {kStandardAttentionRule, {Feature::kOwnToStandard, Feature::kToStandard}, RunStandardAttention},
+      {kStandardGqaRule, {Feature::kOwnToStandard, Feature::kToStandard}, RunStandardGqa},
+      {kDeadNodesRule,
+       {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask, Feature::kToStandard},
+       RunDeadNodes},
       {kWindowCachesRule, {Feature::kWindowCaches}, RunWindowCaches},
       {kKvCacheRule, {Feature::kNarrowCaches}, RunKvCache},
       {kPruneInputsRule, {Feature::kPruneInputs}, RunPruneInputs},
@@ -34,6 +38,13 @@ void Rewriting::Record(const char* rule, const Node& node, const Outcome& outcom
 
 void Rewriting::Note(const std::string& note) {
   if (std::find(notes.begin(), notes.end(), note) == notes.end()) notes.push_back(note);
+}
+
+std::string Rewriting::Once(const Layer& layer, const std::string& what, const std::function<std::string()>& make) {
+  for (const Made& each : made)
+    if (each.graph == layer.graph && each.layer <= layer.index && each.what == what) return each.value;
+  made.push_back({layer.graph, layer.index, what, make()});
+  return made.back().value;
 }
 
 void Rewriting::LookAgain() {

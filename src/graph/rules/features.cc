@@ -8,6 +8,7 @@ Features Preset(Target target) {
     case Target::kKvshare:
       return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey};
     case Target::kKvshareAttention: return {Feature::kHeadsAsTheyAre, Feature::kOwnToKeyMask, Feature::kToKeyMask};
+    case Target::kOnnx25: return {Feature::kHeadsAsTheyAre, Feature::kOwnToStandard, Feature::kToStandard};
     case Target::kOrt: return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kToEmptyKey};
   }
   return {};
@@ -21,6 +22,7 @@ Features FeaturesOf(const RewriteOptions& options, bool names_presents) {
     wanted.Remove(Feature::kOwnGqa);
     wanted.Remove(Feature::kOwnInKvshare);
     wanted.Remove(Feature::kOwnToKeyMask);
+    wanted.Remove(Feature::kOwnToStandard);
   }
   if (options.rope == Rope::kFold) wanted.Add(Feature::kFoldRotary);
   if (names_presents && wanted.Has(Feature::kToEmptyKey)) wanted.Add(Feature::kNamedPresents);

@@ -22,6 +22,8 @@ enum class Feature : uint32_t {
   kOwnToKeyMask = 1U << 10,   // own Attention layers become kvshare's, with a key mask
   kWindowCaches = 1U << 11,   // caches of own layers with a window hold no more than it and a slack
   kNarrowCaches = 1U << 12,   // caches hold elements of another type
+  kOwnToStandard = 1U << 13,  // own layers become ai.onnx's Attention of opset 25
+  kToStandard = 1U << 14,     // shared layers do
 };
 
 class Features {

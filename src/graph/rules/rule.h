@@ -10,7 +10,6 @@
 #include "graph/layers.h"
 #include "graph/match/decline.h"
 #include "graph/rules/features.h"
-#include "graph/sums.h"
 #include "kvshare/rewrite.h"
 
 namespace kvshare::graph {
@@ -34,12 +33,11 @@ struct Released {
   bool tell = true;  // worth a word if what makes it stays
 };
 
-// The padding of columns that a rule has made: [B, 1, 1, T], true keeps.
-struct Padding {
-  Graph* graph;
+// A value that a rule has made for several layers.
+struct Made {
+  const Graph* graph;
   int layer;  // made right before this one
-  std::string key_mask;
-  Sum keys;
+  std::string what;
   std::string value;
 };
 
@@ -51,7 +49,7 @@ struct Rewriting {
   std::vector<Layer> layers = {};
   std::unordered_map<const Graph*, Graph*> graphs = {};  // each that holds layers, to edit
   std::vector<Released> released = {};
-  std::vector<Padding> paddings = {};
+  std::vector<Made> made = {};
   std::vector<RuleOutcome> outcomes = {};
   std::vector<std::string> notes = {};
 
@@ -63,6 +61,8 @@ struct Rewriting {
   void Reorder();
   // The graph that holds the layer, to edit.
   Graph& GraphOf(const Layer& layer) const { return *graphs.at(layer.graph); }
+  // The value that is `what`, where one was made in the layer's graph before it; else what `make` makes.
+  std::string Once(const Layer& layer, const std::string& what, const std::function<std::string()>& make);
   const Layer& SourceOf(const Layer& layer) const { return layers[static_cast<size_t>(layer.source)]; }
 };
 
@@ -91,6 +91,8 @@ inline constexpr const char* kUnnamePresentsRule = "unname-presents";
 inline constexpr const char* kWindowCachesRule = "window-caches";
 inline constexpr const char* kKvCacheRule = "kv-cache";
 inline constexpr const char* kFastPrefillRule = "fast-prefill";
+inline constexpr const char* kStandardAttentionRule = "standard-attention";
+inline constexpr const char* kStandardGqaRule = "standard-gqa";
 inline constexpr const char* kDeadNodesRule = "dead-nodes";
 inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
@@ -106,6 +108,8 @@ void RunUnnamePresents(Rewriting& rewriting);
 void RunWindowCaches(Rewriting& rewriting);
 void RunKvCache(Rewriting& rewriting);
 void RunFastPrefill(Rewriting& rewriting);
+void RunStandardAttention(Rewriting& rewriting);
+void RunStandardGqa(Rewriting& rewriting);
 void RunDeadNodes(Rewriting& rewriting);
 void RunPruneInputs(Rewriting& rewriting);
 

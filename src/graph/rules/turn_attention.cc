@@ -5,14 +5,8 @@
 namespace kvshare::graph {
 namespace {
 
-// The padding [B, 1, 1, T] of columns: of those of attention_mask that have a key. Made once for all layers of a graph
-// with as many keys.
-std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+std::string MakePadding(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
   Graph& graph = rewriting.GraphOf(layer);
-  for (const auto& made : rewriting.paddings)
-    if (made.graph == &graph && made.layer <= layer.index && made.key_mask == mask.key_mask &&
-        made.keys == mask.columns->keys)
-      return made.value;
   const auto make = [&](const char* op, const std::vector<std::string>& inputs, const char* what) -> const Node& {
     return graph.InsertBefore(*layer.node, op, inputs, {graph.FreshName(mask.key_mask + what)});
   };
@@ -22,7 +16,7 @@ std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeanin
     return name;
   };
   std::string flags = mask.key_mask;
-  if (SumOfExtent(graph, mask.key_mask, 1) != mask.columns->keys) {
+  if (mask.columns && SumOfExtent(graph, mask.key_mask, 1) != mask.columns->keys) {
     const auto key = graph.Shape(Input(*layer.node, 1));
     const int64_t axis = key && key->size() == 3 ? 1 : 2;
     const Node& keys = make("Shape", {Input(*layer.node, 1)}, "_keys");
@@ -36,12 +30,16 @@ std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeanin
     graph.SetInt(cast, "to", onnx::TensorProto::BOOL);
     flags = cast.output(0);
   }
-  std::string padding = make("Unsqueeze", {flags, ints("_axes", {1, 2})}, "_padding").output(0);
-  rewriting.paddings.push_back({&graph, layer.index, mask.key_mask, mask.columns->keys, padding});
-  return padding;
+  return make("Unsqueeze", {flags, ints("_axes", {1, 2})}, "_padding").output(0);
 }
 
 }  // namespace
+
+std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  const std::string what =
+      fmt::format("padding of '{}' {}", mask.key_mask, mask.columns ? TextOf(mask.columns->keys) : "whole");
+  return rewriting.Once(layer, what, [&] { return MakePadding(rewriting, layer, mask); });
+}
 
 void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
   Graph& graph = rewriting.GraphOf(layer);

@@ -9,6 +9,10 @@
 
 namespace kvshare::graph {
 
+// The padding [B, 1, 1, T] that the layer's mask hides, true keeps: of those columns of attention_mask that have a key.
+// Made once for all layers of a graph with as many keys.
+std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask);
+
 // In place of the layer's mask: a window, causality by position, and the graph input that its padding comes from. Key,
 // value and past stay as they are.
 void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask);

@@ -1,0 +1,13 @@
+// What the rules that turn layers into ai.onnx's Attention of opset 25 have in common: borrowers of a cache whose
+// lengths GroupQueryAttention counts.
+#pragma once
+
+#include "graph/rules/standard_lengths.h"
+
+namespace kvshare::graph {
+
+// The layer attends over the presents that it borrows, of heads of known size, as far as `counts`, a
+// GroupQueryAttention, says.
+void TurnBorrower(Rewriting& rewriting, const Layer& layer, const Node& counts);
+
+}  // namespace kvshare::graph
