@@ -445,3 +445,13 @@ def test_query_seqlens_out_of_range(count):
         gqa(p.inputs, p.attributes, drop_in="gqa")
     assert (f"input 'query_seqlens' has query_seqlens[0] = {count}; needs 0 to 3, the lesser of S and seqlens_k + 1"
             in str(error.value))
+
+
+@pytest.mark.parametrize("length, past", [(9, 8), (3, 0)])
+def test_query_seqlens_above_what_a_sequence_has(length, past):
+    harness.skip_on_device("lengths that the host cannot read are clamped, not refused")
+    p = Problem(23, S=3, lens=[length], past=past)
+    p.inputs["seqlens_k"], p.inputs["query_seqlens"] = np.array([1], np.int32), np.array([3], np.int32)
+    with pytest.raises(Exception) as error:
+        gqa(p.inputs, p.attributes, drop_in="gqa")
+    assert ("input 'query_seqlens' has query_seqlens[0] = 3; needs 0 to 2, the lesser of S and seqlens_k + 1" in str(error.value))
