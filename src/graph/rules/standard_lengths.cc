@@ -28,7 +28,7 @@ class Maker {
   }
   // Of any rank, as int64 of rank 1.
   std::string Flat(const std::string& value, const std::string& name) {
-    const std::string flat = Make("Reshape", {value, Int(-1, name + "_any")}, name + "_flat");
+    std::string flat = Make("Reshape", {value, Int(-1, name + "_any")}, name + "_flat");
     if (graph_.ElementType(value) == onnx::TensorProto::INT64) return flat;
     const Node& cast = graph_.InsertBefore(where_, "Cast", {flat}, {graph_.FreshName(name)});
     graph_.SetInt(cast, "to", onnx::TensorProto::INT64);
