@@ -1,6 +1,7 @@
 """python -m bench.results_table FILE...: the rows of build/bench/results.txt as a table for bench/RESULTS.md.
 
-A later file's row takes the place of an earlier one's.
+A later file's row takes the place of an earlier one's. The unchanged graph is that of Attention + mask, in the execution
+provider; in drop-in mode where a file has no such side.
 """
 import re
 import sys
@@ -37,7 +38,7 @@ def times(ours, sides, wanted):
 
 def line(name, bound, sides):
     ours = sides["kvshare"]
-    unchanged = sides.get("kvshare, Attention + mask")
+    unchanged = sides.get("kvshare EP, masked") or sides.get("kvshare, Attention + mask")
     return (name, f"{ours[0]:.3f}{'*' if ours[2] else ''}", f"{ours[1]:.2f} ({bound})",
             times(ours, sides, lambda side: side.startswith("ort ")),
             times(ours, sides, lambda side: not side.startswith(("ort ", "kvshare"))),

@@ -120,14 +120,14 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="a few rows, 3 rounds: under 3 minutes")
     parser.add_argument("--only", metavar="REGEX", help="rows whose name matches, of all that there are")
     parser.add_argument("--list", action="store_true", help="print the names of the rows that would run and stop")
-    parser.add_argument("--rounds", type=int, help="default 5; 3 with --quick")
+    parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--slot", type=float, help="seconds a side may take in a round, at least one call; default 0.03")
     parser.add_argument("--limit", type=float, help="a side whose call takes longer, in seconds, is not timed")
     parser.add_argument("--roof", default=str(ROOT / "build/bin/kvshare_roof"), help="the roof program")
     parser.add_argument("--python", type=pathlib.Path, default=ROOT / "build/bench-venv/bin/python", help="of the peers")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/bench")
     args = parser.parse_args()
-    defaults = {"rounds": 3, "slot": 0.03, "limit": 0.3} if args.quick else {"rounds": 5, "slot": 0.03, "limit": 1.0}
+    defaults = {"rounds": 3, "slot": 0.03, "limit": 0.3} if args.quick else {"rounds": 3, "slot": 0.03, "limit": 1.0}
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
