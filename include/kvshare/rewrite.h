@@ -79,7 +79,15 @@ struct InspectOptions {
 };
 
 enum class Target { kKvshare, kKvshareAttention, kOrt, kOnnx25 };
+inline constexpr std::array<std::pair<std::string_view, Target>, 4> kTargets = {
+    {{"kvshare", Target::kKvshare},
+     {"kvshare-attention", Target::kKvshareAttention},
+     {"ort", Target::kOrt},
+     {"onnx25", Target::kOnnx25}}};
+
 enum class Rope { kFold, kKeep };
+inline constexpr std::array<std::pair<std::string_view, Rope>, 2> kRopes = {
+    {{"fold", Rope::kFold}, {"keep", Rope::kKeep}}};
 
 // Attention, kvshare's and ai.onnx's, takes a query that the graph has rotated.
 constexpr Rope DefaultRope(Target target) {

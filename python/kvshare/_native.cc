@@ -59,17 +59,15 @@ nb::tuple Inspect(const std::string& path, const std::string& cuda) {
 }
 
 kvshare::Result<kvshare::Target> TargetOf(const std::string& name) {
-  if (name == "kvshare") return kvshare::Target::kKvshare;
-  if (name == "kvshare-attention") return kvshare::Target::kKvshareAttention;
-  if (name == "ort") return kvshare::Target::kOrt;
-  if (name == "onnx25") return kvshare::Target::kOnnx25;
+  for (const auto& [known, target] : kvshare::kTargets)
+    if (name == known) return target;
   return kvshare::Status::InvalidInput("option 'to' is '" + name +
                                        "'; needs kvshare, kvshare-attention, ort or onnx25");
 }
 
 kvshare::Status ReadRope(const std::string& name, std::optional<kvshare::Rope>& rope) {
-  if (name == "fold") rope = kvshare::Rope::kFold;
-  if (name == "keep") rope = kvshare::Rope::kKeep;
+  for (const auto& [known, value] : kvshare::kRopes)
+    if (name == known) rope = value;
   if (rope.has_value() || name.empty()) return {};
   return kvshare::Status::InvalidInput("option 'rope' is '" + name + "'; needs fold or keep");
 }

@@ -77,6 +77,18 @@ HWY_INLINE void TransposeBlocks([[maybe_unused]] Vec (&v)[4]) {
 #endif
 }
 
+// columns[g] is what TransposeQuads makes of rows 4g to 4g + 3, of kLanes rows: lane i of all rows goes to
+// packed + i * stride.
+HWY_INLINE void StoreColumns(const Vec (&columns)[4][4], int64_t stride, float* HWY_RESTRICT packed) {
+  HWY_UNROLL(4)
+  for (int i = 0; i < 4; ++i) {
+    Vec blocks[4] = {columns[0][i], columns[1][i], columns[2][i], columns[3][i]};
+    TransposeBlocks(blocks);
+    HWY_UNROLL(4)
+    for (size_t b = 0; b < kLanes / 4; ++b) hn::Store(blocks[b], F32(), packed + (4 * b + i) * stride);
+  }
+}
+
 // What the digits' sums of a lane are together.
 HWY_INLINE Vec SumOfDigits(Sums low, Sums middle, Sums high) {
   const F32 df;
@@ -133,7 +145,6 @@ HWY_INLINE Vec ForProducts(hn::Vec<I8> codes) {
 template <typename T>
 HWY_INLINE void PackKeyQuads(const typename Element<T>::Pointer (&key)[kLanes], int64_t head_size, int64_t stride,
                              const char* const (&next)[kLanes], int64_t ahead, float* HWY_RESTRICT packed) {
-  const F32 df;
   constexpr int kBlocks = kLanes / 4;
   for (int64_t c = 0; c < head_size; c += kQuadChannels, packed += kLanes * stride) {
     const size_t n = std::min(kQuadChannels, head_size - c);
@@ -152,13 +163,7 @@ HWY_INLINE void PackKeyQuads(const typename Element<T>::Pointer (&key)[kLanes], 
       }
       TransposeQuads(rows[0], rows[1], rows[2], rows[3], columns[g]);
     }
-    HWY_UNROLL(4)
-    for (int i = 0; i < 4; ++i) {
-      Vec blocks[4] = {columns[0][i], columns[1][i], columns[2][i], columns[3][i]};
-      TransposeBlocks(blocks);
-      HWY_UNROLL(4)
-      for (int b = 0; b < kBlocks; ++b) hn::Store(blocks[b], df, packed + (4 * b + i) * stride);
-    }
+    StoreColumns(columns, stride, packed);
   }
 }
 

@@ -11,17 +11,15 @@ namespace kvshare::HWY_NAMESPACE {
 
 const TileCode kQuantizedCode[] = {
 #define KVSHARE_TILE_KERNEL(name, type, rows, products) \
-  CodeIfMine<DType::type, Products::products, rows,     \
-             DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+  CodeIfMine<DType::type, Products::products, rows, IsQuantized(DType::type)>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };
 
 #if KVSHARE_MATRIX_PRODUCTS
 const TileCode kQuantizedMatrixCode[] = {
-#define KVSHARE_TILE_KERNEL(name, type, rows, products)   \
-  MatrixCodeIfMine<DType::type, Products::products, rows, \
-                   DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+#define KVSHARE_TILE_KERNEL(name, type, rows, products) \
+  MatrixCodeIfMine<DType::type, Products::products, rows, IsQuantized(DType::type)>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };
@@ -30,8 +28,7 @@ const TileCode kQuantizedMatrixCode[] = {
 #if HWY_TARGET_IS_NEON
 const TileCode kQuantizedInF32Code[] = {
 #define KVSHARE_TILE_KERNEL(name, type, rows, products) \
-  CodeIfMine<DType::type, Products::kFma, rows,         \
-             DType::type == DType::kI8 || DType::type == DType::kI4 || DType::type == DType::kF8E4M3>(),
+  CodeIfMine<DType::type, Products::kFma, rows, IsQuantized(DType::type)>(),
 #include "attention/attention_kernels.inc"
 #undef KVSHARE_TILE_KERNEL
 };

@@ -83,17 +83,10 @@ inline constexpr int kDigitMatrices = R / kPass;
 // load(row) is 16 lanes of row 0 to 15; lane i of row k becomes lane k of row i of `columns`.
 template <class Load>
 HWY_INLINE void TransposeMatrix(const Load& load, int32_t* HWY_RESTRICT columns) {
-  const F32 df;
   Vec quads[4][4];
   HWY_UNROLL(4)
   for (int g = 0; g < 4; ++g) TransposeQuads(load(4 * g), load(4 * g + 1), load(4 * g + 2), load(4 * g + 3), quads[g]);
-  HWY_UNROLL(4)
-  for (int i = 0; i < 4; ++i) {
-    Vec blocks[4] = {quads[0][i], quads[1][i], quads[2][i], quads[3][i]};
-    TransposeBlocks(blocks);
-    HWY_UNROLL(4)
-    for (int b = 0; b < 4; ++b) hn::Store(blocks[b], df, reinterpret_cast<float*>(columns) + (4 * b + i) * kMatrixRows);
-  }
+  StoreColumns(quads, kMatrixRows, reinterpret_cast<float*>(columns));
 }
 
 // Queries that PackQueryDigits packed as columns, [QuadVectors][kDigitMatrices<R>]: column (digit, row), the first 16
@@ -112,10 +105,14 @@ void PackQueryColumns(const float* HWY_RESTRICT query, int64_t vectors, int32_t*
           columns);
 }
 
+// Whether codes are bytes where they lie.
+template <typename T>
+inline constexpr bool kAreBytes = std::is_same_v<T, int8_t>;
+
 // Codes of 16 rows as bytes: where they lie, or made of int4 pairs in `bytes`.
 template <typename T>
 HWY_INLINE const int8_t* CodeRows(typename Element<T>::Pointer rows, int64_t stride, int64_t head_size, int8_t* bytes) {
-  if constexpr (std::is_same_v<T, int8_t>) {
+  if constexpr (kAreBytes<T>) {
     return rows;
   } else {
     for (int64_t k = 0; k < kMatrixRows; ++k)
@@ -202,8 +199,8 @@ void ScoreDigitsByMatrix(const float* HWY_RESTRICT query, const void* HWY_RESTRI
   const int64_t whole = head_size % kQuadChannels == 0 ? count / kMatrixRows * kMatrixRows : 0;
   HWY_ALIGN int32_t columns[kMostDigitChannels / kQuadChannels * kMatrices * kMatrixInts];
   HWY_ALIGN int32_t sums[kMatrices * kMatrixInts];
-  HWY_ALIGN int8_t bytes[std::is_same_v<T, int8_t> ? 1 : kMatrixRows * kMostDigitChannels];
-  const int64_t code_stride = std::is_same_v<T, int8_t> ? stride : head_size;
+  HWY_ALIGN int8_t bytes[kAreBytes<T> ? 1 : kMatrixRows * kMostDigitChannels];
+  const int64_t code_stride = kAreBytes<T> ? stride : head_size;
   if (whole > 0) PackQueryColumns<R>(query, vectors, columns);
   for (int64_t j = 0; j < whole; j += kMatrixRows) {
     const MatrixFetch<T> ahead(keys, stride, head_size, count, fetch, j);

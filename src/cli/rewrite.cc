@@ -72,10 +72,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   RewriteOptions& options = arguments->options;
   verb->add_option("MODEL", arguments->model, "ONNX model")->required();
   CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Where to write; needed unless --dry-run");
-  static const std::map<std::string, Target> targets = {{"kvshare", Target::kKvshare},
-                                                        {"kvshare-attention", Target::kKvshareAttention},
-                                                        {"ort", Target::kOrt},
-                                                        {"onnx25", Target::kOnnx25}};
+  static const std::map<std::string, Target> targets(kTargets.begin(), kTargets.end());
   verb->add_option("--to", options.target,
                    "kvshare, kvshare-attention, ort (no custom library) or onnx25 (operators of ai.onnx alone)")
       ->required()
@@ -83,7 +80,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};
   verb->add_option("--own", options.keep_own, "Own layers: convert (default) or keep, as --to kvshare-attention does")
       ->transform(CLI::CheckedTransformer(own));
-  static const std::map<std::string, Rope> ropes = {{"fold", Rope::kFold}, {"keep", Rope::kKeep}};
+  static const std::map<std::string, Rope> ropes(kRopes.begin(), kRopes.end());
   verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold or keep (default: what --to can serve)")
       ->transform(CLI::CheckedTransformer(ropes));
   verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");

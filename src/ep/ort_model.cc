@@ -109,6 +109,7 @@ class GraphWriter {
   // Larger constants are read by their elements only where they are masks.
   Status WriteMaskConstants(const OrtGraph* graph, onnx::GraphProto& proto) {
     const auto parts = PartsOfMasks(proto);
+    if (parts.empty()) return {};
     KVSHARE_ASSIGN_OR_RETURN(const auto values,
                              Values(graph, api_.Graph_GetNumInitializers, api_.Graph_GetInitializers));
     for (size_t i = 0; i < values.size(); ++i) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph/rules/kv_cache.h"
@@ -13,14 +14,9 @@
 namespace kvshare::graph {
 namespace {
 
-const char* NameOf(Target target) {
-  switch (target) {
-    case Target::kKvshare: return "kvshare";
-    case Target::kKvshareAttention: return "kvshare-attention";
-    case Target::kOrt: return "ort";
-    case Target::kOnnx25: return "onnx25";
-  }
-  return "";
+template <typename Table, typename Value>
+std::string_view NameIn(const Table& table, Value value) {
+  return std::ranges::find(table, value, &Table::value_type::second)->first;
 }
 
 std::string& Entry(onnx::ModelProto& model, const char* key) {
@@ -45,7 +41,7 @@ void RecordProvenance(onnx::ModelProto& model, const RewriteOptions& options, co
   lines += fmt::format(
       "version={} target={} keep_own={:d} rope={} min_ort={} prune_inputs={:d} fast_prefill={:d} window_caches={} "
       "kv_cache={} rules={}",
-      kVersion, NameOf(options.target), options.keep_own, rope == Rope::kFold ? "fold" : "keep", options.min_ort,
+      kVersion, NameIn(kTargets, options.target), options.keep_own, NameIn(kRopes, rope), options.min_ort,
       options.prune_inputs, options.fast_prefill, options.window_caches.value_or(-1),
       options.kv_cache ? NameOf(options.kv_cache->type) : "as-it-was", fmt::join(rules, ","));
 }

@@ -32,8 +32,8 @@ bool CountsLengths(const Rewriting& rewriting, const Layer& layer) {
   return layer.IsShared() && layer.source >= 0 && rewriting.SourceOf(layer).IsGqa();
 }
 
-Matched<SharedMatch> Match(const Rewriting& rewriting, const Layer& layer) {
-  if (layer.IsShared()) return MatchSharedAttention(rewriting.layers, layer, CountsLengths(rewriting, layer));
+Matched<SharedMatch> Match(const Rewriting& rewriting, const Layer& layer, bool counts_lengths) {
+  if (layer.IsShared()) return MatchSharedAttention(rewriting.layers, layer, counts_lengths);
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   return SharedMatch{std::move(mask), false};
 }
@@ -62,17 +62,17 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     return Outcome::Declined(
         Because(DeclineCode::kAlreadyConverted, "is kvshare::Attention, whose key mask ai.onnx's Attention has not"));
   if (IsStandard(layer)) return Outcome::NoMatch();
-  const auto match = Match(rewriting, layer);
+  const bool counts_lengths = CountsLengths(rewriting, layer);
+  const auto match = Match(rewriting, layer, counts_lengths);
   if (!match.ok()) return Outcome::Declined(match.status());
-  if (CountsLengths(rewriting, layer))
-    if (IsFlat(layer) && layer.head_size <= 0)
-      return Outcome::Declined(
-          Because(DeclineCode::kHeadSize, "its head size is not known, which a query of rank 4 needs"));
+  if (counts_lengths && IsFlat(layer) && layer.head_size <= 0)
+    return Outcome::Declined(
+        Because(DeclineCode::kHeadSize, "its head size is not known, which a query of rank 4 needs"));
   if (Decline odd = CheckRaise(rewriting.graph); !odd.ok()) return Outcome::Declined(std::move(odd));
   const MaskMeaning& mask = match->mask;
   Graph& graph = rewriting.GraphOf(layer);
   rewriting.released.push_back({&graph, Input(*layer.node, 3)});
-  if (CountsLengths(rewriting, layer)) {
+  if (counts_lengths) {
     for (const int input : {1, 2}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
     TurnBorrower(rewriting, layer, *rewriting.SourceOf(layer).node);
   } else {
@@ -84,7 +84,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     rewriting.Note(
         "repaired: is_causal=1 without a past is aligned to the first key since ONNX Runtime 1.28, which made decoding "
         "wrong; the rewritten layers are causal by position");
-  const bool counts_ones = !CountsLengths(rewriting, layer) && !mask.columns && layer.window != kFullWindow;
+  const bool counts_ones = !counts_lengths && !mask.columns && layer.window != kFullWindow;
   return Outcome::Applied(counts_ones ? fmt::format("changed contract: windows count columns of '{}', no longer its "
                                                     "ones; the same where no zero stands between a row's ones",
                                                     mask.key_mask)
