@@ -28,12 +28,16 @@ def provider_devices():
     return [d for d in onnxruntime.get_ep_devices() if d.ep_name == PROVIDER][:1]
 
 
-def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None, provider=False):
-    """inputs, outputs: (name, ONNX type, shape). kvshare: the session entries of kvshare's library, if it is to be there.
-    provider: the graph runs in kvshare's execution provider."""
+def model(nodes, inputs, outputs, initializers=()):
+    """A ModelProto; inputs, outputs: (name, ONNX type, shape)."""
     graph = helper.make_graph(nodes, "bench", [helper.make_tensor_value_info(*i) for i in inputs],
                               [helper.make_tensor_value_info(*o) for o in outputs], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in OPSETS], ir_version=11)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in OPSETS], ir_version=11)
+
+
+def open_model(proto, threads, kvshare=None, provider=False):
+    """A session. kvshare: the session entries of kvshare's library, if it is to be there. provider: the graph runs in
+    kvshare's execution provider."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -44,8 +48,13 @@ def session(nodes, inputs, outputs, threads, initializers=(), kvshare=None, prov
         options.register_custom_ops_library(library())
     if provider:
         options.add_provider_for_devices(provider_devices(), {})
-        return onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def session(nodes, inputs, outputs, threads, initializers=(), **where):
+    """A session of model() in one of the ways of open_model()."""
+    return open_model(model(nodes, inputs, outputs, initializers), threads, **where)
 
 
 def on(array):

@@ -12,15 +12,16 @@ import resource
 import subprocess
 import time
 
-from bench import attention, common, cost, machine, ort_session, report, small, step
+from bench import attention, common, cost, machine, mixed, ort_session, report, small, step
 from bench.attention import kvshare, ort
 from bench.cost import kvshare as cost_kvshare
+from bench.mixed import kvshare as mixed_kvshare, ort as mixed_ort
 from bench.small import kvshare as small_kvshare, ort as small_ort
 from bench.step import kvshare as step_kvshare, ort as step_ort
 
 ROOT = pathlib.Path(__file__).parents[1]
 HERE = {"attention": (attention, [kvshare, ort]), "cost": (cost, [cost_kvshare]), "step": (step, [step_kvshare, step_ort]),
-        "small": (small, [small_kvshare, small_ort])}
+        "small": (small, [small_kvshare, small_ort]), "mixed": (mixed, [mixed_kvshare, mixed_ort])}
 PEERS_TYPES = ("fp32", "fp16")
 PEERS = ("torch", "executorch", "openvino", "ggml")  # of task attention
 SWEPT = "(e2b_sliding/(f32|int8)/T32768|(e2b_full|llama)/(f32|int8)/T4096)$"
@@ -30,9 +31,9 @@ WHOLE = re.compile(r"(decode (e2b_\w+|llama|mha) (fp32|fp16|bf16|int8) S1 T(512|
                    r"|decode \w+ fp32 S1 T4096 1t B4.*|decode (e2b_\w+|llama) (fp32|int8) S1 T4096 2t"
                    r"|(prefill|chunk) (e2b_\w+|llama) (fp32|bf16) S(2048|256) \S+ 1t"
                    r"|(prefill|chunk) e2b_sliding fp32 S(2048|256) \S+ 2t|cost, .*|step \S+ fp32 S1 \S+ 1t"
-                   r"|step \S+ fp32 S1 T4096 2t|small .* 1t|small (d64|alibi) .* S(1|16) .* 2t)$")
+                   r"|step \S+ fp32 S1 T4096 2t|mixed .* 1t|small .* 1t|small (d64|alibi) .* S(1|16) .* 2t)$")
 QUICK = re.compile(r"(decode (e2b_\w+ fp32 \S+ \S+|llama fp32 S1 T(512|4096|32768)) 1t|decode e2b_full fp32 S1 T4096 2t"
-                   r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|step \S+ fp32 S1 T4096 1t)$")
+                   r"|decode (e2b_\w+|llama) (fp16|bf16|int8) S1 T4096 1t|chunk e2b_sliding fp32 \S+ \S+ 1t|(step|mixed) \S+ fp32 S1 T4096 1t)$")
 
 
 class Peer:
@@ -136,7 +137,7 @@ def arguments():
 
 def main():
     args = arguments()
-    rows = [row for row in attention.ROWS + cost.ROWS + small.ROWS + step.ROWS
+    rows = [row for row in attention.ROWS + cost.ROWS + small.ROWS + step.ROWS + mixed.ROWS
             if (re.search(args.only, row.name) if args.only else (QUICK if args.quick else WHOLE).match(row.name))]
     if args.list:
         print("\n".join(row.name for row in rows))

@@ -6,21 +6,21 @@ from bench import common, ort_session
 from bench.ort_session import Bound, ONNX_TYPE
 
 
-def _mask_nodes(window):
-    """attention_mask [1, T] of ones -> mask [1, 1, S, T], by positions."""
-    constants = {"one": 1, "ax1": [1], "ax2": [2], "zero": 0, "window": window}
+def mask_nodes(window, query, axis):
+    """attention_mask [1, T] of ones -> mask [1, 1, S, T], by positions. S is `query`'s extent along `axis`."""
+    constants = {"one": 1, "ax1": [1], "ax2": [2], "window": window}
     initializers = [helper.make_tensor(n, TensorProto.INT64, np.shape(v), np.ravel(v)) for n, v in constants.items()]
     node = helper.make_node
     nodes = [node("CumSum", ["attention_mask", "one"], ["count"]), node("Unsqueeze", ["count", "ax1"], ["key_position"]),
-             node("Shape", ["query"], ["s"], start=2, end=3), node("Shape", ["attention_mask"], ["t"], start=1, end=2),
+             node("Shape", [query], ["s"], start=axis, end=axis + 1), node("Shape", ["attention_mask"], ["t"], start=1, end=2),
              node("Sub", ["t", "s"], ["past"]), node("Slice", ["count", "past", "t", "ax1"], ["new"]),
              node("Unsqueeze", ["new", "ax2"], ["query_position"]),
-             node("Sub", ["query_position", "key_position"], ["distance"]),
-             node("GreaterOrEqual", ["distance", "zero"], ["causal"]),
+             node("GreaterOrEqual", ["query_position", "key_position"], ["causal"]),
              node("Cast", ["attention_mask"], ["present"], to=TensorProto.BOOL),
              node("Unsqueeze", ["present", "ax1"], ["present_row"]), node("And", ["causal", "present_row"], ["seen"])]
     if window:
-        nodes += [node("Less", ["distance", "window"], ["near"]), node("And", ["seen", "near"], ["seen_near"])]
+        nodes += [node("Sub", ["query_position", "key_position"], ["distance"]), node("Less", ["distance", "window"], ["near"]),
+                  node("And", ["seen", "near"], ["seen_near"])]
     nodes.append(node("Unsqueeze", ["seen_near" if window else "seen", "ax1"], ["mask"]))
     return nodes, initializers
 
@@ -29,7 +29,7 @@ def masked(row, data, drop_in=False, provider=False):
     """(call, output) of the graph; with drop_in or in kvshare's provider, its Attention runs in kvshare."""
     shape, kind = row.shape, ONNX_TYPE[row.dtype]
     cache = [1, shape.Hkv, row.T, shape.D]
-    nodes, initializers = _mask_nodes(shape.window)
+    nodes, initializers = mask_nodes(shape.window, "query", 2)
     nodes.append(helper.make_node("Attention", ["query", "key", "value", "mask"], ["output"], is_causal=0))
     made = ort_session.session(
         nodes,

@@ -187,14 +187,15 @@ INSTANTIATE_TEST_SUITE_P(
                  "mask: Neg 'other' makes the padding; needs a graph input there"},
         NearMiss{"ConstantPadding", "wide", "const ones2 i64[1,4] = 1\nwide = Unsqueeze(ones2, one)",
                  "mask: 'ones2' is a constant; needs a graph input there"},
-        NearMiss{"PositionsOfAnInput", "count", "const count i64[1,4] = 1",
+        NearMiss{"PositionsOfAnInput", "count", "input count i64[B,T]",
                  "mask: positions come from 'count'; need CumSum of a mask"},
         NearMiss{"PositionsOfAnotherNode", "count", "count = Neg(attention_mask)",
                  "mask: Neg 'count' gives the positions; needs CumSum of a mask"},
         NearMiss{"OtherAxis", "count", "const nought i64[1] = 0\ncount = CumSum(attention_mask, nought)",
                  "mask: CumSum 'count' does not run along axis 1"},
         NearMiss{"NotUnsqueezed", "causal", "causal = GreaterOrEqual(new, kv)",
-                 "mask: GreaterOrEqual 'causal' does not compare positions of queries with positions of keys"},
+                 "mask: GreaterOrEqual 'causal' does not compare positions of queries [B,S,1] with positions of keys "
+                 "[B,1,T]"},
         NearMiss{"TwoLengths", "near",
                  "S2 = Shape(position_ids) {start=1, end=2}\nbegin2 = Sub(T, S2)\nnew2 = Slice(count, begin2, T, one)\n"
                  "q2 = Unsqueeze(new2, two)\ndistance2 = Sub(q2, kv)\nnear = Less(distance2, window)",
@@ -212,8 +213,62 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"StartWithoutTheTotal", "begin", "const begin i64[1] = 5",
                  "mask: Slice 'new' does not take the last S columns of the positions"},
         NearMiss{"NoDifference", "near", "near = Less(q, window)",
-                 "mask: Less 'near' does not compare a difference of positions"}),
+                 "mask: Less 'near' does not compare positions of queries [B,S,1] with positions of keys [B,1,T]"},
+        NearMiss{"TwiceTheKeys", "near", "farther = Sub(distance, kv)\nnear = Less(farther, window)",
+                 "mask: Less 'near' does not compare positions of queries [B,S,1] with positions of keys [B,1,T]"},
+        NearMiss{"ANumberForEachKey", "near", "const windows i64[2] = 4\nnear = Less(distance, windows)",
+                 "mask: Less 'near' does not compare positions of queries [B,S,1] with positions of keys [B,1,T]"},
+        NearMiss{"SeesTheNextKey", "causal", "const minus1 i64[] = -1\ncausal = GreaterOrEqual(distance, minus1)",
+                 "mask: GreaterOrEqual 'causal' lets a query see up to 1 keys after its own"},
+        NearMiss{"EmptyWindow", "near", "const none i64[] = 0\nnear = Less(distance, none)",
+                 "mask: Less 'near' has a window of 0; needs at least 1"}),
     [](const auto& test) { return std::string(test.param.name); });
+
+// A line of kTwoLayers and others that mean the same, or another window.
+struct SameCounts {
+  const char* name;
+  const char* output;
+  const char* line;
+  int64_t window;
+};
+
+class ReadSameCounts : public testing::TestWithParam<SameCounts> {};
+
+TEST_P(ReadSameCounts, GivesTheSameMeaning) {
+  const auto mask = ReadMask(GraphOf(TwoLayersWith(GetParam().output, GetParam().line)), "bias");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->window, GetParam().window);
+  EXPECT_TRUE(mask->causal);
+  EXPECT_EQ(mask->key_mask, "attention_mask");
+  EXPECT_EQ(mask->query, "input_ids");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Surfaces, ReadSameCounts,
+    testing::Values(SameCounts{"CausalTurned", "causal", "causal = LessOrEqual(kv, q)", 4},
+                    SameCounts{"CausalByDistance", "causal",
+                               "const nought i64[] = 0\ncausal = GreaterOrEqual(distance, nought)", 4},
+                    SameCounts{"CausalByDistanceTurned", "causal",
+                               "const minus1 i64[] = -1\ncausal = Less(minus1, distance)", 4},
+                    SameCounts{"CausalByTheNext", "causal", "next = Add(q, one)\ncausal = Greater(next, kv)", 4},
+                    SameCounts{"WindowWithItsLast", "near", "near = LessOrEqual(distance, window)", 5},
+                    SameCounts{"WindowTurned", "near", "near = Greater(window, distance)", 4},
+                    SameCounts{"WindowByItsBegin", "near", "begins = Sub(q, window)\nnear = Greater(kv, begins)", 4},
+                    SameCounts{"WindowOfNegativeDistances", "near",
+                               "const minus4 i64[] = -4\nback = Sub(kv, q)\nnear = Less(minus4, back)", 4}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST(ReadMask, QueriesAreCountedAlongTheirOwnAxisOfAnAttentionsQuery) {
+  const std::string text = TwoLayersWith("S",
+                                         "input q4 f32[B,4,S,8]\nout4 = Attention(q4, present_k, present_v)\n"
+                                         "S = Shape(q4) {start=2, end=3}");
+  const auto mask = ReadMask(GraphOf(text), "bias");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->query, "q4");
+  const std::string other = TwoLayersWith("S", "input q4 f32[B,4,S,8]\nS = Shape(q4) {start=2, end=3}");
+  EXPECT_EQ(ReadMask(GraphOf(other), "bias").status().message(),
+            "mask: Slice 'new' does not take the last S columns of the positions");
+}
 
 TEST(ReadMask, AShapeOfNothingIsNotRead) {
   EXPECT_EQ(ReadMask(GraphOf(TwoLayersWith("S", "S = Shape() {start=1, end=2}")), "bias").status().message(),

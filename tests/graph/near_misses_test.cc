@@ -25,18 +25,14 @@ INSTANTIATE_TEST_SUITE_P(
     NearMisses, SharedAttention,
     testing::Values(
         NearMiss{
-            "WindowOperator", "near", "near = LessOrEqual(distance, window)",
-            "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+            "WindowOperator", "near", "near = Equal(distance, window)",
+            "mask: Equal 'near' is not one of And, comparisons of positions, Expand and padding as exporters write "
             "them"},
-        NearMiss{
-            "CausalOperator", "causal", "causal = Greater(q, kv)",
-            "mask: Greater 'causal' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
-            "them"},
-        NearMiss{"SwappedCausal", "causal", "causal = GreaterOrEqual(kv, q)",
-                 "mask: GreaterOrEqual 'causal' does not compare positions of queries [B,S,1] with positions of keys "
-                 "[B,1,T]"},
+        NearMiss{"CausalOperator", "causal", "causal = Greater(q, kv)",
+                 "mask: Greater 'causal' lets a query see up to -1 keys after its own"},
+        NearMiss{"SwappedCausal", "causal", "causal = GreaterOrEqual(kv, q)", "mask: And 'visible' joins two windows"},
         NearMiss{"ComputedWindow", "near", "near = Less(distance, ones)",
-                 "mask: Less 'near' does not compare with a constant window of at least 1"},
+                 "mask: Less 'near' does not compare positions of queries [B,S,1] with positions of keys [B,1,T]"},
         NearMiss{"SliceFromTheFront", "new", "new = Slice(count, S, T, one)",
                  "mask: Slice 'new' does not take the last S columns of the positions"},
         NearMiss{"SliceOfAnotherLength", "begin", "begin = Sub(T, T)",

@@ -67,6 +67,24 @@ def constants(model):
     graph.initializer.extend(kept)
 
 
+def compared(model):
+    """Every comparison with >= or < is one of a difference with 0, the other way round."""
+    graph = model.graph
+    nodes = []
+    turned = {"GreaterOrEqual": "LessOrEqual", "Less": "Greater"}
+    for node in graph.node:
+        if node.op_type in turned:
+            left, right = node.input
+            difference = f"{node.output[0]}_difference"
+            nodes.append(helper.make_node("Sub", [right, left], [difference], name=difference))
+            node.op_type = turned[node.op_type]
+            node.input[:] = [difference, "compared_with"]
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(helper.make_tensor("compared_with", onnx.TensorProto.INT64, [], [0]))
+
+
 def initializers(model):
     """The other way round: Constant nodes become initializers."""
     graph = model.graph
@@ -179,7 +197,7 @@ def scanned(model):
 
 
 BODIES = {"branched": branched, "looped": looped, "scanned": scanned}
-NAMES = ["renamed", "inlined", "constants", "initializers", "shuffled", "external", "all"]
+NAMES = ["renamed", "inlined", "compared", "constants", "initializers", "shuffled", "external", "all"]
 
 
 def make(variant, path, out):
@@ -190,6 +208,8 @@ def make(variant, path, out):
         inlined(model, path.parent)
     if variant == "external":
         external(model, path.parent)
+    if variant in ("compared", "all"):
+        compared(model)
     if variant == "initializers":
         initializers(model)
     if variant in ("constants", "all"):
@@ -202,7 +222,7 @@ def make(variant, path, out):
         BODIES[variant](model)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "model.onnx"
-    if variant in ("renamed", "constants", "initializers", "shuffled", *BODIES):
+    if variant in ("renamed", "compared", "constants", "initializers", "shuffled", *BODIES):
         for name in {e.value for i in model.graph.initializer for e in i.external_data if e.key == "location"}:
             (out / name).write_bytes((path.parent / name).read_bytes())
         target.write_bytes(model.SerializeToString())

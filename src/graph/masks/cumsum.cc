@@ -3,6 +3,7 @@
 // With mask [B, T] (1 = keep), c = CumSum(mask, 1) numbers the keys; query s stands at column T-S+s:
 //   kv   = Unsqueeze(c, [1])                        q = Unsqueeze(Slice(c, T-S, T, axes [1]), [2])
 //   causal   GreaterOrEqual(q, kv)                  window W   Less(Sub(q, kv), W)
+//            or what else compares sums of these and of numbers to the same end, such as LessOrEqual(Sub(kv, q), 0)
 //   padding  Cast(bool, Unsqueeze(mask, [1])), or Unsqueeze(Cast(mask, bool), [1]), also expanded to [B, S, T]
 //   bool mask  And of these          float mask  Unsqueeze(Cast?(Where(bool mask, 0, MIN)), [1])
 // Identity nodes may lie between, mask may be the first columns of an input and cast to int64 or int32 first, and T, S,
@@ -10,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "graph/extents.h"
@@ -21,6 +23,7 @@ namespace {
 
 // Exporters join three or four; a graph may share and nest them so that reading all would never end.
 constexpr int kMostConditions = 64;
+constexpr int kMostSums = 8;
 
 Decline Odd(const Node& node, const std::string& fact) {
   return Because(DeclineCode::kMaskUnknown, "mask: {} {}", Describe(node), fact);
@@ -98,6 +101,15 @@ std::optional<Extent> QueriesOf(const Graph& graph, const std::string& start, co
   return Extent{"", 0, (*shape)[1] - known->front()};
 }
 
+// Is it extent 1 of a value, as of tokens, or extent 2 of an Attention's query [B, H, S, D]?
+bool IsOfTokens(const Graph& graph, const Extent& extent) {
+  if (extent.axis != 2) return extent.of.empty() || extent.axis == 1;
+  return std::ranges::any_of(graph.Consumers(extent.of), [&](const Node* reader) {
+    return graph.IsOnnx(reader, "Attention") && graph.Origin(Input(*reader, 0)) == extent.of &&
+           FindAttribute(*reader, "q_num_heads") == nullptr;
+  });
+}
+
 // Slice(c, T-S, T, axes [1]), with T of c's own mask.
 Matched<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
   KVSHARE_ASSIGN_OR_RETURN(const std::string mask, PositionsOf(graph, Input(slice, 0)));
@@ -109,25 +121,58 @@ Matched<QueryPositions> ReadSlice(const Graph& graph, const Node& slice) {
       end && (IsExtent(graph, *end, mask, 1) || (end->number && *end->number >= std::numeric_limits<int32_t>::max()));
   if (!to_the_end) return wrong;
   const auto queries = QueriesOf(graph, Input(slice, 1), mask);
-  if (!queries || !queries->IsKnown() || queries->of == mask || (!queries->of.empty() && queries->axis != 1))
-    return wrong;
+  if (!queries || !queries->IsKnown() || queries->of == mask || !IsOfTokens(graph, *queries)) return wrong;
   return QueryPositions{graph.Origin(Input(slice, 0)), mask, queries->of, queries->number.value_or(-1)};
 }
 
-// The pair (q, kv) of a comparison or a difference, in that order.
-Matched<QueryPositions> ReadPositionPair(const Graph& graph, const Node& node, const std::string& q,
-                                         const std::string& kv) {
-  const Node* query = Maker(graph, q);
-  const Node* key = Maker(graph, kv);
-  if (!graph.IsOnnx(query, "Unsqueeze") || !graph.IsOnnx(key, "Unsqueeze"))
-    return Odd(node, "does not compare positions of queries with positions of keys");
-  const Node* slice = Maker(graph, Input(*query, 0));
-  if (!graph.IsOnnx(slice, "Slice") || !HasAxis(graph, *query, 1, 2, 3) || !HasAxis(graph, *key, 1, 1, 3))
-    return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
-  KVSHARE_ASSIGN_OR_RETURN(const QueryPositions positions, ReadSlice(graph, *slice));
-  if (graph.Origin(Input(*key, 0)) != positions.counts)
-    return Odd(node, "compares positions that two different nodes count");
-  return positions;
+// A sum of q, kv and a number.
+struct Positions {
+  int64_t number = 0;
+  int64_t queries = 0;  // how often q is in it
+  int64_t keys = 0;
+  const Node* slice = nullptr;  // that q is made of
+  std::string counts = {};      // that kv is made of
+};
+
+std::optional<Positions> Subtract(Positions left, const Positions& right) {
+  const bool two_slices = left.slice != nullptr && right.slice != nullptr && left.slice != right.slice;
+  const bool two_counts = !left.counts.empty() && !right.counts.empty() && left.counts != right.counts;
+  if (two_slices || two_counts) return std::nullopt;
+  left.number -= right.number;
+  left.queries -= right.queries;
+  left.keys -= right.keys;
+  if (left.slice == nullptr) left.slice = right.slice;
+  if (left.counts.empty()) left.counts = right.counts;
+  return left;
+}
+
+// Nothing where there is anything else in it.
+std::optional<Positions> SumOfPositions(const Graph& graph, const std::string& value, int sums = 0) {
+  if (const auto known = KnownInts(graph, value)) {
+    if (known->size() != 1 || std::abs(known->front()) > std::numeric_limits<int32_t>::max()) return std::nullopt;
+    return Positions{known->front()};
+  }
+  const Node* node = graph.Producer(BeforeCast(graph, value));
+  if (graph.IsOnnx(node, "Add") || graph.IsOnnx(node, "Sub")) {
+    if (sums == kMostSums) return std::nullopt;
+    const auto left = SumOfPositions(graph, Input(*node, 0), sums + 1);
+    auto right = SumOfPositions(graph, Input(*node, 1), sums + 1);
+    if (!left || !right) return std::nullopt;
+    if (graph.IsOnnx(node, "Add")) right = Subtract({}, *right);
+    return Subtract(*left, *right);
+  }
+  if (!graph.IsOnnx(node, "Unsqueeze")) return std::nullopt;
+  Positions found;
+  if (const Node* slice = Maker(graph, Input(*node, 0));
+      graph.IsOnnx(slice, "Slice") && HasAxis(graph, *node, 1, 2, 3)) {
+    found.queries = 1;
+    found.slice = slice;
+    return found;
+  }
+  if (!HasAxis(graph, *node, 1, 1, 3)) return std::nullopt;
+  found.keys = 1;
+  found.counts = graph.Origin(Input(*node, 0));
+  return found;
 }
 
 // `read` counts the conditions of one mask.
@@ -152,29 +197,41 @@ Matched<MaskMeaning> ReadAnd(const Graph& graph, const Node& node, int& read) {
   return left;
 }
 
-Matched<MaskMeaning> ReadCausal(const Graph& graph, const Node& node) {
-  KVSHARE_ASSIGN_OR_RETURN(const QueryPositions at, ReadPositionPair(graph, node, Input(node, 0), Input(node, 1)));
-  MaskMeaning meaning;
-  meaning.causal = true;
-  meaning.key_mask = at.mask;
-  meaning.query = at.query;
-  meaning.queries = at.queries;
-  return meaning;
+// left >= right, and so on, of integers.
+struct Comparison {
+  const char* op;
+  bool is_turned;
+  int64_t slack;  // left - right is at least this
+};
+constexpr std::array<Comparison, 4> kComparisons = {
+    {{"GreaterOrEqual", false, 0}, {"Greater", false, 1}, {"LessOrEqual", true, 0}, {"Less", true, 1}}};
+
+const Comparison* ComparisonOf(const Graph& graph, const Node* node) {
+  const auto found = std::ranges::find_if(kComparisons, [&](const auto& each) { return graph.IsOnnx(node, each.op); });
+  return found == kComparisons.end() ? nullptr : &*found;
 }
 
-Matched<MaskMeaning> ReadWindow(const Graph& graph, const Node& node) {
-  const Node* difference = Maker(graph, Input(node, 0));
-  if (!graph.IsOnnx(difference, "Sub")) return Odd(node, "does not compare a difference of positions");
-  KVSHARE_ASSIGN_OR_RETURN(const QueryPositions at,
-                           ReadPositionPair(graph, *difference, Input(*difference, 0), Input(*difference, 1)));
-  const auto window = KnownInts(graph, Input(node, 1));
-  if (!window || window->size() != 1 || window->front() <= 0)
-    return Odd(node, "does not compare with a constant window of at least 1");
+Matched<MaskMeaning> ReadComparison(const Graph& graph, const Node& node, const Comparison& comparison) {
+  const auto left = SumOfPositions(graph, Input(node, comparison.is_turned ? 1 : 0));
+  const auto right = SumOfPositions(graph, Input(node, comparison.is_turned ? 0 : 1));
+  if (!left || !right) return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
+  const auto difference = Subtract(*left, *right);
+  if (!difference || difference->queries * difference->keys != -1)
+    return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
+  KVSHARE_ASSIGN_OR_RETURN(const QueryPositions at, ReadSlice(graph, *difference->slice));
+  if (difference->counts != at.counts) return Odd(node, "compares positions that two different nodes count");
   MaskMeaning meaning;
-  meaning.window = window->front();
   meaning.key_mask = at.mask;
   meaning.query = at.query;
   meaning.queries = at.queries;
+  const int64_t reach = difference->number - comparison.slack;
+  if (difference->queries == 1) {  // kv <= q + reach
+    if (reach != 0) return Odd(node, fmt::format("lets a query see up to {} keys after its own", reach));
+    meaning.causal = true;
+  } else {  // kv >= q - reach
+    meaning.window = reach + 1;
+    if (meaning.window <= 0) return Odd(node, fmt::format("has a window of {}; needs at least 1", meaning.window));
+  }
   return meaning;
 }
 
@@ -200,7 +257,7 @@ Matched<MaskMeaning> ReadExpand(const Graph& graph, const Node& node, int& read)
       !IsExtent(graph, (*shape)[2], meaning.key_mask, 1))
     return wrong;
   const Extent& queries = (*shape)[1];
-  if (!queries.IsKnown() || (!queries.of.empty() && queries.axis != 1)) return wrong;
+  if (!queries.IsKnown() || !IsOfTokens(graph, queries)) return wrong;
   if (!meaning.query.empty() && !queries.of.empty() && meaning.query != queries.of) return wrong;
   const int64_t number = queries.number.value_or(-1);
   if (meaning.queries >= 0 && number >= 0 && meaning.queries != number) return wrong;
@@ -219,8 +276,7 @@ Matched<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value,
     return Because(DeclineCode::kMaskUnknown, "mask: '{}' is given from outside; its meaning is not known", value);
   if (++read > kMostConditions) return Odd(*node, fmt::format("is one of more than {} conditions", kMostConditions));
   if (graph.IsOnnx(node, "And")) return ReadAnd(graph, *node, read);
-  if (graph.IsOnnx(node, "GreaterOrEqual")) return ReadCausal(graph, *node);
-  if (graph.IsOnnx(node, "Less")) return ReadWindow(graph, *node);
+  if (const Comparison* comparison = ComparisonOf(graph, node)) return ReadComparison(graph, *node, *comparison);
   if (graph.IsOnnx(node, "Expand")) return ReadExpand(graph, *node, read);
   if (CastsTo(graph, node, {onnx::TensorProto::BOOL})) {
     const Node* wide = Maker(graph, Input(*node, 0));
@@ -230,7 +286,7 @@ Matched<MaskMeaning> ReadCondition(const Graph& graph, const std::string& value,
     const Node* flag = Maker(graph, Input(*node, 0));
     if (CastsTo(graph, flag, {onnx::TensorProto::BOOL})) return Padding(graph, Input(*flag, 0));
   }
-  return Odd(*node, "is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write them");
+  return Odd(*node, "is not one of And, comparisons of positions, Expand and padding as exporters write them");
 }
 
 Matched<MaskMeaning> ReadWhere(const Graph& graph, const Node& node) {
