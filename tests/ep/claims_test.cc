@@ -205,6 +205,20 @@ INSTANTIATE_TEST_SUITE_P(
              ThreeLayers() + "out3 = Attention(bias, k1, v1, bias2) {q_num_heads=4, kv_num_heads=1, scale=1.0}\n"
                              "output out3 f32[B,1,S,8]\n",
              "is still read by Attention 'out3' as another input"},
+        Kept{
+            "FirstColumns",
+            TwoLayersWith(
+                "count",
+                "const nought i64[1] = 0\ncut = Slice(attention_mask, nought, many, one)\ncount = CumSum(cut, one)",
+                TwoLayersWith("wide", "wide = Unsqueeze(cut, one)",
+                              TwoLayersWith("T", "T = Shape(cut) {start=1, end=2}",
+                                            TwoLayersWith("window", "const window i64[] = 4\nconst many i64[1] = 9")))),
+            "'cut' is the first columns of a mask, not all of it"},
+        Kept{"WindowAttribute",
+             TwoLayersWith("out1",
+                           "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, "
+                           "left_window_size=2}"),
+             "has left_window_size, which its kernel reads beside the mask"},
         Kept{"TopLeftBySpec", std::string(kTwoLayers), "is_causal without a past counts from the first key",
              Alignment::kSpec},
         Kept{"BatchAgainstHeadsBySpec",
@@ -298,6 +312,26 @@ INSTANTIATE_TEST_SUITE_P(
         Kept{"TopLeft", graph::TorchLayersWith("out0", "out0 = Attention(q0, k, v, mask) {scale=0.5, is_causal=1}"),
              "is_causal without a past counts from the first key, its mask from the last"}),
     [](const auto& test) { return test.param.name; });
+
+// kTorchLayers with the mask of other exporters, which numbers keys by the ones in attention_mask.
+std::string TorchLayersWithACountedMask() {
+  return graph::TorchLayersWith("mask",
+                                "count = CumSum(attention_mask, one)\nkvc = Unsqueeze(count, one)\n"
+                                "Sm = Shape(hidden) {start=1, end=2}\nTm = Shape(attention_mask) {start=1, end=2}\n"
+                                "first = Sub(Tm, Sm)\nnew = Slice(count, first, Tm, one)\nqc = Unsqueeze(new, two)\n"
+                                "seen = GreaterOrEqual(qc, kvc)\nwidem = Unsqueeze(attention_mask, one)\n"
+                                "keptm = Cast(widem) {to=9}\nbothm = And(keptm, seen)\nmask = Unsqueeze(bothm, one)");
+}
+
+TEST(Masks, ThatCountStayWhereKeysAreMadeOutside) {
+  const Claims claims = Fused(TorchLayersWithACountedMask());
+  EXPECT_THAT(claims.masks, IsEmpty());
+  EXPECT_THAT(claims.reasons,
+              testing::UnorderedElementsAre(
+                  "Attention 'out0': keeps its mask: takes keys made outside of it with a mask that numbers them by "
+                  "the ones in 'attention_mask'; needs a past",
+                  "Attention 'out1': keeps its mask: its keys are made outside of attention"));
+}
 
 class KeptCopies : public testing::TestWithParam<Kept> {};
 
