@@ -21,6 +21,14 @@ TEST(SpellOptions, EachFaceWritesOptionsItsOwnWay) {
   const auto keywords = [](const std::string& name, const std::string& value) { return name + "='" + value + "'"; };
   EXPECT_EQ(SpellOptions("a option 'extent' = 'D=8'", keywords), "a extent='D=8'");
   EXPECT_EQ(SpellOptions("nothing", keywords), "nothing");
+  EXPECT_EQ(SpellOptions("option 'a b' = 'c', option 'd", keywords), "option 'a b' = 'c', option 'd");
+}
+
+TEST(SpellOptions, LongValuesTakeNoStack) {
+  const std::string value(10'000'000, 'x');
+  EXPECT_EQ(
+      SpellOptions("option 'to' = '" + value + "'", [](const auto& name, const auto& given) { return name + given; }),
+      "to" + value);
 }
 
 TEST(InspectionText, NamesTheProducerAndCountsForms) {
