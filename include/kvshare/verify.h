@@ -1,11 +1,14 @@
 // Are a decoder's logits what they should be: of a prefill, then of each decode step.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvshare/runner.h"
@@ -21,6 +24,9 @@ enum class Via {
   kOps,       // as operators, always; what they replace is for the entries to say
   kDropIn,    // as operators that replace ONNX Runtime's own: session entry kvshare.drop_in is set to suit the model
 };
+// The names of those that are asked for; kAsNeeded is what nobody asked for.
+inline constexpr std::array<std::pair<std::string_view, Via>, 3> kVias = {
+    {{"ep", Via::kEp}, {"ops", Via::kOps}, {"dropin", Via::kDropIn}}};
 
 // How a model is loaded and fed, for Verify and Diagnose.
 struct RunOptions {

@@ -17,6 +17,6 @@ class InternalError(KvshareError, RuntimeError):
     """A fault of kvshare or of the machine, such as a full disk."""
 
 
-def of(code: str) -> type[KvshareError]:
+def class_for(code: str) -> type[KvshareError]:
     """The class for a status of the library: "invalid", "refused" or "internal"."""
     return {"invalid": InvalidInputError, "refused": RefusedError}.get(code, InternalError)

@@ -7,11 +7,13 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -31,6 +33,7 @@ namespace nb = nanobind;
 namespace {
 
 using Answer = std::pair<std::string, std::string>;  // "ok" and JSON, or the kind of failure and its message
+// Of a model's caches, by present: the largest magnitude of each channel, from which its scale is made.
 using ChannelSizes = std::map<std::string, std::vector<float>>;
 
 Answer Failure(const kvshare::Status& status) {
@@ -58,30 +61,40 @@ nb::tuple Inspect(const std::string& path, const std::string& cuda) {
   return AsTuple(answer);
 }
 
-kvshare::Result<kvshare::Target> TargetOf(const std::string& name) {
-  for (const auto& [known, target] : kvshare::kTargets)
-    if (name == known) return target;
-  return kvshare::Status::InvalidInput("option 'to' is '" + name +
-                                       "'; needs kvshare, kvshare-attention, ort or onnx25");
+// What the library calls the value of one of the package's options. The message of a wrong one names those of `known`.
+template <typename T, size_t kCount>
+kvshare::Result<T> ValueOf(const char* option, const std::string& value,
+                           const std::array<std::pair<std::string_view, T>, kCount>& known) {
+  std::string accepted;
+  for (size_t i = 0; i < kCount; ++i) {
+    if (value == known[i].first) return known[i].second;
+    accepted += (i == 0 ? "" : i + 1 == kCount ? " or " : ", ") + std::string(known[i].first);
+  }
+  return kvshare::Status::InvalidInput("option '" + std::string(option) + "' is '" + value + "'; needs " + accepted);
 }
 
-kvshare::Status ReadRope(const std::string& name, std::optional<kvshare::Rope>& rope) {
-  for (const auto& [known, value] : kvshare::kRopes)
-    if (name == known) rope = value;
-  if (rope.has_value() || name.empty()) return {};
-  return kvshare::Status::InvalidInput("option 'rope' is '" + name + "'; needs fold or keep");
-}
+// What rewrite(own=...) makes of layers that have keys and values of their own: kept as they are, or not.
+constexpr std::array<std::pair<std::string_view, bool>, 2> kKeepsOwnLayers = {{{"convert", false}, {"keep", true}}};
 
-kvshare::Status ReadOwn(const std::string& name, bool& keep_own) {
-  keep_own = name == "keep";
-  if (keep_own || name == "convert") return {};
-  return kvshare::Status::InvalidInput("option 'own' is '" + name + "'; needs convert or keep");
-}
+// The arguments of the package's rewrite(), as _tools.py has them.
+struct RewriteWords {
+  std::string to, own, rope;            // "": the target's default rope
+  std::optional<std::string> kv_cache;  // none: caches hold what they did
+};
 
-kvshare::Result<kvshare::CacheType> CacheTypeOf(const std::string& name) {
-  for (const auto& [known, type] : kvshare::kCacheTypes)
-    if (name == known) return type;
-  return kvshare::Status::InvalidInput("option 'kv_cache' is '" + name + "'; needs int8, int4, fp8, bf16 or fp16");
+// The options that are words of a list.
+kvshare::Result<kvshare::RewriteOptions> ReadWords(const RewriteWords& words) {
+  kvshare::RewriteOptions options;
+  KVSHARE_ASSIGN_OR_RETURN(options.target, ValueOf("to", words.to, kvshare::kTargets));
+  KVSHARE_ASSIGN_OR_RETURN(options.keep_own, ValueOf("own", words.own, kKeepsOwnLayers));
+  if (!words.rope.empty()) {
+    KVSHARE_ASSIGN_OR_RETURN(options.rope, ValueOf("rope", words.rope, kvshare::kRopes));
+  }
+  if (words.kv_cache) {
+    options.kv_cache.emplace();
+    KVSHARE_ASSIGN_OR_RETURN(options.kv_cache->type, ValueOf("kv_cache", *words.kv_cache, kvshare::kCacheTypes));
+  }
+  return options;
 }
 
 nb::tuple Rewrite(const std::string& path, const std::string& output, const std::string& to, const std::string& own,
@@ -89,30 +102,25 @@ nb::tuple Rewrite(const std::string& path, const std::string& output, const std:
                   std::optional<int64_t> window_caches, const std::optional<std::string>& kv_cache,
                   const ChannelSizes& largest, bool scale_per_tensor, bool fast_prefill, bool prune_inputs,
                   const std::string& weights, bool link_weights, bool dry_run, bool progress) {
-  kvshare::RewriteOptions options;
-  const auto target = TargetOf(to);
-  if (!target.ok()) return AsTuple(Failure(target.status()));
-  options.target = *target;
-  for (const kvshare::Status& status : {ReadOwn(own, options.keep_own), ReadRope(rope, options.rope)})
-    if (!status.ok()) return AsTuple(Failure(status));
-  options.min_ort = min_ort;
-  options.skip = skip;
-  options.window_caches = window_caches;
-  if (kv_cache) {
-    const auto type = CacheTypeOf(*kv_cache);
-    if (!type.ok()) return AsTuple(Failure(type.status()));
-    options.kv_cache = {.type = *type, .scale_per_tensor = scale_per_tensor, .largest = largest};
+  auto options = ReadWords({.to = to, .own = own, .rope = rope, .kv_cache = kv_cache});
+  if (!options.ok()) return AsTuple(Failure(options.status()));
+  options->min_ort = min_ort;
+  options->skip = skip;
+  options->window_caches = window_caches;
+  if (options->kv_cache) {
+    options->kv_cache->scale_per_tensor = scale_per_tensor;
+    options->kv_cache->largest = largest;
   }
-  options.fast_prefill = fast_prefill;
-  options.prune_inputs = prune_inputs;
-  options.weights_name = weights;
-  options.link_weights = link_weights;
-  options.dry_run = dry_run;
-  if (progress) options.progress = kvshare::report::CopyBar();
+  options->fast_prefill = fast_prefill;
+  options->prune_inputs = prune_inputs;
+  options->weights_name = weights;
+  options->link_weights = link_weights;
+  options->dry_run = dry_run;
+  if (progress) options->progress = kvshare::report::CopyBar();
   Answer answer;
   {
     const nb::gil_scoped_release released;
-    answer = AnswerOf(kvshare::Rewrite(path, output, options));
+    answer = AnswerOf(kvshare::Rewrite(path, output, *options));
   }
   return AsTuple(answer);
 }
@@ -236,16 +244,15 @@ class PyRuntime final : public kvshare::Runtime {
   nb::object runtime_;
 };
 
+// `via`: how kvshare comes into the session; "": as the model needs.
 kvshare::Result<kvshare::RunOptions> RunOptionsOf(const std::string& via, const std::string& library,
                                                   const kvshare::SessionEntries& entries,
                                                   const std::map<std::string, int64_t>& extents) {
   kvshare::RunOptions options{
       .via = kvshare::Via::kAsNeeded, .library = library, .entries = entries, .extents = extents};
-  if (via == "ep") options.via = kvshare::Via::kEp;
-  if (via == "ops") options.via = kvshare::Via::kOps;
-  if (via == "dropin") options.via = kvshare::Via::kDropIn;
-  if (!via.empty() && options.via == kvshare::Via::kAsNeeded)
-    return kvshare::Status::InvalidInput("option 'via' is '" + via + "'; needs ep, ops or dropin");
+  if (!via.empty()) {
+    KVSHARE_ASSIGN_OR_RETURN(options.via, ValueOf("via", via, kvshare::kVias));
+  }
   return options;
 }
 

@@ -26,7 +26,7 @@ def _checked(answer: tuple[str, str]) -> str:
     """What a native function answers; its failure as this package's exception."""
     code, text = answer
     if code != "ok":
-        raise _errors.of(code)(text)
+        raise _errors.class_for(code)(text)
     return text
 
 
@@ -122,7 +122,7 @@ def rewrite(
                "fast_prefill": fast_prefill, "prune_inputs": prune_inputs, "weights": weights, "link_weights": link_weights,
                "dry_run": dry_run, "progress": progress}
     with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
-        options["largest"] = {} if calibrate is None else _largest(path, calibrate, folder)
+        options["largest"] = {} if calibrate is None else _largest_of_channels(path, calibrate, folder)
         target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")
         fields = _call(_native.rewrite, path, target, **options)
         if is_path or dry_run:
@@ -132,7 +132,7 @@ def rewrite(
         return RewriteReport.from_json(fields, onnx.load(target))
 
 
-def _largest(model: str, prompt: Any, folder: str) -> dict[str, list[float]]:
+def _largest_of_channels(model: str, prompt: Any, folder: str) -> dict[str, list[float]]:
     """The largest magnitude of each channel of each present, from one run on a prompt."""
     if isinstance(prompt, (str, os.PathLike)):
         inputs = os.fspath(prompt)

@@ -38,9 +38,8 @@ std::string CheckExtent(const std::string& pair) {
 }
 
 Via ViaOf(const RunFlags& flags) {
-  if (flags.via == "ep") return Via::kEp;
-  if (flags.via == "ops") return Via::kOps;
-  if (flags.via == "dropin") return Via::kDropIn;
+  for (const auto& [name, via] : kVias)
+    if (flags.via == name) return via;
   return flags.library.empty() ? Via::kAsNeeded : Via::kOps;  // who names a library wants it
 }
 
@@ -67,6 +66,8 @@ RunOptions RunFlags::Options() const {
 }
 
 void AddRunFlags(CLI::App& verb, RunFlags& flags) {
+  std::vector<std::string> via_names;
+  for (const auto& [name, via] : kVias) via_names.emplace_back(name);
   verb.add_option("--ort", flags.ort,
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
   verb.add_option("--lib", flags.library, "library to register (default: libkvshare_ort.so beside this program)");
@@ -76,7 +77,7 @@ void AddRunFlags(CLI::App& verb, RunFlags& flags) {
           "operators), dropin "
           "(its operators in place of ONNX Runtime's own); default of doctor: what suits the model and this ONNX "
           "Runtime; of verify: ops, where the model needs them")
-      ->check(CLI::IsMember({"ep", "ops", "dropin"}));
+      ->check(CLI::IsMember(via_names));
   verb.add_option("--entry", flags.entries, "session entry, e.g. kvshare.drop_in=1; set before the registration")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)  // one a flag, or it would swallow MODEL

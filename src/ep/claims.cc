@@ -57,7 +57,7 @@ class Finder {
   }
 
  private:
-  void Reason(const Layer& layer, const char* what, const std::string& why) {
+  void AddReason(const Layer& layer, const char* what, const std::string& why) {
     claims_.reasons.push_back(fmt::format("{}: {}: {}", graph::Describe(*layer.node), what, why));
   }
 
@@ -65,13 +65,13 @@ class Finder {
   bool IsRefused(const Layer& layer, const char* what) {
     const auto refused = options_.refused.find(Output(*layer.node, 0));
     if (refused == options_.refused.end()) return false;
-    Reason(layer, what, refused->second);
+    AddReason(layer, what, refused->second);
     return true;
   }
 
   Plan& PlanOf(const Layer& layer) { return claims_.plans.at(Output(*layer.node, 0)); }
 
-  // What needs no other node.
+  // What the layer's kernel may do whatever becomes of the nodes around it.
   void AddPlain(const Layer& layer) {
     Plan plan;
     plan.hides_presents = PresentsUnread(layer);
@@ -81,8 +81,8 @@ class Finder {
     const auto [at, added] = claims_.plans.try_emplace(Output(*layer.node, 0), plan);
     if (added || at->second == plan) return;
     at->second = Plan{};
-    Reason(layer, "taken as ONNX says",
-           fmt::format("two bodies have a value '{}' that would mean different things", Output(*layer.node, 0)));
+    AddReason(layer, "taken as ONNX says",
+              fmt::format("two bodies have a value '{}' that would mean different things", Output(*layer.node, 0)));
   }
 
   // --- masks
@@ -144,7 +144,7 @@ class Finder {
       else if (meaning.ok())
         meanings.emplace(&layer, *std::move(meaning));
       else
-        Reason(layer, "keeps its mask", meaning.status().message());
+        AddReason(layer, "keeps its mask", meaning.status().message());
     }
     while (!meanings.empty() && !TakeGroup(meanings)) {
     }
@@ -176,7 +176,7 @@ class Finder {
         outputs.emplace(Input(*at->first->node, kMaskInput), *std::move(output));
         ++at;
       } else {
-        Reason(*at->first, "keeps its mask", output.status().message());
+        AddReason(*at->first, "keeps its mask", output.status().message());
         at = meanings.erase(at);
       }
     }
@@ -255,7 +255,7 @@ class Finder {
       if (odd.ok())
         borrowers.emplace(layer.node, &layer);
       else
-        Reason(layer, "its keys and values are copied", odd.message());
+        AddReason(layer, "its keys and values are copied", odd.message());
     }
     while (DropOneBorrower(borrowers)) {
     }
@@ -281,7 +281,8 @@ class Finder {
           return borrower != borrowers.end() && ReadsAsKeyOrValue(*borrower->second, *copy);
         });
         if (read.ok()) continue;
-        Reason(layer, "its keys and values are copied", fmt::format("{} {}", graph::Describe(*copy), read.message()));
+        AddReason(layer, "its keys and values are copied",
+                  fmt::format("{} {}", graph::Describe(*copy), read.message()));
         borrowers.erase(layer.node);
         return true;
       }

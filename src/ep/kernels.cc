@@ -39,11 +39,11 @@ class PlannedNode final : public ort::NodeInfo {
   }
   std::optional<float> Float(const char* attribute) const override { return node_.Float(attribute); }
   std::optional<std::string> String(const char* attribute) const override { return node_.String(attribute); }
-  size_t InputCount() const override { return CountsKept() ? kInputsWithKeyMask : node_.InputCount(); }
+  size_t InputCount() const override { return NumbersKeptKeys() ? kInputsWithKeyMask : node_.InputCount(); }
   size_t OutputCount() const override { return node_.OutputCount(); }
   bool HasInput(size_t index) const override {
     if (plan_.drops_mask && index == kMask) return false;
-    if (!CountsKept()) return node_.HasInput(index);
+    if (!NumbersKeptKeys()) return node_.HasInput(index);
     return index == kKeyMask || (index != kMask && node_.HasInput(index));
   }
   bool HasOutput(size_t index) const override { return node_.HasOutput(index); }
@@ -55,7 +55,8 @@ class PlannedNode final : public ort::NodeInfo {
  private:
   bool HasKeyMask() const { return !plan_.key_mask.empty(); }
   bool KnowsMask() const { return HasKeyMask() || plan_.drops_mask; }
-  bool CountsKept() const { return HasKeyMask() && !plan_.columns; }
+  // Positions are those among the keys that the mask keeps, as kvshare's Attention reads its input key_mask.
+  bool NumbersKeptKeys() const { return HasKeyMask() && !plan_.columns; }
 
   const ort::NodeInfo& node_;
   const Plan& plan_;

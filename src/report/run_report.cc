@@ -17,12 +17,10 @@ constexpr const char* kOrderRule =
     "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
     "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
 
-const char* NameOf(Via via) {
-  switch (via) {
-    case Via::kEp: return "ep";
-    case Via::kDropIn: return "dropin";
-    default: return "ops";
-  }
+std::string_view NameOf(Via via) {
+  for (const auto& [name, known] : kVias)
+    if (known == via) return name;
+  return "ops";  // a diagnosis as needed registers the operators
 }
 
 // JSON has no NaN and no infinity.

@@ -126,11 +126,11 @@ void FillFrom(Problem& p, const Draw& draw) {
   p.per_channel = draw.key_outlier > 1 || draw.value_outlier > 1;
   p.Fill();
   std::mt19937 random(p.seed + 1);
-  std::uniform_real_distribution<double> uniform(-1, 1);
+  const auto uniform = [&] { return 2.0 * testing::Uniform(random) - 1; };
   const int64_t row = RowElements(p.kv_type, p.D), value_row = RowElements(p.kv_type, p.Dv);
   const double largest = Largest(p.kv_type);
-  for (int64_t i = 0; i < p.key.size(); ++i) p.key.Set(i, uniform(random) * largest);
-  for (int64_t i = 0; i < p.value.size(); ++i) p.value.Set(i, uniform(random) * largest);
+  for (int64_t i = 0; i < p.key.size(); ++i) p.key.Set(i, uniform() * largest);
+  for (int64_t i = 0; i < p.value.size(); ++i) p.value.Set(i, uniform() * largest);
   if (draw.constant_outlier)
     for (int64_t j = 0; j < p.Hkv * p.T; ++j) p.key.Set(j * row + kOutlierChannel, largest);
   if (draw.needle)

@@ -16,6 +16,7 @@
 #include "core/half.h"
 #include "kvshare/attend.h"
 #include "kvshare/oracle.h"
+#include "tests/support/draw.h"
 
 namespace kvshare::testing {
 
@@ -48,8 +49,7 @@ struct Array {
     // Codes fill their range.
     if (type == DType::kI8) spread *= 50;
     if (type == DType::kI4) spread *= 4;
-    std::normal_distribution<float> normal(0, static_cast<float>(spread));
-    for (int64_t i = 0; i < size(); ++i) Set(i, normal(random));
+    for (int64_t i = 0; i < size(); ++i) Set(i, spread * Normal(random));
   }
 };
 
@@ -96,9 +96,9 @@ struct Problem {
     value.Fill(random, 1);
     if (IsQuantized(kv_type)) {
       const float one = kv_type == DType::kI8 ? 0.02F : kv_type == DType::kI4 ? 0.25F : 1.0F;
-      std::uniform_real_distribution<float> scales(0.5F * one, one);
-      for (int64_t i = 0; i < (per_channel ? Hkv * D : 1); ++i) key_scale.push_back(scales(random));
-      for (int64_t i = 0; i < (per_channel ? Hkv * Dv : 1); ++i) value_scale.push_back(scales(random));
+      const auto draw_scale = [&] { return one * (0.5F + 0.5F * Uniform(random)); };
+      for (int64_t i = 0; i < (per_channel ? Hkv * D : 1); ++i) key_scale.push_back(draw_scale());
+      for (int64_t i = 0; i < (per_channel ? Hkv * Dv : 1); ++i) value_scale.push_back(draw_scale());
     }
     if (length.empty()) length.assign(B, T);
     if (query_position.empty())
@@ -129,14 +129,12 @@ struct Problem {
     mask_per_head = per_head;
     const int64_t count = B * (per_head ? Hq : 1) * S * T;
     mask = Array(mask_type, count);
-    std::bernoulli_distribution hide(0.3);
-    std::normal_distribution<float> normal(0, 1);
     for (int64_t i = 0; i < count; ++i) {
-      const bool hidden = hide(random);
+      const bool hidden = Uniform(random) < 0.3F;
       if (mask_type == DType::kBool)
         mask.bytes[i] = static_cast<std::byte>(hidden ? 0 : 1);
       else
-        mask.Set(i, hidden ? -std::numeric_limits<double>::infinity() : normal(random));
+        mask.Set(i, hidden ? -std::numeric_limits<double>::infinity() : Normal(random));
     }
   }
 
