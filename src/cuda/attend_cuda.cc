@@ -91,7 +91,7 @@ bool Prepares(const DeviceAttention& call) {
 // What kernels of tiles can serve, where one has the types; the rest is the plain kernel's.
 bool InTiles(const DeviceAttention& call) {
   if (call.output.type != call.query.type || call.value.type != call.key.type) return false;
-  if (call.D != call.Dv || call.key_mask != nullptr || call.scores.data != nullptr) return false;
+  if (call.D != call.Dv || call.scores.data != nullptr) return false;
   return BytesOf(call.key.type, call.D) % 16 == 0 && InPieces(call.key, 16) && InPieces(call.value, 16) &&
          InPieces(call.output, 4) && (Prepares(call) || InPieces(call.query, 4));
 }
@@ -139,7 +139,7 @@ struct Scratch {
   size_t query = 0;  // bytes of each
   size_t sums = 0;
   size_t softmax = 0;
-  size_t counts = 0;
+  size_t counts = 0;  // and as much for the kept keys
 
   explicit Scratch(const AttendPlan& plan) {
     const DeviceAttention& call = plan.call;
@@ -155,7 +155,7 @@ struct Scratch {
     if (call.key_mask != nullptr)
       counts = Rounded(static_cast<size_t>(call.B) * static_cast<size_t>(call.T) * sizeof(int32_t));
   }
-  size_t bytes() const { return query + sums + softmax + counts; }
+  size_t bytes() const { return query + sums + softmax + 2 * counts; }
 };
 
 Status RefuseF64(DType type, std::string_view where) {
@@ -203,9 +203,9 @@ Status AttendCuda(const AttendPlan& plan, void* stream, void* scratch) {
   grid.D = plan.kernel->D;
   grid.partial_sums = static_cast<float*>(take(parts.sums));
   grid.partial_softmax = static_cast<float*>(take(parts.softmax));
-  auto* const counts = static_cast<int32_t*>(take(parts.counts));
-  grid.key_positions = counts;
-  if (counts != nullptr) KVSHARE_RETURN_IF_ERROR(LaunchCountKeys(call, counts, stream));
+  call.key_counts = static_cast<int32_t*>(take(parts.counts));
+  call.kept_keys = static_cast<int32_t*>(take(parts.counts));
+  if (call.key_mask != nullptr) KVSHARE_RETURN_IF_ERROR(LaunchCountKeys(call, stream));
   if (query != nullptr) {
     const auto prepared = MutableHeadsView::Bnsh(query, call.query.type, call.B, call.Hq, call.S, call.D);
     KVSHARE_RETURN_IF_ERROR(LaunchPrepareQuery(call, OutputOf(prepared), stream));

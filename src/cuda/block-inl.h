@@ -10,7 +10,6 @@ namespace kvshare::cuda {
 struct TileBlock {
   int split, kv_head, b, row, rows, group, tile;
   Place place;
-  int64_t first_column;
   Range keys;  // of the split
 
   template <typename Shape>
@@ -24,7 +23,6 @@ struct TileBlock {
     mine.group = call.Hq / call.Hkv;
     mine.rows = mine.group * call.S;
     mine.place = PlaceOf(call, mine.b);
-    mine.first_column = NumberOf(call.first_column, mine.b);
     const int last = gpu::Min(mine.row + Shape::kRows, mine.rows) - 1;
     const Range all = TileRange(call, mine.place, mine.group, mine.row, last);
     const int tiles = (all.end - all.begin + Shape::kKeys - 1) / Shape::kKeys;
@@ -35,17 +33,22 @@ struct TileBlock {
   }
   GPU_FN int Head(int r) const { return kv_head * group + r % group; }
   GPU_FN int Token(int r) const { return r / group; }
-  // The range of row r; empty past the last one.
+  // How rows count `key`; below 0 where the key mask hides it, or no row of the block sees it.
+  GPU_FN int CountOf(const DeviceAttention& call, int key) const {
+    return key < keys.end ? cuda::CountOf(call, b, key) : -1;
+  }
+  // The counts that row r sees; none past the last row.
   GPU_FN Range RangeOf(const DeviceAttention& call, int r) const {
     return r < rows ? RowRange(call, place, Token(r)) : Range{0, 0};
   }
-  // The score of row r, which sees `range`, and of a key: from their dot product, in units of log2(e).
+  // The score of row r, which sees `range`, and of a key, which it counts as `count`: from their dot product, in units
+  // of log2(e).
   GPU_FN float Score(const DeviceAttention& call, const ScoreScale& scaled, const Range& range, float dot, int r,
-                     int key) const {
-    if (key < range.begin || key >= range.end) return -gpu::Infinity();
+                     int key, int count) const {
+    if (count < range.begin || count >= range.end) return -gpu::Infinity();
     const float score = scaled(dot);
     if (call.mask.data == nullptr) return score;
-    return score + kLog2E * MaskAt(call, b, first_column, Head(r), Token(r), key);
+    return score + kLog2E * MaskAt(call, b, NumberOf(call.first_column, b), Head(r), Token(r), key);
   }
 };
 

@@ -24,26 +24,48 @@ inline constexpr int kBitsOf<F8E4M3> = 8;
 template <>
 inline constexpr int kBitsOf<I4> = 4;
 
-// Code `index` of a word. A small integer beside 2^23 is the lowest bits of a float.
+// Element `index` of a word. A small integer beside 2^23 is the lowest bits of a float.
 template <typename Code>
 GPU_FN float CodeAt(uint32_t word, int index) {
   constexpr uint32_t kTwo23 = 0x4B000000;
-  if constexpr (std::is_same_v<Code, I8>) {
+  if constexpr (kBitsOf<Code> == 16) {
+    return gpu::Widen<Code>(static_cast<uint16_t>(word >> (16 * index)));
+  } else if constexpr (std::is_same_v<Code, I8>) {
     return gpu::FloatOf(kTwo23 | (((word >> (8 * index)) & 0xFF) ^ 0x80)) - (0x1p23F + 128);
   } else if constexpr (std::is_same_v<Code, I4>) {
     return gpu::FloatOf(kTwo23 | ((word >> (4 * index)) & 0xF)) - (0x1p23F + 8);
   } else {
     static_assert(std::is_same_v<Code, F8E4M3>);
-    const uint32_t byte = word >> (8 * index), magnitude = byte & 0x7F;
-    const float number = gpu::FloatOf((byte & 0x80) << 24 | magnitude << 20) * 0x1p120F;  // exponents count from 7
-    return magnitude == 0x7F ? gpu::FloatOf(0x7FC00000) : number;
+    return CodeAt<gpu::Half>(gpu::WidenE4M3<gpu::Half>(word, index & ~1, index | 1), index % 2);
   }
 }
 
 // Two codes of a word, `first` in the lower half. Both 16-bit types hold every code.
 template <typename Element, typename Code>
 GPU_FN uint32_t CodePair(uint32_t word, int first, int second) {
-  return gpu::Pack2<Element>(CodeAt<Code>(word, first), CodeAt<Code>(word, second));
+  if constexpr (std::is_same_v<Code, F8E4M3>)
+    return gpu::WidenE4M3<Element>(word, first, second);
+  else
+    return gpu::Pack2<Element>(CodeAt<Code>(word, first), CodeAt<Code>(word, second));
+}
+
+// Channels [channel, channel + 4) of a row of a tile in shared memory; `channel` is a multiple of four.
+template <typename Code>
+GPU_FN void LoadFour(float (&four)[4], const uint16_t* row, int channel) {
+  constexpr int kBits = kBitsOf<Code>;
+  if constexpr (kBits == 32) {
+    gpu::LoadShared(four, reinterpret_cast<const float*>(row) + channel);
+  } else {
+    uint32_t words[2];
+    if constexpr (kBits == 4) {
+      words[0] = row[channel / 4];
+    } else {
+      GPU_UNROLL
+      for (int i = 0; i < kBits / 8; ++i) words[i] = reinterpret_cast<const uint32_t*>(row)[channel / (32 / kBits) + i];
+    }
+    GPU_UNROLL
+    for (int i = 0; i < 4; ++i) four[i] = CodeAt<Code>(words[i * kBits / 32], i % (32 / kBits));
+  }
 }
 
 // What the codes of K mean for the scores of a KV head. Scales of channels go into the query, in proportion to the

@@ -1,19 +1,23 @@
-// The products of decode in f32, by fused multiply-adds: no tensor core keeps all bits. A lane has the scores of two
-// keys and two rows, as tensor cores would leave them, and the sums of all eight rows and of four channels in each 128.
-// The weights go from the one to the other through shared memory.
+// The products of decode in f32, by fused multiply-adds: no tensor core keeps all bits. The cache is f32, 16-bit
+// elements or codes, widened in registers. A lane has the scores of two keys and two rows, as tensor cores would leave
+// them, and the sums of all eight rows and of four channels in each 128. The weights go from the one to the other
+// through shared memory.
 #pragma once
 
 #include "cuda/block-inl.h"
+#include "cuda/codes-inl.h"
 #include "cuda/tile-inl.h"
 
 namespace kvshare::cuda {
 
 template <typename Shape>
 struct FmaProducts {
+  using Code = typename Shape::Code;
   static constexpr int kTiles = Shape::kWarpTiles;
   static constexpr int kRows = 8;                          // of a warp
   static constexpr int kPieces = Shape::kD / 128;          // of four channels, that a lane sums
-  static constexpr int kRow = TileRow(Shape::kUnits) / 2;  // floats from one row of a tile, or of Q, to the next
+  static constexpr int kTileRow = TileRow(Shape::kUnits);  // units from one row of a tile to the next
+  static constexpr int kRow = Shape::kD + 4;               // floats from one row of Q to the next
   static constexpr int kQueryBytes = Shape::kTiles * kRows * kRow * 4;
   static constexpr int kWeightBytes = (Shape::kKeys + 1) * kRows * 4;  // of a warp: [keys, rows], and fading
   static_assert(kTiles == 1, "sums of more rows fill no registers");
@@ -25,7 +29,7 @@ struct FmaProducts {
   const float* query;  // [rows of the warp, kRow]
   float* weights;      // [keys + 1, rows]
 
-  GPU_FN FmaProducts(const DeviceAttention& call, const TileBlock& mine, const KeyScale&) {
+  GPU_FN FmaProducts(const DeviceAttention& call, const TileBlock& mine, const KeyScale& scale) {
     const int lane = gpu::Thread() % 32, warp = gpu::Thread() / 32;
     auto* const rows = reinterpret_cast<float*>(gpu::Shared() + Shape::kLoopBytes);
     query = rows + warp % Shape::kTeam * kRows * kRow;
@@ -35,8 +39,11 @@ struct FmaProducts {
       const int r = mine.row + row;
       const float* const source =
           from + mine.Head(r) * call.query.head_stride + mine.Token(r) * call.query.token_stride;
-      for (int channel = lane; channel < Shape::kD; channel += 32)
-        rows[row * kRow + channel] = r < mine.rows && channel < call.D ? source[channel] : 0;
+      for (int channel = lane; channel < Shape::kD; channel += 32) {
+        const bool in = r < mine.rows && channel < call.D;
+        const float factor = kBitsOf<Code> < 16 && in && scale.channels != nullptr ? scale.Of(channel) : 1.0F;
+        rows[row * kRow + channel] = in ? source[channel] * factor : 0;
+      }
     }
     gpu::SyncThreads();
   }
@@ -44,13 +51,13 @@ struct FmaProducts {
   // As a fragment of tensor cores: element e is of key lane / 4 + e / 2 * 8 and row lane % 4 * 2 + e % 2.
   GPU_FN void Scores(float (&scores)[kTiles][4], const uint16_t* tile) const {
     const int lane = gpu::Thread() % 32;
-    const float* const key = reinterpret_cast<const float*>(tile) + lane / 4 * kRow;
+    const uint16_t* const key = tile + lane / 4 * kTileRow;
     const float* const row = query + lane % 4 * 2 * kRow;
     for (int channel = 0; channel < Shape::kD; channel += 4) {
       float k[2][4], q[2][4];
       GPU_UNROLL
       for (int i = 0; i < 2; ++i) {
-        gpu::LoadShared(k[i], key + i * 8 * kRow + channel);
+        LoadFour<Code>(k[i], key + i * 8 * kTileRow, channel);
         gpu::LoadShared(q[i], row + i * kRow + channel);
       }
       GPU_UNROLL
@@ -73,7 +80,6 @@ struct FmaProducts {
 
   // Needs a barrier of the warp behind Weigh.
   GPU_FN void Sum(const uint32_t (&)[kTiles][2], const uint16_t* tile) {
-    const float* const value = reinterpret_cast<const float*>(tile) + gpu::Thread() % 32 * 4;
     float row[kRows];
     GetWeights(row, Shape::kKeys);
     GPU_UNROLL
@@ -86,7 +92,7 @@ struct FmaProducts {
       GPU_UNROLL
       for (int piece = 0; piece < kPieces; ++piece) {
         float v[4];
-        gpu::LoadShared(v, value + key * kRow + piece * 128);
+        LoadFour<Code>(v, tile + key * kTileRow, piece * 128 + gpu::Thread() % 32 * 4);
         GPU_UNROLL
         for (int r = 0; r < kRows; ++r) {
           GPU_UNROLL

@@ -110,6 +110,11 @@ struct TensorProducts {
     }
   }
 
+  // Compilers move loads ahead, past any barrier but one of the warp. Beside codes that are widened, many would spill.
+  GPU_FN static void LoadFewAhead(int load) {
+    if (kCodes > 1 && load % 4 == 3) gpu::SyncWarp();
+  }
+
   // S^T of the 16 keys in `tile`.
   GPU_FN void Scores(float (&scores)[kTiles][4], const uint16_t* tile) const {
     const int lane = gpu::Thread() % 32;
@@ -118,6 +123,7 @@ struct TensorProducts {
     GPU_UNROLL
     for (int load = 0; load < kSteps / kCodes; ++load) {
       uint32_t words[4];
+      LoadFewAhead(load);
       gpu::LdMatrix(words, row + load * 16);
       GPU_UNROLL
       for (int part = 0; part < kCodes; ++part) {
@@ -157,6 +163,7 @@ struct TensorProducts {
     GPU_UNROLL
     for (int load = 0; load < kSteps / kCodes; ++load) {
       uint32_t words[4];
+      LoadFewAhead(load);
       gpu::LdMatrixTrans(words, row + load * 16);
       GPU_UNROLL
       for (int part = 0; part < kCodes; ++part) {

@@ -157,15 +157,16 @@ GPU_FN void DecodeLoop(const DeviceAttention& call, const TileBlock& mine, const
     // No lane reads K any more.
     SyncRing<Shape>();
     ring.Copy(i + Shape::kStages, false);
+    const int key = ring.FirstKey(i) + lane / 4;  // and key + 8
+    const int count[2] = {mine.CountOf(call, key), mine.CountOf(call, key + 8)};
     uint32_t packed[Shape::kWarpTiles][2];
     GPU_UNROLL
     for (int n = 0; n < Shape::kWarpTiles; ++n) {
       float x[4], fade[2];
       GPU_UNROLL
       for (int e = 0; e < 4; ++e) {
-        const int key = ring.FirstKey(i) + lane / 4 + e / 2 * 8;
         const int r = first_row + n * 8 + lane % 4 * 2 + e % 2;
-        x[e] = mine.Score(call, scaled, range[n][e % 2], scores[n][e], r, key);
+        x[e] = mine.Score(call, scaled, range[n][e % 2], scores[n][e], r, key + e / 2 * 8, count[e / 2]);
       }
       state.softmax.Weigh(x, fade, n);
       state.products.Weigh(packed, x, fade, n);

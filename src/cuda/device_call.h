@@ -88,6 +88,9 @@ struct DeviceAttention {
   const void* key_mask = nullptr;  // KeyMaskView [B, T]
   DType key_mask_type = DType::kI64;
   int64_t key_mask_stride = 0;
+  // Of a key mask, in scratch memory; CountKeysKernel writes both.
+  int32_t* key_counts = nullptr;  // [B, T] how many keys are kept up to key j; of a hidden key, its complement
+  int32_t* kept_keys = nullptr;   // [B, T] the keys that are kept, in order
   DeviceRow query_row;
   DeviceScores scores;
 };

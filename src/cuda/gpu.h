@@ -6,6 +6,7 @@
 //   SyncThreads SyncWarp               barriers; what was written before is seen behind
 //   SyncTeam(team, warps)              a barrier of warps [team * warps, (team + 1) * warps); up to 15 teams a block
 //   Shuffle ShuffleXor                 all 32 lanes take part
+//   Ballot CountBits                   which lanes say yes, as a bit each; all 32 take part
 //   LoadShared                         16 aligned bytes of shared memory; all 32 lanes take part
 //   LdMatrix LdMatrixTrans             four 8x8 matrices of 16 bits; lane i names row i % 8 of matrix i / 8
 //   MovMatrixTrans                     an 8x8 matrix of 16 bits, transposed between the lanes
@@ -14,6 +15,9 @@
 //                                      zero; visible to the lane itself once at most N newer groups are under way
 //   Exp2 Tanh Rsqrt Round              Exp2 and Rsqrt may be approximations
 //   Pack2<T> Narrow<T> Widen<T>        f32 to 16 bits, nearest, ties to even; and back
+//   MultiplyAdd2<T>                    a * b + c of two 16-bit elements each, rounded once
+//   PickBytes                          four bytes of a word: each digit of the selector names one, 4 is zero
+//   WidenE4M3<T>                       two of the four fp8 codes of a word as two elements
 #pragma once
 
 #include <cstdint>
@@ -24,6 +28,10 @@ namespace gpu {
 // Tags of 16-bit elements.
 struct Half {};
 struct BF16 {};
+template <typename T>
+inline constexpr bool kIsBF16 = false;
+template <>
+inline constexpr bool kIsBF16<BF16> = true;
 
 struct Dim {
   unsigned x = 1;
@@ -58,6 +66,9 @@ GPU_FN void SyncTeam(int team, int warps) {
 }
 GPU_FN float Shuffle(float v, int lane) { return __shfl_sync(~0U, v, lane); }
 GPU_FN float ShuffleXor(float v, int mask) { return __shfl_xor_sync(~0U, v, mask); }
+GPU_FN uint32_t Ballot(bool yes) { return __ballot_sync(~0U, yes); }
+GPU_FN int CountBits(uint32_t bits) { return __popc(bits); }
+GPU_FN uint32_t PickBytes(uint32_t word, uint32_t selector) { return __byte_perm(word, 0, selector); }
 
 GPU_FN void LoadShared(float (&r)[4], const float* from) {
   const float4 four = *reinterpret_cast<const float4*>(from);
@@ -138,6 +149,20 @@ GPU_FN uint32_t Pack2<BF16>(float low, float high) {
   return r;
 }
 template <typename T>
+GPU_FN uint32_t MultiplyAdd2(uint32_t a, uint32_t b, uint32_t c);
+template <>
+GPU_FN uint32_t MultiplyAdd2<Half>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+template <>
+GPU_FN uint32_t MultiplyAdd2<BF16>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+template <typename T>
 GPU_FN float Widen(uint16_t bits);
 template <>
 GPU_FN float Widen<Half>(uint16_t bits) {
@@ -170,6 +195,26 @@ GPU_FN T Max(T a, T b) {
 template <typename T>
 GPU_FN uint16_t Narrow(float x) {
   return static_cast<uint16_t>(Pack2<T>(x, 0.0F));
+}
+
+// Where no instruction does it, bits are moved, and a product mends the exponent: that of a code counts from 7, that of
+// an element from 15 or 127. -0 is added, or NaN to what means NaN.
+template <typename T>
+GPU_FN uint32_t WidenE4M3(uint32_t word, int first, int second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  uint32_t two;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(two) : "h"(static_cast<uint16_t>(PickBytes(word, first | second << 4))));
+  if constexpr (kIsBF16<T>)
+    two = Pack2<T>(Widen<Half>(static_cast<uint16_t>(two)), Widen<Half>(static_cast<uint16_t>(two >> 16)));
+  return two;
+#else
+  constexpr uint32_t kPower = kIsBF16<T> ? 0x7B807B80 : 0x5C005C00;  // 2^120, 2^8
+  constexpr int kShift = kIsBF16<T> ? 4 : 1;
+  const uint32_t codes = PickBytes(word, 0x0404 | first << 4 | second << 12);
+  const uint32_t magnitudes = codes & 0x7F007F00;
+  const uint32_t nans = (magnitudes + 0x01000100) >> 15 & 0x00010001;
+  return (codes & 0x80008000) | MultiplyAdd2<T>(magnitudes >> kShift, kPower, 0x80008000 - nans);
+#endif
 }
 
 }  // namespace gpu

@@ -14,12 +14,11 @@ namespace kvshare::cuda {
 // How the work of one AttendKernel launch is cut, and where its partial results lie.
 struct AttendGrid {
   int32_t splits = 1;
-  int32_t row_tiles = 1;                   // tiles of rows (token, head of the group) a KV head
-  int32_t rows = 1;                        // of a tile
-  int32_t D = 0;                           // of a row of partial_sums
-  float* partial_sums = nullptr;           // [B, Hkv, row_tiles, splits, rows, D]
-  float* partial_softmax = nullptr;        // [B, Hkv, row_tiles, splits, rows, 2]: maximum and sum of weights
-  const int32_t* key_positions = nullptr;  // [B, T] running counts of the key mask
+  int32_t row_tiles = 1;             // tiles of rows (token, head of the group) a KV head
+  int32_t rows = 1;                  // of a tile
+  int32_t D = 0;                     // of a row of partial_sums
+  float* partial_sums = nullptr;     // [B, Hkv, row_tiles, splits, rows, D]
+  float* partial_softmax = nullptr;  // [B, Hkv, row_tiles, splits, rows, 2]: maximum and sum of weights
 };
 
 // How a kernel reads its operands.
@@ -48,7 +47,7 @@ std::span<const AttendKernel> AttendKernels();
 // The rest of what a call launches.
 Status LaunchMergeSplits(const DeviceAttention& call, const AttendGrid& grid, void* stream);
 Status LaunchPrepareQuery(const DeviceAttention& call, const DeviceOutput& to, void* stream);
-Status LaunchCountKeys(const DeviceAttention& call, int32_t* counts, void* stream);
+Status LaunchCountKeys(const DeviceAttention& call, void* stream);
 Status LaunchDropRows(const DeviceAppend& call, void* stream);
 Status LaunchAppendRows(const DeviceAppend& call, int64_t rows, void* stream);
 Status LaunchPlaceSequences(const DeviceRules& rules, void* stream);

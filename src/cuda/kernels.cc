@@ -2,6 +2,7 @@
 #include "cuda/append-inl.h"
 #include "cuda/decode_warp-inl.h"
 #include "cuda/kernel_table.h"
+#include "cuda/key_counts-inl.h"
 #include "cuda/launch.h"
 #include "cuda/merge-inl.h"
 #include "cuda/places-inl.h"
@@ -45,10 +46,10 @@ Status LaunchPrefill(const DeviceAttention& call, const AttendGrid& grid, void* 
   return Launch(&PrefillKernel<Shape>, shape, stream, call, grid);
 }
 
-Status LaunchPlain(const DeviceAttention& call, const AttendGrid& grid, void* stream) {
+Status LaunchPlain(const DeviceAttention& call, const AttendGrid& /*grid*/, void* stream) {
   const LaunchShape shape{
       {Blocks(int64_t{call.B} * call.Hq * call.S)}, kPlainThreads, PlainSharedBytes(call.D, call.Dv)};
-  return Launch(&PlainKernel, shape, stream, call, grid);
+  return Launch(&PlainKernel, shape, stream, call);
 }
 
 template <typename Shape>
@@ -132,9 +133,9 @@ Status LaunchPrepareQuery(const DeviceAttention& call, const DeviceOutput& to, v
   return Launch(&PrepareQueryKernel, shape, stream, call, to);
 }
 
-Status LaunchCountKeys(const DeviceAttention& call, int32_t* counts, void* stream) {
-  const LaunchShape shape{{Blocks(call.B)}, kCountThreads, sizeof(int32_t) * kCountThreads};
-  return Launch(&CountKeysKernel, shape, stream, call, counts);
+Status LaunchCountKeys(const DeviceAttention& call, void* stream) {
+  const LaunchShape shape{{Blocks(call.B)}, kCountThreads, sizeof(int32_t) * kCountThreads / 32};
+  return Launch(&CountKeysKernel, shape, stream, call);
 }
 
 Status LaunchDropRows(const DeviceAppend& call, void* stream) {

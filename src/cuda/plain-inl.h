@@ -15,51 +15,27 @@ constexpr size_t PlainSharedBytes(int64_t D, int64_t Dv) {
   return sizeof(float) * (static_cast<size_t>(D) + kPlainThreads + static_cast<size_t>(Dv));
 }
 
-inline constexpr int kCountThreads = 256;
-
-// Running counts of a key mask's kept keys: counts[b, j] of keys up to and with j. A block a sequence.
-GPU_KERNEL(kCountThreads, 1) CountKeysKernel(GPU_PARAM DeviceAttention call, int32_t* counts) {
-  auto* const kept = reinterpret_cast<int32_t*>(gpu::Shared());
-  const int b = static_cast<int>(gpu::Block().x), share = (call.T + kCountThreads - 1) / kCountThreads;
-  const int begin = gpu::Min(gpu::Thread() * share, call.T), end = gpu::Min(begin + share, call.T);
-  const auto keeps = [&](int j) { return IsSet(call.key_mask, call.key_mask_type, b * call.key_mask_stride + j); };
-  int32_t mine = 0;
-  for (int j = begin; j < end; ++j) mine += keeps(j) ? 1 : 0;
-  kept[gpu::Thread()] = mine;
-  // All counts are here.
-  gpu::SyncThreads();
-  int32_t count = 0;
-  for (int thread = 0; thread < gpu::Thread(); ++thread) count += kept[thread];
-  for (int j = begin; j < end; ++j) {
-    count += keeps(j) ? 1 : 0;
-    counts[static_cast<int64_t>(b) * call.T + j] = count;
-  }
-}
-
 struct PlainRow {
   int b, head, kv_head, s;
   int64_t first_column;
-  Range range;            // without a key mask
-  const int32_t* counts;  // [T], with one
-  int64_t scores_row;     // first element of its row of call.scores
+  Place place;
+  Range range;         // of counts
+  int64_t scores_row;  // first element of its row of call.scores
 
-  GPU_FN PlainRow(const DeviceAttention& call, const AttendGrid& grid) {
+  GPU_FN explicit PlainRow(const DeviceAttention& call) {
     const auto index = static_cast<int64_t>(gpu::Block().x);
     s = static_cast<int>(index % call.S);
     head = static_cast<int>(index / call.S % call.Hq);
     b = static_cast<int>(index / call.S / call.Hq);
     kv_head = head / (call.Hq / call.Hkv);
     first_column = NumberOf(call.first_column, b);
-    range = RowRange(call, PlaceOf(call, b), s);
-    counts = grid.key_positions == nullptr ? nullptr : grid.key_positions + static_cast<int64_t>(b) * call.T;
+    place = PlaceOf(call, b);
+    range = RowRange(call, place, s);
     scores_row = index * call.scores.keys;
   }
   GPU_FN bool Sees(const DeviceAttention& call, int j) const {
-    if (counts == nullptr) return j >= range.begin && j < range.end;
-    if (!IsSet(call.key_mask, call.key_mask_type, b * call.key_mask_stride + j)) return false;
-    const int64_t query = counts[call.T - call.S + s], key = counts[j];
-    return (call.window_left < 0 || query - key <= call.window_left) &&
-           (call.window_right < 0 || key - query <= call.window_right);
+    const int count = CountOf(call, b, j);
+    return count >= range.begin && count < range.end;
   }
   GPU_FN void Show(const DeviceAttention& call, ScoreStage stage, int64_t column, float value) const {
     if (call.scores.data == nullptr || call.scores.stage != stage || column >= call.scores.keys) return;
@@ -96,17 +72,15 @@ GPU_FN float PlainScore(const DeviceAttention& call, const PlainRow& row, const 
   return x + bias;
 }
 
-GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call, GPU_PARAM AttendGrid grid) {
+GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call) {
   float* const query = reinterpret_cast<float*>(gpu::Shared());
   float* const weights = query + call.D;
   float* const sums = weights + kPlainThreads;
   const int thread = gpu::Thread();
-  const PlainRow row(call, grid);
+  const PlainRow row(call);
   if (thread < 32) {
-    const Place place = PlaceOf(call, row.b);
-    const bool token = row.s < place.rows || row.counts != nullptr;
     const int64_t position =
-        token ? RotaryPosition(call.query_row, row.b, row.s, call.S, NumberOf(call.query_position, row.b)) : 0;
+        row.s < row.place.rows ? RotaryPosition(call.query_row, row.b, row.s, call.S, row.place.position) : 0;
     LoadRow(query, call.query,
             row.b * call.query.batch_stride + row.head * call.query.head_stride + row.s * call.query.token_stride,
             call.D, call.query_row, position);
@@ -118,8 +92,8 @@ GPU_KERNEL(kPlainThreads, 1) PlainKernel(GPU_PARAM DeviceAttention call, GPU_PAR
   }
   // The query is here, and what later scores replace.
   gpu::SyncThreads();
-  const bool every_key = row.counts != nullptr || call.scores.data != nullptr;
-  const int begin = every_key ? 0 : row.range.begin, end = every_key ? call.T : row.range.end;
+  const Range keys = call.scores.data != nullptr ? Range{0, call.T} : KeysOf(row.place, row.range);
+  const int begin = keys.begin, end = keys.end;
   float maximum = -gpu::Infinity(), sum = 0;
   for (int first = begin; first < end; first += kPlainThreads) {
     const int count = gpu::Min(end - first, kPlainThreads);

@@ -198,7 +198,7 @@ GPU_FN void PrefillLoop(const DeviceAttention& call, const TileBlock& mine, Pref
         float dot = dots[n % (Shape::kScored / 8)][e];
         if constexpr (Shape::kParts > 1) dot = scores[e / 2 * 8 * Shape::kScoreRow + n * 8 + e % 2];
         const int key = mine.keys.begin + i * Shape::kKeys + n * 8 + lane % 4 * 2 + e % 2;
-        x[n][e] = mine.Score(call, scaled, range[e / 2], dot, r + e / 2 * 8, key);
+        x[n][e] = mine.Score(call, scaled, range[e / 2], dot, r + e / 2 * 8, key, mine.CountOf(call, key));
       }
     }
     PrefillWeights<Shape>(x, sums);

@@ -13,17 +13,29 @@ GPU_FN int64_t NumberOf(const DeviceNumbers& numbers, int b) {
   return gpu::Min(gpu::Max(value, numbers.least), numbers.most);
 }
 
+// Where a sequence stands. Rows count keys by their index. With a key mask they count the kept keys alone, from 1.
 struct Place {
-  int length;        // valid keys, at most T
-  int rows;          // query rows that are tokens, at most S
-  int64_t position;  // of query row 0
+  int length;             // where the counts of valid keys end, at most T, or T + 1
+  int rows;               // query rows that are tokens, at most S
+  int64_t position;       // of query row 0
+  const int32_t* counts;  // [T] and
+  const int32_t* kept;    // [T] of a key mask, else null
 };
+
+// How many keys are kept up to a key, whether or not it is kept itself.
+GPU_FN int KeptUpTo(int count) { return count < 0 ? ~count : count; }
 
 GPU_FN Place PlaceOf(const DeviceAttention& call, int b) {
   const int64_t length = NumberOf(call.length, b);
   const int64_t rows = NumberOf(call.query_length, b);
+  const int64_t position = NumberOf(call.query_position, b);
+  if (call.key_counts != nullptr) {
+    const int32_t* const counts = call.key_counts + static_cast<int64_t>(b) * call.T;
+    return {KeptUpTo(counts[call.T - 1]) + 1, call.S, position, counts,
+            call.kept_keys + static_cast<int64_t>(b) * call.T};
+  }
   return {static_cast<int>(gpu::Min<int64_t>(gpu::Max<int64_t>(length, 0), call.T)),
-          static_cast<int>(gpu::Min<int64_t>(gpu::Max<int64_t>(rows, 0), call.S)), NumberOf(call.query_position, b)};
+          static_cast<int>(gpu::Min<int64_t>(gpu::Max<int64_t>(rows, 0), call.S)), position, nullptr, nullptr};
 }
 
 struct Range {
@@ -31,24 +43,37 @@ struct Range {
   int end;
 };
 
-// The keys [begin, end) that query row s sees where no mask hides them.
+// How rows count key j; below 0 where the key mask hides it.
+GPU_FN int CountOf(const DeviceAttention& call, int b, int j) {
+  return call.key_counts == nullptr ? j : call.key_counts[static_cast<int64_t>(b) * call.T + j];
+}
+
+// The counts [begin, end) of the keys that query row s sees where no mask hides them.
 GPU_FN Range RowRange(const DeviceAttention& call, const Place& place, int s) {
   if (s >= place.rows) return {0, 0};
-  const int64_t position = place.position + s;
-  int64_t begin = 0, end = place.length;
-  if (call.window_left >= 0) begin = gpu::Max<int64_t>(position - call.window_left, 0);
+  const bool counted = place.counts != nullptr;
+  const int64_t position = counted ? KeptUpTo(place.counts[call.T - call.S + s]) : place.position + s;
+  int64_t begin = counted ? 1 : 0, end = place.length;
+  if (call.window_left >= 0) begin = gpu::Max<int64_t>(begin, position - call.window_left);
   if (call.window_right >= 0) end = gpu::Min(end, position + call.window_right + 1);
   if (begin >= end) return {0, 0};
   return {static_cast<int>(begin), static_cast<int>(end)};
 }
 
-// What all rows (token, head of the group) of [first, last] see together. Ranges move right from token to token.
+// The keys from the first to the last one whose counts are in `range`.
+GPU_FN Range KeysOf(const Place& place, const Range& range) {
+  if (place.kept == nullptr || range.end == 0) return range;
+  return {place.kept[range.begin - 1], place.kept[range.end - 2] + 1};
+}
+
+// The keys that all rows (token, head of the group) of [first, last] see together. Ranges move right from token to
+// token.
 GPU_FN Range TileRange(const DeviceAttention& call, const Place& place, int group, int first, int last) {
   int s = first / group, past = gpu::Min(last / group, place.rows - 1) + 1;
   while (s < past && RowRange(call, place, s).end == 0) ++s;            // they stand before all keys
   while (s < past && RowRange(call, place, past - 1).end == 0) --past;  // or behind
   if (s >= past) return {0, 0};
-  return {RowRange(call, place, s).begin, RowRange(call, place, past - 1).end};
+  return KeysOf(place, {RowRange(call, place, s).begin, RowRange(call, place, past - 1).end});
 }
 
 // What the mask adds to the score of key j: 0, a bias, or -inf.

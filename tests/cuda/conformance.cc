@@ -16,11 +16,11 @@ namespace kvshare::cuda {
 namespace {
 
 constexpr int kLanes = 32;
-// Of a lane, in words: four of each LdMatrix and of LoadShared, one MovMatrixTrans, four of each Mma, two shuffles,
-// Pack2 and Widen of both types, four of CopyAsync, Exp2, Tanh, Rsqrt.
-constexpr int kWords = 4 + 4 + 4 + 1 + 4 + 4 + 2 + 4 + 4 + 3;
-constexpr int kExact = 4 + 4 + 4 + 1;  // the first ones are moved, not computed
-constexpr int kInput = 16;             // random words of a lane
+// Of a lane, in words: four of each LdMatrix and of LoadShared, one MovMatrixTrans, one Ballot, one PickBytes, four of
+// each Mma, two shuffles, Pack2, Widen, MultiplyAdd2 and WidenE4M3 of both types, four of CopyAsync, Exp2, Tanh, Rsqrt.
+constexpr int kWords = 4 + 4 + 4 + 1 + 1 + 1 + 4 + 4 + 2 + 8 + 4 + 3;
+constexpr int kExact = 4 + 4 + 4 + 1 + 1 + 1;  // the first ones are moved, not computed
+constexpr int kInput = 16;                     // random words of a lane
 
 template <typename T>
 GPU_FN void MultiplyWords(uint32_t* out, const uint32_t* in) {
@@ -47,6 +47,8 @@ GPU_KERNEL(kLanes, 1) WrapperKernel(const uint32_t* input, uint32_t* output) {
   gpu::LoadShared(four, reinterpret_cast<const float*>(row));
   for (int i = 0; i < 4; ++i) *out++ = gpu::BitsOf(four[i]);
   *out++ = gpu::MovMatrixTrans(half[5]);
+  *out++ = gpu::Ballot(half[7] % 2 == 0);
+  *out++ = gpu::PickBytes(half[7], 0x4203);
   MultiplyWords<gpu::Half>(out, half);
   MultiplyWords<gpu::BF16>(out + 4, bf16);
   out += 8;
@@ -58,6 +60,11 @@ GPU_KERNEL(kLanes, 1) WrapperKernel(const uint32_t* input, uint32_t* output) {
   *out++ = gpu::Pack2<gpu::BF16>(x * 1.1F, y);
   *out++ = gpu::BitsOf(x);
   *out++ = gpu::BitsOf(y);
+  *out++ = gpu::MultiplyAdd2<gpu::Half>(half[7], half[8], half[9]);
+  *out++ = gpu::MultiplyAdd2<gpu::BF16>(bf16[7], bf16[8], bf16[9]);
+  const uint32_t codes = half[9] & 0xF7F7;  // none is a NaN, whose bits may differ
+  *out++ = gpu::WidenE4M3<gpu::Half>(codes, 1, 0);
+  *out++ = gpu::WidenE4M3<gpu::BF16>(codes, 0, 1);
   gpu::CopyAsync(row + 4, half + 4, 8);
   gpu::CopyCommit();
   gpu::CopyWait<0>();

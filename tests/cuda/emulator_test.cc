@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "core/half.h"
 #include "cuda/emulation/race.h"
 #include "cuda/emulation/runtime.h"
 #include "cuda/gpu.h"
@@ -66,6 +68,14 @@ TEST(Emulator, ShufflesBetweenLanes) {
   });
 }
 
+TEST(Emulator, EveryLaneHasABitOfItsWarpsBallot) {
+  RunGrid({}, 64, 0, [] {
+    const int lane = gpu::Thread() % 32, warp = gpu::Thread() / 32;
+    EXPECT_EQ(gpu::Ballot(lane % 3 == warp), warp == 0 ? 0x49249249U : 0x92492492U);
+    EXPECT_EQ(gpu::CountBits(gpu::Ballot(lane >= 20)), 12);
+  });
+}
+
 TEST(Emulator, TransposesAMatrixBetweenLanes) {
   RunGrid({}, kWarp, 0, [] {
     const auto element = [](int row, int column) { return static_cast<uint32_t>(row * 8 + column); };
@@ -82,6 +92,26 @@ TEST(Emulator, RoundsTo16BitsToNearestTiesToEven) {
   EXPECT_EQ(gpu::Narrow<gpu::BF16>(1.0F + 0x3p-8F), 0x3F82);
   EXPECT_EQ(gpu::Widen<gpu::Half>(0x3C01), 1.0F + 0x1p-10F);
   EXPECT_EQ(gpu::Widen<gpu::BF16>(0x3F81), 1.0F + 0x1p-7F);
+}
+
+TEST(Emulator, PicksBytesAndMultipliesPairs) {
+  EXPECT_EQ(gpu::PickBytes(0x33221100, 0x4013), 0x00001133U);
+  // 1.5 * 2 + 0.25, -1 * 0.5 + 3
+  EXPECT_EQ(gpu::MultiplyAdd2<gpu::Half>(0xBC003E00, 0x38004000, 0x42003400), 0x41004280U);
+  EXPECT_EQ(gpu::MultiplyAdd2<gpu::BF16>(0xBF803FC0, 0x3F004000, 0x40403E80), 0x40204050U);
+}
+
+TEST(Emulator, WidensEveryCodeOfE4M3) {
+  const auto same = [](float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b); };
+  for (uint32_t code = 0; code < 256; ++code) {
+    const uint32_t word = code << 8 | (255 - code) << 24 | 0x00380038;
+    const uint32_t half = gpu::WidenE4M3<gpu::Half>(word, 1, 3), bf16 = gpu::WidenE4M3<gpu::BF16>(word, 1, 3);
+    for (int i = 0; i < 2; ++i) {
+      const float want = F32FromF8E4M3(static_cast<uint8_t>(word >> (8 + 16 * i)));
+      EXPECT_TRUE(same(gpu::Widen<gpu::Half>(static_cast<uint16_t>(half >> (16 * i))), want)) << want;
+      EXPECT_TRUE(same(gpu::Widen<gpu::BF16>(static_cast<uint16_t>(bf16 >> (16 * i))), want)) << want;
+    }
+  }
 }
 
 TEST(Emulator, SharedMemoryStartsAsNan) {

@@ -31,6 +31,7 @@ struct Case {
   float softcap;
   DType cache = type;
   bool per_channel = false;  // scales of codes
+  bool key_mask = false;     // says the lengths as padding on the left
 };
 const Case kCases[] = {
     {"full decode", DType::kF16, 1, 8, 1, 1, 700, 512, 0, 0},
@@ -53,6 +54,11 @@ const Case kCases[] = {
     {"int8, channels", DType::kBF16, 2, 8, 2, 1, 300, 256, 100, 0, DType::kI8, true},
     {"int4", DType::kF16, 1, 8, 1, 1, 300, 512, 0, 0, DType::kI4, true},
     {"fp8", DType::kF16, 1, 8, 1, 1, 300, 256, 0, 0, DType::kF8E4M3},
+    {"fp8, 16 rows of D 512", DType::kBF16, 1, 8, 1, 2, 300, 512, 0, 0, DType::kF8E4M3, true},
+    {"f32 over fp16", DType::kF32, 1, 8, 1, 1, 300, 512, 0, 0, DType::kF16},
+    {"f32 over int8, channels", DType::kF32, 1, 8, 1, 1, 300, 256, 0, 0, DType::kI8, true},
+    {"key mask", DType::kF16, 2, 8, 1, 1, 700, 512, 0, 0, DType::kF16, false, true},
+    {"key mask, window, prompt", DType::kBF16, 2, 8, 1, 40, 300, 256, 33, 0, DType::kBF16, false, true},
 };
 [[noreturn]] void Die(const Status& status) {
   std::fprintf(stderr, "gpu_check: %s\n", status.message().c_str());
@@ -96,11 +102,14 @@ class Tensors {
     device_scales_ = Must(Allocate(scales_.size() * sizeof(float)));
     Check(Upload(device_scales_, scales_.data(), scales_.size() * sizeof(float)));
     lengths_ = Must(Allocate(2 * static_cast<size_t>(c.B) * sizeof(int64_t)));
+    kept_.resize(static_cast<size_t>(c.B * c.T));
+    device_kept_ = Must(Allocate(kept_.size() * sizeof(int32_t)));
     SetLengths(std::vector<int64_t>(static_cast<size_t>(c.B), c.T));
   }
   ~Tensors() {
     for (void* block : device_) Check(Free(block));
     Check(Free(lengths_));
+    Check(Free(device_kept_));
     Check(Free(device_scales_));
   }
   Tensors(const Tensors&) = delete;
@@ -113,8 +122,10 @@ class Tensors {
     const size_t bytes = lengths.size() * sizeof(int64_t);
     Check(Upload(lengths_, length_.data(), bytes));
     Check(Upload(static_cast<char*>(lengths_) + bytes, position_.data(), bytes));
+    for (int64_t i = 0; i < c_.B * c_.T; ++i) kept_[i] = i % c_.T >= c_.T - lengths[i / c_.T] ? 1 : 0;
+    Check(Upload(device_kept_, kept_.data(), kept_.size() * sizeof(int32_t)));
   }
-  AttentionCall Call(void* const (&data)[4], const void* scales) const {
+  AttentionCall Call(void* const (&data)[4], const void* scales, const void* kept) const {
     AttentionCall call;
     call.query = HeadsView::Bsnh(data[0], c_.type, c_.B, c_.S, c_.Hq, c_.D);
     call.key = HeadsView::Bnsh(data[1], c_.cache, c_.B, c_.Hkv, c_.T, c_.D);
@@ -125,6 +136,7 @@ class Tensors {
     call.spec.softcap = c_.softcap;
     call.spec.window_left = c_.window > 0 ? c_.window - 1 : kUnlimited;
     call.spec.window_right = 0;
+    if (c_.key_mask) call.key_mask = {kept, DType::kI32, c_.T};
     return call;
   }
   AttendPlan Plan() const {
@@ -132,13 +144,13 @@ class Tensors {
     positions.length = {lengths_, true, 0, 0, c_.T};
     positions.query_position = {static_cast<const int64_t*>(lengths_) + c_.B, true, 0, -c_.S, c_.T};
     positions.query_length = DeviceNumbers::Same(c_.S);
-    return Must(PlanAttend(Call(device_, device_scales_), positions, Must(CurrentDevice()), "gpu_check"));
+    return Must(PlanAttend(Call(device_, device_scales_, device_kept_), positions, Must(CurrentDevice()), "gpu_check"));
   }
   // The largest difference from the oracle over the largest magnitude.
   double Error() {
     std::vector<std::byte> truth(host_[3].size());
     void* const data[4] = {host_[0].data(), host_[1].data(), host_[2].data(), truth.data()};
-    AttentionCall call = Call(data, scales_.data());
+    AttentionCall call = Call(data, scales_.data(), kept_.data());
     call.positions.length = length_.data();
     call.positions.query_position = position_.data();
     AttendOracle(call);
@@ -161,6 +173,8 @@ class Tensors {
   void* device_scales_ = nullptr;
   void* lengths_ = nullptr;  // [2, B]: lengths, then positions
   std::vector<int64_t> length_, position_;
+  std::vector<int32_t> kept_;  // [B, T], of a key mask
+  void* device_kept_ = nullptr;
 };
 
 double Tolerance(DType type) { return type == DType::kBF16 ? 1.6e-2 : type == DType::kF16 ? 2e-3 : 1e-5; }

@@ -55,6 +55,7 @@ void SyncThreads(Where where);
 void SyncWarp(Where where);
 void SyncTeam(int team, int warps, Where where);
 float Shuffle(float v, int lane, Where where);
+uint32_t Ballot(bool yes, Where where);
 void LoadShared(float (&r)[4], const float* from, Where where);
 void LdMatrix(uint32_t (&r)[4], const void* row, bool trans, Where where);
 uint32_t MovMatrixTrans(uint32_t v, Where where);

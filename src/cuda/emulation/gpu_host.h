@@ -30,6 +30,16 @@ inline float Shuffle(float v, int lane, Where where = Where::current()) { return
 inline float ShuffleXor(float v, int mask, Where where = Where::current()) {
   return emulation::Shuffle(v, (emulation::Thread() % 32) ^ mask, where);
 }
+inline uint32_t Ballot(bool yes, Where where = Where::current()) { return emulation::Ballot(yes, where); }
+inline int CountBits(uint32_t bits) { return std::popcount(bits); }
+inline uint32_t PickBytes(uint32_t word, uint32_t selector) {
+  uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t digit = selector >> (4 * i) & 7;
+    picked |= (digit < 4 ? word >> (8 * digit) & 0xFF : 0) << (8 * i);
+  }
+  return picked;
+}
 inline void LoadShared(float (&r)[4], const float* from, Where where = Where::current()) {
   emulation::LoadShared(r, from, where);
 }
@@ -42,11 +52,6 @@ inline void LdMatrixTrans(uint32_t (&r)[4], const void* row, Where where = Where
 inline uint32_t MovMatrixTrans(uint32_t v, Where where = Where::current()) {
   return emulation::MovMatrixTrans(v, where);
 }
-
-template <typename T>
-inline constexpr bool kIsBF16 = false;
-template <>
-inline constexpr bool kIsBF16<BF16> = true;
 
 template <typename T>
 void Mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Where where = Where::current()) {
@@ -76,6 +81,11 @@ uint32_t Pack2(float low, float high) {
 template <typename T>
 float Widen(uint16_t bits) {
   return kIsBF16<T> ? kvshare::F32FromBF16(bits) : kvshare::F32FromF16(bits);
+}
+template <typename T>
+uint32_t MultiplyAdd2(uint32_t a, uint32_t b, uint32_t c) {
+  const auto widen = [](uint32_t bits) { return Widen<T>(static_cast<uint16_t>(bits)); };
+  return Pack2<T>(std::fma(widen(a), widen(b), widen(c)), std::fma(widen(a >> 16), widen(b >> 16), widen(c >> 16)));
 }
 
 }  // namespace gpu

@@ -10,7 +10,17 @@
 namespace gpu::emulation {
 
 enum class Wait : uint8_t { kNothing, kWarp, kTeam, kBlock, kEnded };
-enum class WarpOp : uint8_t { kSync, kShuffle, kMmaHalf, kMmaBF16, kLoadShared, kLdMatrix, kLdMatrixTrans, kMovMatrix };
+enum class WarpOp : uint8_t {
+  kSync,
+  kShuffle,
+  kBallot,
+  kMmaHalf,
+  kMmaBF16,
+  kLoadShared,
+  kLdMatrix,
+  kLdMatrixTrans,
+  kMovMatrix
+};
 
 // A CopyAsync under way.
 struct Copy {

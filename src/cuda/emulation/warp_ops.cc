@@ -86,6 +86,12 @@ void ExecuteMovMatrix(CudaThread* lanes) {
   }
 }
 
+void ExecuteBallot(CudaThread* lanes) {
+  uint32_t bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= lanes[lane].slot.in[0] << lane;
+  for (int lane = 0; lane < 32; ++lane) lanes[lane].slot.out[0] = bits;
+}
+
 bool InShared(const void* p, size_t bytes) {
   const Machine& m = TheMachine();
   const auto* const at = static_cast<const char*>(p);
@@ -109,6 +115,7 @@ void Execute(WarpOp op, CudaThread* lanes) {
     case WarpOp::kShuffle:
       for (int lane = 0; lane < 32; ++lane) lanes[lane].slot.out[0] = lanes[lanes[lane].slot.lane & 31].slot.in[0];
       break;
+    case WarpOp::kBallot: ExecuteBallot(lanes); break;
     case WarpOp::kMmaHalf:
     case WarpOp::kMmaBF16:
       ++Count().mma;
@@ -135,6 +142,13 @@ float Shuffle(float v, int lane, Where where) {
   Meet(WarpOp::kShuffle, where);
   std::memcpy(&v, slot.out, 4);
   return v;
+}
+
+uint32_t Ballot(bool yes, Where where) {
+  Slot& slot = Self().slot;
+  slot.in[0] = yes ? 1 : 0;
+  Meet(WarpOp::kBallot, where);
+  return slot.out[0];
 }
 
 void LoadShared(float (&r)[4], const float* from, Where where) {
