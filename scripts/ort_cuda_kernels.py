@@ -15,8 +15,10 @@ import subprocess
 # The last commit of the main branch before it went on to the next release. What a release branch got later is missing.
 RELEASES = {
     23: "bb7c295a73^", 24: "62e8ba9338^", 25: "edd9f5864b^", 26: "b81e0c65e6^", 27: "3ddbdfba78^", 28: "b0651dd586^",
-    29: "5dd1462b9e^",
+    29: "5dd1462b9e^", 30: "89b01b406c",
 }
+# Of these it is an earlier commit, the newest that a public copy had; and its date.
+UNFINISHED = {30: "22 August 2026"}
 TYPES = {"float": "f32", "float16": "f16", "bfloat16": "bf16", "double": "f64", "bool": "b", "string": "s",
          **{f"{sign}int{bits}": f"{sign[:1] or 'i'}{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64)},
          "float8e4m3fn": "f8e4m3fn", "float8e4m3fnuz": "f8e4m3fnuz", "float8e5m2": "f8e5m2",
@@ -29,6 +31,8 @@ HEADER = """\
 // What ONNX Runtime has kernels for, by release 1.N; scripts/ort_cuda_kernels.py writes it.
 //
 //   KVSHARE_ORT_KERNEL(provider, domain, op, first opset, last opset or 0, inputs>outputs, types, host, since N, until N)
+//
+//   KVSHARE_ORT_UNFINISHED(N, date of its sources), of a release whose sources are older than the release
 //
 // A type variable, or a type, for each input and output; the last input repeats. `host`: inputs and outputs in the host's
 // memory. Of operators on the CPU there is a row where CUDA has none of that opset, without the variables of many types.
@@ -173,6 +177,7 @@ def main():
         quoted = ", ".join(f'"{text}"' for text in texts)
         lines += [f'KVSHARE_ORT_KERNEL({provider}, "{domain}", "{op}", {first}, {last}, {quoted}, {since}, {until})'
                   for since, until in known]
+    lines += [f'KVSHARE_ORT_UNFINISHED({number}, "{date}")' for number, date in UNFINISHED.items()]
     OUT.write_text(HEADER + "\n".join(sorted(lines)) + "\n")
 
 

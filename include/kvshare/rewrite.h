@@ -56,7 +56,7 @@ struct CudaPlacement {
   int64_t attention_on_cpu = 0;               // attention and mask nodes among cpu_nodes
   int64_t copies = 0;                         // Memcpy nodes that the session would add
   std::vector<std::string> attention_copies;  // the values, of them, that an attention or mask node makes or reads
-  std::vector<std::string> notes;             // why nodes are not on the GPU, one line a reason
+  std::vector<std::string> notes;             // why nodes are not on the GPU, one line a reason; what the table lacks
 };
 
 struct Inspection {

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 ELEMENTS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-RELEASES = ["1.27", "1.28", "1.29"]  # those before have no CUDA kernel for opset 24's Reshape
+RELEASES = ["1.27", "1.28", "1.29", "1.30"]  # those before have no CUDA kernel for opset 24's Reshape
 
 
 def placement(kvshare, model, release):
@@ -110,8 +110,14 @@ def test_the_text_says_the_same(kvshare):
     assert "CUDA of ONNX Runtime 1.29, predicted:" in result.stdout and "GroupQueryAttention on the CPU" in result.stdout
 
 
-@pytest.mark.parametrize("release", ["1.99", "2.0", "1.", "latest"])
+@pytest.mark.parametrize("release, unfinished", [("1.29", False), ("1.30", True)])
+def test_a_table_older_than_its_release_says_so(kvshare, release, unfinished):
+    notes = placement(kvshare, cases.DATA / "head_shared_gqa" / "model.onnx", release)["notes"]
+    assert any("is of sources of 22 August 2026" in note for note in notes) == unfinished
+
+
+@pytest.mark.parametrize("release", ["1.31", "1.99", "2.0", "1.", "latest"])
 def test_a_release_without_a_table_is_refused(kvshare, release):
     result = cases.run(kvshare, "inspect", cases.DATA / "head_shared_gqa" / "model.onnx", "--cuda", release)
     assert result.returncode != 0
-    assert f"--cuda {release}: which CUDA kernels that release has is not known; needs 1.23 to 1.29" in result.stderr
+    assert f"--cuda {release}: which CUDA kernels that release has is not known; needs 1.23 to 1.30" in result.stderr

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <utility>
 
 #include "core/ops.h"
 
@@ -23,7 +24,17 @@ constexpr Provider kCuda = Provider::kCuda;
 constexpr Provider kCpu = Provider::kCpu;
 constexpr Row kRows[] = {
 #define KVSHARE_ORT_KERNEL(...) {__VA_ARGS__},
+#define KVSHARE_ORT_UNFINISHED(release, date)
 #include "graph/placement/ort_cuda_kernels.inc"
+#undef KVSHARE_ORT_UNFINISHED
+#undef KVSHARE_ORT_KERNEL
+};
+
+constexpr std::pair<int, std::string_view> kUnfinished[] = {
+#define KVSHARE_ORT_KERNEL(...)
+#define KVSHARE_ORT_UNFINISHED(release, date) {release, date},
+#include "graph/placement/ort_cuda_kernels.inc"
+#undef KVSHARE_ORT_UNFINISHED
 #undef KVSHARE_ORT_KERNEL
 };
 
@@ -175,6 +186,11 @@ std::optional<int> ReleaseOf(const std::string& text) {
 std::string KnownReleases() {
   return fmt::format("1.{} to 1.{}", std::ranges::min(kRows, {}, &Row::since).since,
                      std::ranges::max(kRows, {}, &Row::until).until);
+}
+
+std::string_view UnfinishedSourcesOf(int release) {
+  const auto* const found = std::ranges::find(kUnfinished, release, [](const auto& one) { return one.first; });
+  return found == std::end(kUnfinished) ? "" : found->second;
 }
 
 std::string_view TypeName(int element_type) {

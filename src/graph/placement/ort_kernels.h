@@ -24,8 +24,10 @@ struct KernelFacts {
 
 // A minor release, 29 of "1.29" and "1.29.1"; nothing where there is no table of it.
 std::optional<int> ReleaseOf(const std::string& text);
-// "1.23 to 1.29".
+// "1.23 to 1.30".
 std::string KnownReleases();
+// The date of a release's sources, where they are older than the release and kernels may be missing; else "".
+std::string_view UnfinishedSourcesOf(int release);
 
 // "f32" for a TensorProto::DataType; "" where there is none of the table's.
 std::string_view TypeName(int element_type);

@@ -205,6 +205,10 @@ Result<CudaPlacement> PlaceOnCuda(const Graph& graph, const std::string& release
   for (const auto& [reason, nodes] : reasons)
     placement.notes.push_back(
         fmt::format("{} x {} ({}{})", nodes.size(), reason, NameOf(*nodes.front()), nodes.size() > 1 ? ", ..." : ""));
+  if (const std::string_view date = UnfinishedSourcesOf(*number); !date.empty())
+    placement.notes.push_back(
+        fmt::format("the table of {} is of sources of {}: CUDA kernels that the release got later are missing",
+                    placement.release, date));
   return placement;
 }
 
