@@ -15,11 +15,12 @@ GPU_FN int64_t NumberOf(const DeviceNumbers& numbers, int b) {
 
 // Where a sequence stands. Rows count keys by their index. With a key mask they count the kept keys alone, from 1.
 struct Place {
-  int length;             // where the counts of valid keys end, at most T, or T + 1
-  int rows;               // query rows that are tokens, at most S
-  int64_t position;       // of query row 0
-  const int32_t* counts;  // [T] and
-  const int32_t* kept;    // [T] of a key mask, else null
+  int length;        // counts of valid keys are below it
+  int rows;          // query rows that are tokens, at most S
+  int64_t position;  // of query row 0
+  // With a key mask, of this sequence; else null.
+  const int32_t* counts;  // DeviceAttention::key_counts
+  const int32_t* kept;    // DeviceAttention::kept_keys
 };
 
 // How many keys are kept up to a key, whether or not it is kept itself.
