@@ -463,12 +463,17 @@ TEST_P(Emulated, AnyCallMatchesTheOracle) {
     for (int64_t b = 0; b < p.B; ++b) p.length.push_back(p.S + static_cast<int64_t>(random() % (p.T - p.S + 1)));
     p.scale = 1 / std::sqrt(static_cast<float>(p.D));
     p.Fill();
-    PoisonUnseen(p);
+    if (pick({0, 0, 0, 1}) == 1) {
+      AddKeyMask(p, DType::kI32, WithHoles);
+      PoisonUncounted(p);
+    } else {
+      PoisonUnseen(p);
+    }
     if (pick({0, 0, 1}) == 1) p.AddSinks();
     Become(pick({0, 1}) == 1 ? kLarge : kSmall);
     SCOPED_TRACE(::testing::Message() << "round " << round << " " << NameOf(p.type) << " " << NameOf(p.kv_type) << " S "
-                                      << p.S << " T " << p.T << " D " << p.D << " Hq " << p.Hq << " window "
-                                      << p.window);
+                                      << p.S << " T " << p.T << " D " << p.D << " Hq " << p.Hq << " window " << p.window
+                                      << (p.key_mask.size() > 0 ? " key mask" : ""));
     ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
     if (HasFatalFailure()) return;
   }
