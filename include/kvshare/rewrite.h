@@ -172,4 +172,24 @@ Result<Inspection> Inspect(const std::string& model_path, const InspectOptions& 
 Result<RewriteReport> Rewrite(const std::string& model_path, const std::string& out_path,
                               const RewriteOptions& options);
 
+// A cache of codes, [B, kv_heads, rows, head_size], and what stands for it in the model's twin.
+struct TwinCache {
+  std::string past;           // graph input and
+  std::string present;        // graph output: codes in the model, floats in the twin
+  std::string read;           // input of the twin alone: what all layers read as this present, in floats
+  std::vector<float> scales;  // what code 1 means: one number, or one for each head's channel
+  int64_t kv_heads = 0;
+  int64_t head_size = 0;
+};
+
+// A model whose caches hold codes, once more with caches of floats. Its layers append rows as they are, and read what
+// the caller gives: what the model's codes mean.
+struct FloatTwin {
+  std::string model;  // a ModelProto, whose weights in files lie where the model's do
+  std::vector<TwinCache> caches;
+};
+
+// Nothing where no cache of the model holds codes. Errors as Inspect; kRefused for a layer that has no such twin.
+Result<std::optional<FloatTwin>> MakeFloatTwin(const std::string& model_path);
+
 }  // namespace kvshare

@@ -44,6 +44,7 @@ struct SessionSetup {
   std::string library;            // a custom-op library to register; empty: none
   std::string provider = {};      // a library whose KvshareExecutionProvider takes what it can; empty: none
   bool imports_microsoft = true;  // the model imports com.microsoft
+  std::string model = {};         // a ModelProto in place of the file; empty: the file
 };
 
 // An ONNX Runtime that makes runners.

@@ -51,9 +51,10 @@ struct VerifyOptions {
   // The largest |logit - expected| that counts as equal. Without it the model's precision decides: 1e-4 where it
   // computes in f32; where an input or the logits are f16 or bf16, 64 roundings of that type to the row's largest
   // logit: 3 % of it in f16, 25 % in bf16. Where caches hold codes, a share of that logit too: 25 % for int8,
-  // 75 % for fp8, 150 % for int4.
+  // 75 % for fp8, 150 % for int4; and CodesCheck tells what rounding does not.
   std::optional<double> tolerance;
   RandomTokens tokens;
+  bool hard = false;  // with `against`: harder prompts too, as far as the inputs allow them (docs/tour.md)
   RunOptions run;
 
   // Called after each run of the model: runs so far, and in all.
@@ -66,6 +67,22 @@ struct StepDifference {
   double relative = 0;    // largest |logit - expected| over the largest |expected| of its row; NaN as above
 };
 
+// What became of a cache's rows when they were rounded to codes.
+struct CacheRounding {
+  std::string present;
+  double share = 0;  // root mean square of the error over that of the values; a mean of channels that have a scale each
+  int64_t far = 0;   // codes that are neither next to their value nor the largest there is
+};
+
+// A model with caches of codes beside the same model with caches of floats that reads what the codes mean.
+struct CodesCheck {
+  double difference = 0;  // largest |logit - twin's logit| over the twin's largest of that row
+  std::vector<CacheRounding> caches;
+  double tolerance = 0;  // of `difference`
+  double rounding = 0;   // of each CacheRounding::share
+  bool right = false;    // all of them are within, and no code is far
+};
+
 struct Verification {
   std::vector<StepDifference> steps;
   std::vector<std::string> invented;  // what the model was fed that no rule knows, a line each
@@ -74,7 +91,9 @@ struct Verification {
   double tolerance = 0;               // what was judged by
   bool relative = false;              // `tolerance` is of StepDifference::relative
   bool equal = false;
-  std::string runtime;  // "1.32.0"
+  std::optional<CodesCheck> codes;  // judged too, where caches hold codes and no tolerance was given
+  std::vector<std::string> notes;   // what was not compared, and why
+  std::string runtime;              // "1.32.0"
 
   // Every difference is a number and at most `tolerance`.
   bool Within(double tolerance) const;

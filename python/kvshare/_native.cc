@@ -234,7 +234,8 @@ class PyRuntime final : public kvshare::Runtime {
   kvshare::Result<std::unique_ptr<kvshare::Runner>> Load(const std::string& model_path,
                                                          const kvshare::SessionSetup& setup) const override {
     return Caught([&] {
-      return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library, setup.provider));
+      const nb::bytes model(setup.model.data(), setup.model.size());
+      return PyRunner::Make(runtime_.attr("load")(model_path, setup.entries, setup.library, setup.provider, model));
     });
   }
   std::string version() const override { return nb::cast<std::string>(runtime_.attr("version")()); }

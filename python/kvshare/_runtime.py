@@ -77,7 +77,8 @@ class Runtime:
     def where(self) -> str:
         return str(self._ort.__file__)
 
-    def load(self, model: str, entries: Sequence[tuple[str, str]], library: str, provider: str) -> Session:
+    def load(self, path: str, entries: Sequence[tuple[str, str]], library: str, provider: str, model: bytes) -> Session:
+        """`model`: in place of the file; empty: the file."""
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         for key, value in entries:  # before the registration, which reads them
@@ -88,7 +89,8 @@ class Runtime:
             register()
             options.add_provider_for_devices(devices(self._ort), {})
         try:
-            session = self._ort.InferenceSession(model, options, providers=None if provider else ["CPUExecutionProvider"])
+            session = self._ort.InferenceSession(model or path, options,
+                                                 providers=None if provider else ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common class for its failures
             raise RefusedError(str(error)) from error
         return Session(session, self._ort)

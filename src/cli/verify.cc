@@ -55,6 +55,9 @@ void AddVerify(CLI::App& app, int& exit_code) {
   verb->add_option("--prompt", options.tokens.prompt, "--against: prompt tokens")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  verb->add_flag("--hard", options.hard,
+                 "--against: also extreme tokens, a prompt of more than two windows, chunks around the window's size, "
+                 "and two sequences of other lengths, as far as the inputs allow them");
   verb->add_option("--seed", options.tokens.seed, "--against: seed of the random tokens")->capture_default_str();
   AddRunFlags(*verb, flags->run);
   verb->add_flag("--json", flags->json, "Print JSON");

@@ -26,6 +26,7 @@ using graph::Node;
 using graph::Output;
 
 constexpr int kMaskInput = 3;
+constexpr int kLengthsInput = 6;
 
 // The layers whose is_causal exporters mean by position: top left, a decoded token would see one key of the whole
 // cache.
@@ -92,6 +93,8 @@ class Finder {
     for (const char* window : {"left_window_size", "right_window_size"})
       if (graph::Differs(*layer.node, window))
         return graph::Because(DeclineCode::kWindowAttribute, "has {}, which its kernel reads beside the mask", window);
+    if (!graph::Input(*layer.node, kLengthsInput).empty())
+      return Decline(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which its kernel reads beside the mask");
     const bool shared = layer.IsShared();
     if (!shared) {
       KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, graph::MatchOwnAttention(layer));

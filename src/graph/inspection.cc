@@ -53,6 +53,14 @@ int64_t RowBytes(const Layer& layer) {
   return key > 0 && value > 0 ? key + value : 0;
 }
 
+// Of a GroupQueryAttention's cache that is as long after a step as before it; 0: it grows.
+int64_t FixedRows(const Layer& layer) {
+  const auto past = layer.graph->Shape(Input(*layer.node, 3));
+  const auto present = layer.graph->Shape(Output(*layer.node, 1));
+  const bool is_fixed = past && present && past->size() == 4 && present->size() == 4 && (*past)[2] == (*present)[2];
+  return is_fixed ? std::max<int64_t>((*past)[2], 0) : 0;
+}
+
 AttentionLayer Public(const Layer& layer) {
   AttentionLayer out;
   out.index = layer.index;
@@ -84,6 +92,7 @@ AttentionLayer Public(const Layer& layer) {
   }
   if (layer.IsGqa() && !layer.IsShared()) {
     out.cache_rows = layer.IsKvshare() ? std::max<int64_t>(IntAttribute(*layer.node, kWindowCacheRows), 0) : 0;
+    if (out.cache_rows == 0) out.cache_rows = FixedRows(layer);
     out.window_sized = IntAttribute(*layer.node, "sliding_window_cache") == 1;
   }
   out.note = (layer.trouble.ok() ? layer.mask_trouble : layer.trouble).message();

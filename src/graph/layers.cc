@@ -42,6 +42,8 @@ void Walk(LayersBefore& found, const Graph& graph) {
 
 }  // namespace
 
+bool HasPast(const Node& attention) { return !Input(attention, 4).empty() || !Input(attention, 5).empty(); }
+
 const std::string& MaskValueOf(const Layer& layer) { return Input(*layer.node, layer.IsGqa() ? 10 : 3); }
 
 std::optional<int> LayersBefore::MakerOf(const Graph& graph, const std::string& value) const {

@@ -62,6 +62,9 @@ struct Layer {
   bool IsKvshare() const { return node->domain() == kKvshare; }
 };
 
+// Has the Attention a past, or a part of one?
+bool HasPast(const Node& attention);
+
 // What the layer's node is given as its mask or bias; "" where there is none.
 const std::string& MaskValueOf(const Layer& layer);
 

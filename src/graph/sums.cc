@@ -55,6 +55,19 @@ std::optional<int64_t> JoinedAxis(const Graph& graph, const Node& concat) {
   return std::nullopt;
 }
 
+// The axis of input 0 whose extent the node hands on as that of its output along `axis`.
+std::optional<int64_t> AxisBefore(const Graph& graph, const Node& node, int64_t axis) {
+  const auto at = static_cast<size_t>(axis);
+  if (graph.IsOnnx(&node, "RotaryEmbedding")) return axis;
+  if (graph.IsOnnx(&node, "Transpose")) {
+    const auto perm = IntsAttribute(node, "perm");
+    return perm && at < perm->size() && (*perm)[at] >= 0 ? std::optional((*perm)[at]) : std::nullopt;
+  }
+  if (!graph.IsOnnx(&node, "Reshape") || Differs(node, "allowzero")) return std::nullopt;
+  const auto shape = graph.Ints(graph.Origin(Input(node, 1)));
+  return shape && at < shape->size() && (*shape)[at] == 0 ? std::optional(axis) : std::nullopt;
+}
+
 class Reader {
  public:
   explicit Reader(const Graph& graph) : graph_(graph) {}
@@ -65,8 +78,11 @@ class Reader {
     const bool within = shape && axis < static_cast<int64_t>(shape->size());
     if (within && (*shape)[static_cast<size_t>(axis)] >= 0) return {(*shape)[static_cast<size_t>(axis)]};
     const Node* node = graph_.Producer(value);
-    if (graph_.IsOnnx(node, "Concat") && depth < kDeepest && ++read_ <= kMostNodes)
+    if (node == nullptr || depth >= kDeepest) return Named(value, axis);
+    if (graph_.IsOnnx(node, "Concat") && ++read_ <= kMostNodes)
       if (const auto joined = JoinedAxis(graph_, *node)) return OfConcat(*node, *joined, axis, depth);
+    if (const auto from = AxisBefore(graph_, *node, axis); from && graph_.ExtentName(value, axis).empty())
+      return Extent(Input(*node, 0), *from, depth + 1);
     return Named(value, axis);
   }
 

@@ -41,6 +41,11 @@ Result<Decoder> Decoder::Create(std::unique_ptr<Runner> runner, const KnownInput
   return decoder;
 }
 
+Result<NamedTensors> Decoder::Inputs(const Step& step) const {
+  constexpr uint64_t kSameForAllModels = 1;
+  return feeds_.Make(step, kSameForAllModels);
+}
+
 Result<Tensor> Decoder::Logits(const Step& step) {
   if (step.past > 0 && !feeds_.HasStates())
     return Status::Refused(
@@ -50,8 +55,7 @@ Result<Tensor> Decoder::Logits(const Step& step) {
   if (states.empty()) {
     KVSHARE_ASSIGN_OR_RETURN(states, feeds_.FirstStates(step));
   }
-  constexpr uint64_t kSameForAllModels = 1;
-  KVSHARE_ASSIGN_OR_RETURN(NamedTensors values, feeds_.Make(step, kSameForAllModels));
+  KVSHARE_ASSIGN_OR_RETURN(NamedTensors values, Inputs(step));
   values.merge(std::move(states));
   KVSHARE_ASSIGN_OR_RETURN(NamedTensors outputs, runner_->Run(values));
   for (const Feed& feed : feeds_.all())
@@ -63,7 +67,7 @@ Result<std::vector<Step>> RandomSteps(const RandomTokens& tokens, const Feeds& f
   std::vector<Step> steps;
   int64_t past = 0;
   for (int64_t t = 0; t <= tokens.steps; ++t) {
-    Step step{.batch = 1, .tokens = t == 0 ? tokens.prompt : 1, .past = past, .given = {}};
+    Step step{.batch = 1, .tokens = t == 0 ? tokens.prompt : 1, .past = past, .given = {}, .lens = {}};
     for (const Feed& feed : feeds.all()) {
       if (!feed.IsPrompt()) continue;
       KVSHARE_ASSIGN_OR_RETURN(step.given[feed.input.name], RandomPrompt(feed, step, tokens.seed, vocabulary));

@@ -19,6 +19,13 @@ class Decoder {
   // The step's logits [B, S, V]; the states follow. kRefused where the step has a past and the model no state.
   Result<Tensor> Logits(const Step& step);
 
+  // The values of all inputs but the states, as Logits gives them.
+  Result<NamedTensors> Inputs(const Step& step) const;
+  // What the next step takes, by input; empty before the first.
+  const NamedTensors& states() const { return states_; }
+  // The next step is the first again.
+  void Restart() { states_.clear(); }
+
   const Feeds& feeds() const { return feeds_; }
   // Token ids that the model surely knows lie in [0, vocabulary).
   int64_t vocabulary() const { return vocabulary_; }

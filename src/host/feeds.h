@@ -24,7 +24,8 @@ struct Step {
   int64_t batch = 1;
   int64_t tokens = 1;
   int64_t past = 0;
-  NamedTensors given;  // by input: what is not to be made up, in any integer or float type
+  NamedTensors given;              // by input: what is not to be made up, in any integer or float type
+  std::vector<int64_t> lens = {};  // of each sequence, the new tokens that are no padding; empty: all
   int64_t total() const { return past + tokens; }
 };
 

@@ -214,19 +214,21 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
     KVSHARE_RETURN_IF_ERROR(
         Refusal(api, api.RegisterCustomOpsLibrary_V2(raw, setup.library.c_str()), fmt::format("'{}'", setup.library)));
   }
-  auto session = Make(std::move(ort), model_path, raw);
+  auto session = Make(std::move(ort), model_path, raw, setup.model);
   if (!session.ok()) return WhyNoSession(session.status(), setup);
   return session;
 }
 
 Result<Session> Session::Make(std::shared_ptr<const OrtHost> ort, const std::string& model_path,
-                              const OrtSessionOptions* options) {
+                              const OrtSessionOptions* options, const std::string& model) {
   const OrtApi& api = ort->api();
   Session session;
   session.ort_ = std::move(ort);
-  KVSHARE_RETURN_IF_ERROR(
-      Refusal(api, api.CreateSession(session.ort_->env(), model_path.c_str(), options, &session.session_),
-              fmt::format("'{}'", model_path)));
+  const OrtEnv* env = session.ort_->env();
+  OrtStatus* made = model.empty()
+                        ? api.CreateSession(env, model_path.c_str(), options, &session.session_)
+                        : api.CreateSessionFromArray(env, model.data(), model.size(), options, &session.session_);
+  KVSHARE_RETURN_IF_ERROR(Refusal(api, made, fmt::format("'{}'", model_path)));
   KVSHARE_ASSIGN_OR_RETURN(session.signature_.inputs,
                            DescribeAll(api, session.session_, api.SessionGetInputCount, api.SessionGetInputName,
                                        api.SessionGetInputTypeInfo));

@@ -58,9 +58,9 @@ class Session final : public Runner {
   // As Runtime::Load.
   static Result<Session> Create(std::shared_ptr<const OrtHost> ort, const std::string& model_path,
                                 const SessionSetup& setup);
-  // With options of the caller's own.
+  // With options of the caller's own. `model`: SessionSetup::model.
   static Result<Session> Make(std::shared_ptr<const OrtHost> ort, const std::string& model_path,
-                              const OrtSessionOptions* options);
+                              const OrtSessionOptions* options, const std::string& model = {});
   Session(Session&& other) noexcept;
   Session& operator=(Session&&) = delete;
   ~Session() override;

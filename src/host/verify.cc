@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
+#include "host/differences.h"
 #include "host/model_facts.h"
 #include "host/npz.h"
 
@@ -23,6 +25,21 @@ constexpr double kInt8Tolerance = 0.25;
 constexpr double kFp8Tolerance = 0.75;
 constexpr double kInt4Tolerance = 1.5;
 
+// By how much logits may differ from those of the same codes in f32, in shares of the row's largest: other sums, and
+// queries and weights rounded for integer products in decode, which an output is off by 1e-4 for.
+constexpr double kTwinTolerance = 5e-3;
+
+// What rounding to codes takes from a cache's channels, in shares of each channel's root mean square, with a scale that
+// suits them: a step of int8 is 1/85 of a channel's largest value, one of int4 1/7, and fp8 has 3 bits behind the
+// first.
+double RoundingOf(DType precision) {
+  switch (precision) {
+    case DType::kI8: return 0.03;
+    case DType::kF8E4M3: return 0.06;
+    default: return 0.25;
+  }
+}
+
 // By default, of the row's largest logit.
 double RelativeTolerance(DType precision) {
   switch (precision) {
@@ -31,26 +48,6 @@ double RelativeTolerance(DType precision) {
     case DType::kI4: return kInt4Tolerance;
     case DType::kF16: return kRoundingsOfHalfPrecision * 0x1p-11;
     default: return kRoundingsOfHalfPrecision * 0x1p-8;
-  }
-}
-
-// NaN wins.
-double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
-
-// Takes the rows [begin, end) of V logits each into `step`. Equal infinities differ by 0.
-void Compare(const Tensor& got, const Tensor& want, int64_t begin, int64_t end, StepDifference& step) {
-  const int64_t V = want.shape.back();
-  for (int64_t row = begin; row < end; ++row) {
-    double difference = 0;
-    double largest = 0;
-    for (int64_t i = row * V; i < (row + 1) * V; ++i) {
-      const double x = got.At(i);
-      const double y = want.At(i);
-      largest = std::max(largest, std::fabs(y));
-      if (x != y) difference = Larger(std::fabs(x - y), difference);
-    }
-    step.difference = Larger(difference, step.difference);
-    step.relative = Larger(difference == 0 ? 0 : difference / largest, step.relative);
   }
 }
 
@@ -81,45 +78,42 @@ Status CheckLens(const Tensor& lens, int64_t tokens) {
   return {};
 }
 
-Status CheckLogits(const Tensor& logits, const std::vector<int64_t>& want) {
-  if (logits.shape == want) return {};
-  return Status::InvalidInput(
-      fmt::format("output 'logits' has shape {}; expected {}", ShapeText(logits.shape), ShapeText(want)));
-}
-
 std::string NameOfStep(size_t t) { return t == 0 ? "prefill" : fmt::format("decode {}", t - 1); }
 
-// Those rows of `logits` [B, S, V] that a model answers which computes no others: each sequence's last token's.
-Tensor LastRows(const Tensor& logits, const std::vector<int64_t>& lens) {
-  Tensor last = Tensor::Zeros(logits.type, {logits.shape[0], 1, logits.shape[2]});
-  const size_t bytes = last.data.size() / lens.size();
-  for (size_t b = 0; b < lens.size(); ++b) {
-    const int64_t row = static_cast<int64_t>(b) * logits.shape[1] + lens[b] - 1;
-    std::copy_n(logits.data.begin() + row * static_cast<std::ptrdiff_t>(bytes), bytes,
-                last.data.begin() + static_cast<std::ptrdiff_t>(b * bytes));
-  }
-  return last;
+std::vector<int64_t> LensOf(const Tensor& lens) {
+  std::vector<int64_t> numbers;
+  for (int64_t b = 0; b < lens.Elements(); ++b) numbers.push_back(static_cast<int64_t>(lens.At(b)));
+  return numbers;
 }
 
-// Are `logits` those of the last tokens alone, where those of [B, S, V] were expected?
-bool OfLastTokens(const Tensor& logits, const std::vector<int64_t>& want) {
-  return want.size() == 3 && want[0] > 0 && want[1] > 1 && logits.shape == std::vector<int64_t>{want[0], 1, want[2]};
-}
+// A decoder's answers; where it has a twin, each is compared with the twin's.
+class Answers {
+ public:
+  Answers(Decoder& decoder, Twin* twin) : decoder_(decoder), twin_(twin) {}
 
-// The logits of a prefill at the tokens that are no padding, or at the last of them.
-StepDifference ComparePrefill(const Tensor& got, const Tensor& want, const Tensor& lens) {
-  StepDifference step{.step = NameOfStep(0)};
-  const int64_t tokens = want.shape[1];
-  if (OfLastTokens(got, want.shape)) {
-    std::vector<int64_t> last;
-    for (int64_t b = 0; b < want.shape[0]; ++b) last.push_back(static_cast<int64_t>(lens.At(b)));
-    Compare(got, LastRows(want, last), 0, want.shape[0], step);
-    return step;
+  Result<Tensor> Logits(const Step& step) {
+    KVSHARE_ASSIGN_OR_RETURN(Tensor logits, decoder_.Logits(step));
+    if (twin_ == nullptr) return logits;
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor meant, twin_->Logits(decoder_, step));
+    KVSHARE_ASSIGN_OR_RETURN(const StepDifference difference, DifferenceOf("", logits, meant, step.lens));
+    check_.difference = Larger(difference.relative, check_.difference);
+    return logits;
   }
-  for (int64_t b = 0; b < want.shape[0]; ++b)
-    Compare(got, want, b * tokens, b * tokens + static_cast<int64_t>(lens.At(b)), step);
-  return step;
-}
+
+  void Tell(Verification& verification) {
+    if (twin_ == nullptr) return;
+    check_.caches = twin_->Roundings();
+    verification.codes = std::move(check_);
+  }
+
+ private:
+  // NaN wins.
+  static double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+  Decoder& decoder_;
+  Twin* twin_;
+  CodesCheck check_;
+};
 
 void Add(StepDifference difference, int64_t steps, const VerifyProgress& progress, Verification& verification) {
   verification.steps.push_back(std::move(difference));
@@ -151,7 +145,7 @@ class GoldenInputs {
 
   // Decode step `t` of `steps`, behind `past` tokens.
   Result<Step> Decode(int64_t t, int64_t steps, int64_t batch, int64_t past) const {
-    Step step{.batch = batch, .tokens = 1, .past = past, .given = {}};
+    Step step{.batch = batch, .tokens = 1, .past = past, .given = {}, .lens = {}};
     for (const Feed& feed : feeds_.all()) {
       if (!IsGiven(feed)) continue;
       const std::string& name = feed.input.name;
@@ -215,12 +209,13 @@ Status CheckSamePrompt(const Step& step, const Step& other) {
 
 }  // namespace
 
-Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden, const VerifyProgress& progress) {
+Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden, const VerifyProgress& progress,
+                                  Twin* twin) {
   const GoldenInputs inputs(golden, decoder.feeds());
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* lens, Find(golden, "lens", 1));
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* prefill, Find(golden, "prefill_logits", 3));
   KVSHARE_ASSIGN_OR_RETURN(const Tensor* decode_logits, Find(golden, "decode_logits", 3));
-  KVSHARE_ASSIGN_OR_RETURN(const Step prompt, inputs.Prefill());
+  KVSHARE_ASSIGN_OR_RETURN(Step prompt, inputs.Prefill());
   const int64_t batch = prompt.batch;
   const int64_t vocabulary = prefill->shape[2];
   const int64_t steps = decode_logits->shape[0];
@@ -231,22 +226,26 @@ Result<Verification> VerifyGolden(Decoder& decoder, const NamedTensors& golden, 
 
   Verification verification;
   verification.precision = decoder.precision();
-  KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, decoder.Logits(prompt));
-  if (!OfLastTokens(logits, prefill->shape)) KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, prefill->shape));
-  Add(ComparePrefill(logits, *prefill, *lens), steps + 1, progress, verification);
+  Answers answers(decoder, twin);
+  prompt.lens = LensOf(*lens);
+  KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, answers.Logits(prompt));
+  KVSHARE_ASSIGN_OR_RETURN(auto at_prompt, DifferenceOf(NameOfStep(0), logits, *prefill, prompt.lens));
+  Add(std::move(at_prompt), steps + 1, progress, verification);
   for (int64_t t = 0; t < steps; ++t) {
     KVSHARE_ASSIGN_OR_RETURN(const Step step, inputs.Decode(t, steps, batch, prompt.tokens + t));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor step_logits, decoder.Logits(step));
-    KVSHARE_RETURN_IF_ERROR(CheckLogits(step_logits, {batch, 1, vocabulary}));
-    StepDifference difference{.step = NameOfStep(static_cast<size_t>(t) + 1)};
-    Compare(step_logits, decode_logits->Part(t), 0, batch, difference);
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor step_logits, answers.Logits(step));
+    Tensor expected = decode_logits->Part(t);
+    expected.shape = {batch, 1, vocabulary};
+    KVSHARE_ASSIGN_OR_RETURN(auto difference,
+                             DifferenceOf(NameOfStep(static_cast<size_t>(t) + 1), step_logits, expected, {}));
     Add(std::move(difference), steps + 1, progress, verification);
   }
+  answers.Tell(verification);
   return verification;
 }
 
 Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const RandomTokens& tokens,
-                                   const VerifyProgress& progress) {
+                                   const VerifyProgress& progress, Twin* twin, const HardRuns* hard) {
   const int64_t vocabulary = std::min(decoder.vocabulary(), other.vocabulary());
   KVSHARE_ASSIGN_OR_RETURN(const auto steps, RandomSteps(tokens, decoder.feeds(), vocabulary));
   KVSHARE_ASSIGN_OR_RETURN(const auto other_steps, RandomSteps(tokens, other.feeds(), vocabulary));
@@ -254,21 +253,31 @@ Result<Verification> VerifyAgainst(Decoder& decoder, Decoder& other, const Rando
   verification.precision = Coarser(decoder.precision(), other.precision());
   verification.invented = decoder.feeds().invented();
   verification.seed = tokens.seed;
+  Answers answers(decoder, twin);
+  const auto total = static_cast<int64_t>(steps.size()) + (hard == nullptr ? 0 : hard->Count());
   for (size_t t = 0; t < steps.size(); ++t) {
     KVSHARE_RETURN_IF_ERROR(CheckSamePrompt(steps[t], other_steps[t]));
-    KVSHARE_ASSIGN_OR_RETURN(Tensor logits, decoder.Logits(steps[t]));
-    KVSHARE_ASSIGN_OR_RETURN(Tensor expected, other.Logits(other_steps[t]));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, answers.Logits(steps[t]));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor expected, other.Logits(other_steps[t]));
     // No sequence is padded: all end at the last token.
-    for (const auto& [few, all] : {std::pair{&logits, &expected}, {&expected, &logits}})
-      if (OfLastTokens(*few, all->shape))
-        *all = LastRows(*all, std::vector<int64_t>(static_cast<size_t>(all->shape[0]), all->shape[1]));
-    KVSHARE_RETURN_IF_ERROR(CheckLogits(logits, expected.shape));
-    if (expected.Elements() == 0) return Status::Refused("output 'logits' is empty; needs one to compare");
-    StepDifference difference{.step = NameOfStep(t)};
-    Compare(logits, expected, 0, expected.Elements() / expected.shape.back(), difference);
-    Add(std::move(difference), static_cast<int64_t>(steps.size()), progress, verification);
+    KVSHARE_ASSIGN_OR_RETURN(auto difference, DifferenceOf(NameOfStep(t), logits, expected, {}));
+    Add(std::move(difference), total, progress, verification);
   }
+  answers.Tell(verification);
+  if (hard == nullptr) return verification;
+  const auto add = [&](StepDifference difference) { Add(std::move(difference), total, progress, verification); };
+  hard->Compare(decoder, other, add, verification.notes);
   return verification;
+}
+
+// By what a model with caches of codes is judged beside its logits.
+void JudgeCodes(DType precision, CodesCheck& codes) {
+  codes.tolerance = kTwinTolerance;
+  codes.rounding = RoundingOf(precision);
+  codes.right =
+      codes.difference <= codes.tolerance && std::ranges::all_of(codes.caches, [&](const CacheRounding& cache) {
+        return cache.share <= codes.rounding && cache.far == 0;
+      });
 }
 
 void Judge(std::optional<double> tolerance, Verification& verification) {
@@ -283,6 +292,9 @@ void Judge(std::optional<double> tolerance, Verification& verification) {
   }
   verification.equal = verification.relative ? verification.RelativelyWithin(verification.tolerance)
                                              : verification.Within(verification.tolerance);
+  if (!verification.codes) return;
+  JudgeCodes(precision, *verification.codes);
+  verification.equal = verification.equal && verification.codes->right;
 }
 
 }  // namespace kvshare::host
@@ -299,25 +311,64 @@ bool Verification::RelativelyWithin(double limit) const {
 
 namespace {
 
-Result<host::Decoder> LoadDecoder(const std::string& model_path, const RunOptions& options, const Runtime& runtime) {
-  KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect(model_path));
-  KVSHARE_ASSIGN_OR_RETURN(const SessionSetup setup, host::SetupFor(inspection, options));
+// A decoder, and what its graph tells.
+struct Loaded {
+  host::Decoder decoder;
+  Inspection inspection;
+  SessionSetup setup;
+};
+
+Result<Loaded> LoadDecoder(const std::string& model_path, const RunOptions& options, const Runtime& runtime) {
+  KVSHARE_ASSIGN_OR_RETURN(Inspection inspection, Inspect(model_path));
+  KVSHARE_ASSIGN_OR_RETURN(SessionSetup setup, host::SetupFor(inspection, options));
   KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
-  return host::Decoder::Create(std::move(runner), host::KnownInputsOf(inspection, options.extents));
+  KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder,
+                           host::Decoder::Create(std::move(runner), host::KnownInputsOf(inspection, options.extents)));
+  return Loaded{std::move(decoder), std::move(inspection), std::move(setup)};
+}
+
+// The twin of a model whose caches hold codes; nothing where they do not, or the differences are judged by what the
+// caller says.
+Result<std::unique_ptr<host::Twin>> LoadTwin(const std::string& model_path, const Loaded& loaded,
+                                             const VerifyOptions& options, const Runtime& runtime,
+                                             std::vector<std::string>& notes) {
+  if (options.tolerance || !IsQuantized(loaded.decoder.precision())) return std::unique_ptr<host::Twin>();
+  auto twin = MakeFloatTwin(model_path);
+  if (!twin.ok()) {
+    notes.push_back(fmt::format("codes are not compared with a model in floats: {}", twin.status().message()));
+    return std::unique_ptr<host::Twin>();
+  }
+  if (!*twin) return std::unique_ptr<host::Twin>();
+  SessionSetup setup = loaded.setup;
+  setup.model = std::move((*twin)->model);
+  setup.entries.emplace_back("session.model_external_initializers_file_folder_path",
+                             std::filesystem::absolute(model_path).parent_path().string());
+  KVSHARE_ASSIGN_OR_RETURN(std::unique_ptr<Runner> runner, runtime.Load(model_path, setup));
+  return std::make_unique<host::Twin>(*std::move(*twin), std::move(runner));
 }
 
 Result<Verification> Compare(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
-  if (!options.golden.empty()) {
-    KVSHARE_ASSIGN_OR_RETURN(const NamedTensors golden, host::ReadNpz(options.golden + "/golden.npz"));
-    KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
-    return host::VerifyGolden(decoder, golden, options.progress);
-  }
-  // The other model stands for the truth: it gets the library only where it cannot do without, and no entries.
-  const RunOptions plain{
-      .via = Via::kAsNeeded, .library = options.run.library, .entries = {}, .extents = options.run.extents};
-  KVSHARE_ASSIGN_OR_RETURN(host::Decoder decoder, LoadDecoder(model_path, options.run, runtime));
-  KVSHARE_ASSIGN_OR_RETURN(host::Decoder other, LoadDecoder(options.against, plain, runtime));
-  return host::VerifyAgainst(decoder, other, options.tokens, options.progress);
+  std::vector<std::string> notes;
+  const auto verify = [&](Loaded& loaded, host::Twin* twin) -> Result<Verification> {
+    if (!options.golden.empty()) {
+      KVSHARE_ASSIGN_OR_RETURN(const NamedTensors golden, host::ReadNpz(options.golden + "/golden.npz"));
+      return host::VerifyGolden(loaded.decoder, golden, options.progress, twin);
+    }
+    // The other model stands for the truth: it gets the library only where it cannot do without, and no entries.
+    const RunOptions plain{
+        .via = Via::kAsNeeded, .library = options.run.library, .entries = {}, .extents = options.run.extents};
+    KVSHARE_ASSIGN_OR_RETURN(Loaded other, LoadDecoder(options.against, plain, runtime));
+    if (!options.hard)
+      return host::VerifyAgainst(loaded.decoder, other.decoder, options.tokens, options.progress, twin);
+    KVSHARE_ASSIGN_OR_RETURN(const auto hard, host::HardRuns::Plan(options.tokens, loaded.decoder, loaded.inspection,
+                                                                   other.decoder, other.inspection));
+    return host::VerifyAgainst(loaded.decoder, other.decoder, options.tokens, options.progress, twin, &hard);
+  };
+  KVSHARE_ASSIGN_OR_RETURN(Loaded loaded, LoadDecoder(model_path, options.run, runtime));
+  KVSHARE_ASSIGN_OR_RETURN(const auto twin, LoadTwin(model_path, loaded, options, runtime, notes));
+  auto verification = verify(loaded, twin.get());
+  if (verification.ok()) verification->notes.insert(verification->notes.end(), notes.begin(), notes.end());
+  return verification;
 }
 
 }  // namespace
@@ -325,6 +376,8 @@ Result<Verification> Compare(const std::string& model_path, const VerifyOptions&
 Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
   if (options.golden.empty() == options.against.empty())
     return Status::InvalidInput("needs either option 'golden' or option 'against'");
+  if (options.hard && options.against.empty())
+    return Status::InvalidInput("option 'hard' is for two models; needs option 'against'");
   KVSHARE_ASSIGN_OR_RETURN(Verification verification, Compare(model_path, options, runtime));
   host::Judge(options.tolerance, verification);
   verification.runtime = runtime.version();

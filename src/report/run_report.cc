@@ -56,6 +56,30 @@ Json EntriesJson(const SessionEntries& entries) {
   return json;
 }
 
+// What the codes of a quantized model do, beside what they could.
+std::string CodesText(const CodesCheck& codes) {
+  std::string text =
+      fmt::format("codes      max diff {:.1e} of the row's largest logit from the same codes in f32; needs {:g}\n",
+                  codes.difference, codes.tolerance);
+  for (const CacheRounding& cache : codes.caches) {
+    text += fmt::format("           {}: rounding takes {:.1f} % of a channel", cache.present, 100 * cache.share);
+    if (cache.share > codes.rounding) text += fmt::format("; needs {:g} %: another scale", 100 * codes.rounding);
+    text += cache.far == 0 ? "\n" : fmt::format("; {} codes are not next to their value\n", cache.far);
+  }
+  return text;
+}
+
+Json CodesJson(const CodesCheck& codes) {
+  Json caches = Json::array();
+  for (const CacheRounding& cache : codes.caches)
+    caches.push_back({{"present", cache.present}, {"share", Number(cache.share)}, {"far", cache.far}});
+  return {{"difference", Number(codes.difference)},
+          {"tolerance", codes.tolerance},
+          {"rounding", codes.rounding},
+          {"caches", std::move(caches)},
+          {"right", codes.right}};
+}
+
 }  // namespace
 
 std::string ToText(const Verification& v) {
@@ -65,6 +89,8 @@ std::string ToText(const Verification& v) {
     text += fmt::format("{:<10} max diff {:.1e}", step.step, step.difference);
     text += v.relative ? fmt::format(", {:.1e} of the row's largest logit\n", step.relative) : "\n";
   }
+  if (v.codes) text += CodesText(*v.codes);
+  for (const std::string& note : v.notes) text += fmt::format("note: {}\n", note);
   text += fmt::format("{} within {:g}", v.equal ? "equal" : "NOT equal", v.tolerance);
   if (v.relative)
     text += fmt::format(" of the row's largest logit, the default for a model {} {}",
@@ -84,6 +110,8 @@ std::string ToJson(const Verification& v) {
                     {"precision", NameOf(v.precision)},
                     {"steps", std::move(steps)},
                     {"invented", v.invented},
+                    {"codes", v.codes ? CodesJson(*v.codes) : Json()},
+                    {"notes", v.notes},
                     {"onnxruntime", v.runtime}};
   return Dump(all);
 }

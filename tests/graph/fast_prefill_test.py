@@ -153,3 +153,43 @@ def test_the_execution_provider_serves_the_file(kvshare, library, tmp_path):
     rewrite(kvshare, "head_b2_ragged", out, "ort")
     result = cases.run(kvshare, "verify", out, "--golden", cases.DATA / "head_b2_ragged", "--via", "ep", "--lib", library)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+TORCH = ["torch_gemma4", "torch_gemma4_o23", "torch_gemma3n"]
+
+
+@pytest.mark.parametrize("target,case", itertools.product(["kvshare", "ort", "onnx25"], TORCH))
+def test_pytorch_s_exports_give_their_golden_logits(kvshare, library, tmp_path, target, case):
+    """Their Reshape nodes name the number of tokens, beside allowzero."""
+    out = tmp_path / "model.onnx"
+    assert "changed contract: 'logits' is [B, 1, V]" in rewrite(kvshare, case, out, target)
+    used = library if target == "kvshare" else None
+    assert cases.logits_of(out, case, used)[0].shape[0] == 1
+    assert max(cases.differences(out, case, used)) <= cases.tolerance(case)
+
+
+@pytest.mark.parametrize("case", TORCH)
+def test_pytorch_s_shared_layers_see_one_token(kvshare, library, tmp_path, case):
+    out = tmp_path / "model.onnx"
+    rewrite(kvshare, case, out, "kvshare")
+    kinds = [layer["kind"] for layer in cases.inspect(kvshare, out)["layers"]]
+    ids = np.random.default_rng(1).integers(3, 48, (2, 9))
+    assert queries(out, ids, library) == [9 if kind == "own" else 1 for kind in kinds]
+
+
+@pytest.mark.parametrize("target,case", itertools.product(["kvshare", "onnx25"], TORCH))
+def test_pytorch_s_chunks_of_two_sequences_are_the_original_s(kvshare, library, tmp_path, target, case):
+    source, out = cases.DATA / case / "model.onnx", tmp_path / "model.onnx"
+    rewrite(kvshare, case, out, target)
+    ids = np.random.default_rng(3).integers(3, 48, (2, 24))
+    whole = cases.open_decoder(source, 2)
+    cut = cases.open_decoder(out, 2, library if target == "kvshare" else None)
+    for begin, end in ((0, 13), (13, 18), (18, 19), (19, 24)):
+        tokens = ids[:, begin:end], np.ones((2, end), np.int64), np.tile(np.arange(begin, end), (2, 1))
+        np.testing.assert_allclose(cut.step(*tokens)[:, 0], whole.step(*tokens)[:, -1], atol=1e-4)
+
+
+def test_a_window_of_columns_keeps_all_tokens(kvshare, tmp_path):
+    """One query alone would stand at the last column, where a sequence that is padded behind has no token."""
+    report = rewrite(kvshare, "torch_gemma4", tmp_path / "model.onnx", "kvshare-attention")
+    assert "has local_window_size, which counts columns" in report

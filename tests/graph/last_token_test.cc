@@ -106,7 +106,7 @@ std::vector<NearMiss> NearMisses() {
        TwoLayersWith("out1",
                      "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, scale=1.0, "
                      "local_window_size=4}"),
-       "window-attribute", "Attention 'out1': has local_window_size"},
+       "window-attribute", "Attention 'out1': has local_window_size, which counts columns"},
       {"OtherLengths", UpstreamsForm("out1", "other", "logits = Identity(out1)\nother = Cast(last) {to=6}"),
        "lengths-differ", "GroupQueryAttention 'out1': counts other lengths than GroupQueryAttention 'out0'"},
       {"LengthsBesideAttention", WithOwnAttention(UpstreamsForm("out1", "seqlens", "logits = Identity(out1)")),

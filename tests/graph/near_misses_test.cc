@@ -90,9 +90,6 @@ INSTANTIATE_TEST_SUITE_P(
         NearMiss{"NoKeyAfterTheFirst", "out1",
                  "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, right_window_size=0}",
                  "has right_window_size without a past, which counts from the first key; needs a past"},
-        NearMiss{"LengthOfItsOwn", "out1",
-                 "out1 = Attention(rotated, k1, v1, bias, _, _, ones) {q_num_heads=4, kv_num_heads=1, is_causal=1}",
-                 "has nonpad_kv_seqlen, which is not converted"},
         NearMiss{"PresentIsRead", "out1",
                  "out1, own_k = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=1}\n"
                  "spy = Identity(own_k)\noutput spied f32[B,1,T,8]\nspied = Identity(spy)",

@@ -294,3 +294,32 @@ def test_what_kvshare_s_op_had_becomes_standard_too(kvshare, tmp_path, case):
     assert "left alone" not in cases.rewrite(kvshare, first_out, out, "--to", "onnx25")
     check_operators(out, len(windows_of(case)) if case.startswith("torch") else 10)
     assert max(cases.differences(out, case)) <= cases.tolerance(case)
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_the_result_becomes_kvshare_s_ops_again(kvshare, library, tmp_path, case):
+    """From caches that are padded and scattered into, from lengths that are all keys, and from masks of padding alone."""
+    standard_out, out = cases.DATA / case / "standard.onnx", tmp_path / "model.onnx"
+    standard(kvshare, case, standard_out)
+    report = cases.rewrite(kvshare, standard_out, out, "--to", "kvshare", "--rope", "keep")
+    assert "left alone" not in report, report
+    before, after = (cases.inspect(kvshare, model)["layers"] for model in (cases.DATA / case / "model.onnx", out))
+    ops = cases.operators(out)
+    assert ops["kvshare", "GroupQueryAttention"] == len(before) and not ops["", "Attention"] and not ops["", "TensorScatter"]
+    for field in ["window", "kind", "source", "query_heads", "kv_heads", "head_size"]:
+        assert [layer[field] for layer in after] == [layer[field] for layer in before], field
+    assert max(cases.differences(out, case, library)) <= cases.tolerance(case)
+
+
+def test_what_hides_no_padding_becomes_kvshare_s_ops_again(kvshare, library, tmp_path):
+    """A step of a model with neither a mask nor lengths: all keys count."""
+    from folded_cases_test import answers, folded
+    shape = (2, 4, 9)
+    whole, first, out = tmp_path / "whole.onnx", tmp_path / "first.onnx", tmp_path / "model.onnx"
+    folded("torch_gemma4", shape, whole, np.ones((2, 13), np.int64))
+    assert "left alone" not in cases.rewrite(kvshare, whole, first, "--to", "onnx25")
+    assert "left alone" not in cases.rewrite(kvshare, first, out, "--to", "kvshare")
+    assert cases.operators(out)["kvshare", "GroupQueryAttention"] == 5
+    want = answers(cases.session(cases.DATA / "torch_gemma4" / "model.onnx"), shape)
+    for got, expected in zip(answers(cases.session(out, library), shape), want, strict=True):
+        assert np.abs(got - expected).max() <= 1e-4

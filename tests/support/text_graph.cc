@@ -121,6 +121,9 @@ bool ReadAttribute(std::string_view text, onnx::AttributeProto& attribute) {
   if (value.front() == '[') {
     attribute.set_type(onnx::AttributeProto::INTS);
     for (const auto item : Split(value.substr(1, value.size() - 2), ',')) attribute.add_ints(Integer(item).value_or(0));
+  } else if (value.front() == '\'') {
+    attribute.set_type(onnx::AttributeProto::STRING);
+    attribute.set_s(std::string(value.substr(1, value.size() - 2)));
   } else if (const auto integer = Integer(value)) {
     attribute.set_type(onnx::AttributeProto::INT);
     attribute.set_i(*integer);
@@ -181,6 +184,7 @@ std::string AttributeText(const onnx::AttributeProto& attribute) {
   switch (attribute.type()) {
     case onnx::AttributeProto::INT: return fmt::format("{}={}", attribute.name(), attribute.i());
     case onnx::AttributeProto::FLOAT: return fmt::format("{}={:#}", attribute.name(), attribute.f());
+    case onnx::AttributeProto::STRING: return fmt::format("{}='{}'", attribute.name(), attribute.s());
     case onnx::AttributeProto::INTS: return fmt::format("{}=[{}]", attribute.name(), fmt::join(attribute.ints(), ","));
     default: return fmt::format("{}=...", attribute.name());
   }

@@ -26,6 +26,8 @@ bool ReadOwnAttention(const LayersBefore& /*before*/, Layer& layer) {
   }
   if (const auto past = graph.Shape(layer.key_join.past); layer.kv_heads == 0 && past)
     layer.kv_heads = ExtentOrZero((*past)[1]);
+  if (const auto cache = graph.Shape(layer.static_key.cache); layer.kv_heads == 0 && cache && cache->size() == 4)
+    layer.kv_heads = ExtentOrZero((*cache)[1]);
   layer.head_size = HeadSizeFrom(graph, Output(node, 1));
   if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, Input(node, 4));
   if (layer.head_size == 0) layer.head_size = HeadSizeFrom(graph, layer.key_join.past);

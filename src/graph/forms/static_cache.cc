@@ -19,6 +19,7 @@ const std::string& BeforeTranspose(const Graph& graph, const std::string& value)
 StaticCache StaticCacheOf(const Graph& graph, const std::string& value) {
   const Node* writer = graph.Producer(BeforeTranspose(graph, value));
   if (!graph.IsOnnx(writer, "TensorScatter") && !graph.IsOnnx(writer, "ScatterND")) return {};
+  if (graph.OwnerOf(writer->output(0)) != &graph) return {};  // no layer of this graph writes it
   const Node* pad = graph.Producer(Input(*writer, 0));
   const bool grows = graph.IsOnnx(pad, "Pad");
   const std::string& cache = grows ? graph.Origin(Input(*pad, 0)) : BeforeTranspose(graph, Input(*writer, 0));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graph/extents.h"
 #include "graph/forms/facts.h"
 #include "graph/match/lengths.h"
 #include "graph/schema.h"
@@ -10,13 +11,11 @@ namespace kvshare::graph {
 namespace {
 
 // Of [B, S, heads * D] or [B, heads, S, D]; -1: not fixed or not known.
-int64_t TokensOf(const Graph& graph, const std::string& value) {
+int64_t FixedTokensOf(const Graph& graph, const std::string& value) {
   const auto shape = graph.Shape(value);
   if (!shape || (shape->size() != 3 && shape->size() != 4)) return -1;
   return (*shape)[shape->size() - 2];
 }
-
-bool HasPast(const Node& node) { return !Input(node, 4).empty() || !Input(node, 5).empty(); }
 
 // Of [B, S, heads * D] or [B, heads, S, D].
 Sum TokenSum(const Graph& graph, const std::string& value) {
@@ -24,17 +23,28 @@ Sum TokenSum(const Graph& graph, const std::string& value) {
   return SumOfExtent(graph, value, shape && shape->size() == 3 ? 1 : 2);
 }
 
-// Behind a past, right_window_size 0 (opset 25) hides what is_causal hides.
-bool IsCausal(const Node& node) {
-  return IntAttribute(node, "is_causal") == 1 || (HasPast(node) && IntAttribute(node, "right_window_size") == 0);
+// Its triangle and its windows end at the last key, and not begin at the first.
+bool IsPlaced(const Layer& layer) { return HasPast(*layer.node) || SeesAllKeys(layer); }
+
+// Where it is placed, right_window_size 0 (opset 25) hides what is_causal hides.
+bool IsCausal(const Layer& layer) {
+  const Node& node = *layer.node;
+  return IntAttribute(node, "is_causal") == 1 || (IsPlaced(layer) && IntAttribute(node, "right_window_size") == 0);
+}
+
+// Those that the node sees if nothing is hidden.
+Sum KeysOf(const Layer& layer) {
+  const Graph& graph = *layer.graph;
+  Sum keys = TokenSum(graph, BeforeExpansion(graph, Input(*layer.node, 1)).value);
+  return HasPast(*layer.node) ? Add(std::move(keys), SumOfExtent(graph, Input(*layer.node, 4), 2)) : keys;
 }
 
 // Do the node's own bounds (opset 25) hide what Layer::window says, and nothing else of what `mask` shows? They count
 // columns: from the past on, and from the first key where there is no past.
 Decline CheckWindowAttributes(const Layer& layer, const MaskMeaning& mask) {
   const Node& node = *layer.node;
-  const bool from_first_key = !HasPast(node);
-  if (from_first_key && IntAttribute(node, "right_window_size") >= 0 && !IsCausal(node))
+  const bool from_first_key = !IsPlaced(layer);
+  if (from_first_key && IntAttribute(node, "right_window_size") >= 0 && !IsCausal(layer))
     return Because(DeclineCode::kWindowAttribute,
                    "has right_window_size without a past, which counts from the first key; needs a past");
   const int64_t left = IntAttribute(node, "left_window_size");
@@ -54,16 +64,17 @@ Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
   const Columns& columns = *mask.columns;
-  if (!HasPast(node) && IsCausal(node))
+  if (!IsPlaced(layer) && IsCausal(layer))
     return Because(DeclineCode::kNotCausal,
                    "is_causal without a past counts from the first key, its mask from the last");
-  const Sum queries = TokenSum(graph, Input(node, 0));
+  const Sum queries = TokensOf(layer, 0);
   if (columns.queries && queries != *columns.queries)
     return Because(DeclineCode::kMaskQueries, "its mask is made for {} queries; its query has {}",
                    TextOf(*columns.queries), TextOf(queries));
-  Sum keys = TokenSum(graph, BeforeExpansion(graph, Input(node, 1)).value);
-  if (HasPast(node)) keys = Add(std::move(keys), SumOfExtent(graph, Input(node, 4), 2));
-  if (keys != columns.keys)
+  const Sum keys = KeysOf(layer);
+  // Padding alone of a whole mask has a column for each key, whatever exporters call their number.
+  const bool may_be_all = !columns.queries && IsPlaced(layer) && !(keys.terms.empty() && columns.keys.terms.empty());
+  if (keys != columns.keys && !(may_be_all && SumOfExtent(graph, mask.key_mask, 1) == columns.keys))
     return Because(DeclineCode::kMaskKeys, "its mask is made for {} keys; it has {}", TextOf(columns.keys),
                    TextOf(keys));
   if (HasPast(node) && mask.padding && SumOfExtent(graph, mask.key_mask, 1) != columns.keys)
@@ -105,11 +116,58 @@ Decline CheckBorrowing(const std::vector<Layer>& layers, const Layer& layer, con
   const Layer& source = layers[static_cast<size_t>(layer.source)];
   KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
   if (!counts_lengths) return {};
-  if (!mask.padding) return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
-  return CheckLengths(source, mask.key_mask);
+  return mask.padding ? CheckLengths(source, mask.key_mask) : CheckWholeLengths(source, mask.columns->keys);
+}
+
+// Of what Attention sees without a mask: all keys up to the query's own.
+Matched<MaskMeaning> MeaningOfNoMask(const Layer& layer) {
+  if (!IsPlaced(layer) || !IsCausal(layer))
+    return Because(DeclineCode::kMaskAbsent, "has no mask; needs one that hides the padding");
+  MaskMeaning all;
+  all.rank = 4;
+  all.columns = Columns{std::nullopt, KeysOf(layer)};
+  return all;
+}
+
+Decline CheckLengthsOfItsOwn(const Layer& layer) {
+  if (Input(*layer.node, 6).empty() || SeesAllKeys(layer)) return {};
+  return Because(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which is not converted");
+}
+
+// Are the rows that the layer sees by its nonpad_kv_seqlen those that its source, GroupQueryAttention, counts?
+Matched<SharedMatch> MatchEnds(const Layer& layer, const Layer& source) {
+  const Graph& graph = *layer.graph;
+  const Node& node = *layer.node;
+  if (!Input(node, 3).empty()) return Because(DeclineCode::kOwnLengths, "has a mask beside nonpad_kv_seqlen");
+  if (IntAttribute(node, "is_causal") != 1 && IntAttribute(node, "right_window_size") != 0)
+    return Because(DeclineCode::kNotCausal, "is not causal");
+  KVSHARE_RETURN_IF_ERROR(CheckSource(layer, source));
+  const std::string& seqlens = Input(*source.node, 5);
+  const std::string& total = Input(*source.node, 6);
+  const Sum queries = TokensOf(layer, 0);
+  const auto lengths = LengthsOfEnds(graph, Input(node, 6), queries);
+  const bool is_counted = lengths && lengths->seqlens == seqlens && lengths->total == total;
+  const bool is_last = IsLastRow(graph, seqlens, Input(node, 6)) && KnownInts(graph, total) &&
+                       queries == SumOfExtent(graph, Input(*source.node, 0), 1);
+  if (!is_counted && !is_last)
+    return Because(DeclineCode::kLengthsDiffer, "'{}' is not known to count what source layer {} counts",
+                   Input(node, 6), source.index);
+  SharedMatch match;
+  match.mask.absent = true;
+  match.mask.rank = 4;
+  return match;
 }
 
 }  // namespace
+
+bool SeesAllKeys(const Layer& layer) {
+  const Graph& graph = *layer.graph;
+  const Node* expand = graph.Producer(graph.Origin(Input(*layer.node, 6)));
+  return graph.IsOnnx(expand, "Expand") &&
+         SumOf(graph, Input(*expand, 0)) == TokenSum(graph, BeforeExpansion(graph, Input(*layer.node, 1)).value);
+}
+
+Sum TokensOf(const Layer& layer, int input) { return TokenSum(*layer.graph, Input(*layer.node, input)); }
 
 Decline CheckAttentionNode(const Layer& layer) {
   const Node& node = *layer.node;
@@ -117,7 +175,6 @@ Decline CheckAttentionNode(const Layer& layer) {
   for (const char* window : {"left_window_size", "right_window_size"})
     if (const int64_t keys = IntAttribute(node, window); keys < -1)
       return Because(DeclineCode::kWindowAttribute, "has {} {}; needs -1 or more", window, keys);
-  if (!Input(node, 6).empty()) return Because(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which is not converted");
   if (layer.query_heads <= 0 || layer.kv_heads <= 0)
     return Because(DeclineCode::kHeads,
                    "has no q_num_heads and kv_num_heads; needs them, or a query and a key of known rank 4");
@@ -135,7 +192,7 @@ Decline CheckAttentionNode(const Layer& layer) {
 Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::string& value, const char* what) {
   if (mask.columns) return {};  // CheckColumns compared them
   if (mask.queries >= 0) {
-    if (TokensOf(*layer.graph, value) == mask.queries) return {};
+    if (FixedTokensOf(*layer.graph, value) == mask.queries) return {};
     if (mask.query.empty())
       return Because(DeclineCode::kMaskQueries, "its mask is made for {} queries; its {} is not known to have as many",
                      mask.queries, what);
@@ -152,12 +209,12 @@ Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::str
 
 Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {
   const Node& node = *layer.node;
-  if (Input(node, 3).empty()) return Because(DeclineCode::kMaskAbsent, "has no mask; needs one that hides the padding");
-  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, ReadMask(*layer.graph, Input(node, 3)));
+  KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask,
+                           Input(node, 3).empty() ? MeaningOfNoMask(layer) : ReadMask(*layer.graph, Input(node, 3)));
   if (!mask.padding && !mask.columns)
     return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
   if (mask.columns) KVSHARE_RETURN_IF_ERROR(CheckColumns(layer, mask));
-  if (!mask.causal && !IsCausal(node))
+  if (!mask.causal && !IsCausal(layer))
     return Because(DeclineCode::kNotCausal, "neither its mask nor is_causal makes it causal");
   KVSHARE_RETURN_IF_ERROR(CheckWindowAttributes(layer, mask));
   KVSHARE_RETURN_IF_ERROR(CheckQueries(layer, mask, Input(node, 0), "query"));
@@ -168,6 +225,7 @@ Matched<MaskMeaning> MatchOwnAttention(const Layer& layer) {
   const Node& node = *layer.node;
   if (!layer.trouble.ok()) return layer.trouble;
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckLengthsOfItsOwn(layer));
   const bool whole =
       !Input(node, 4).empty() && !Input(node, 5).empty() && !Output(node, 1).empty() && !Output(node, 2).empty();
   const bool outside = !HasPast(node) && Output(node, 1).empty() && Output(node, 2).empty();
@@ -200,10 +258,11 @@ Decline CheckWithItsMask(const std::vector<Layer>& layers, const Layer& layer) {
   if (!layer.trouble.ok()) return layer.trouble;
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;
+  const bool is_placed = HasPast(node) || !Input(node, 6).empty();
   for (const char* window : {"left_window_size", "right_window_size"})
-    if (Differs(node, window))
+    if (Differs(node, window) && Input(node, 6).empty())
       return Because(DeclineCode::kWindowAttribute, "has {} beside a mask that is needed whole", window);
-  if (!HasPast(node) && IsCausal(node))
+  if (!is_placed && IntAttribute(node, "is_causal") == 1)
     return Because(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
   if (!layer.IsShared()) return {};
   KVSHARE_RETURN_IF_ERROR(CheckNoCacheOfItsOwn(layer));
@@ -222,8 +281,11 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
   KVSHARE_RETURN_IF_ERROR(CheckAttentionNode(layer));
   const Node& node = *layer.node;
   KVSHARE_RETURN_IF_ERROR(CheckNoCacheOfItsOwn(layer));
+  if (counts_lengths && !Input(node, 6).empty() && !SeesAllKeys(layer))
+    return MatchEnds(layer, layers[static_cast<size_t>(layer.source)]);
+  KVSHARE_RETURN_IF_ERROR(CheckLengthsOfItsOwn(layer));
   SharedMatch match;
-  if (!counts_lengths && Input(node, 3).empty() && !IsCausal(node)) {
+  if (!counts_lengths && Input(node, 3).empty() && !IsCausal(layer)) {
     match.mask.absent = true;
     match.mask.rank = 4;
     KVSHARE_RETURN_IF_ERROR(CheckWindowAttributes(layer, match.mask));
@@ -231,7 +293,7 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
   }
   KVSHARE_ASSIGN_OR_RETURN(match.mask, CheckAttentionMask(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowing(layers, layer, match.mask, counts_lengths));
-  match.repairs_causality = IsCausal(node);
+  match.repairs_causality = IsCausal(layer) && !IsPlaced(layer);
   if ((layer.made_outside || layer.source < 0) && match.repairs_causality)
     return Because(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
   return match;

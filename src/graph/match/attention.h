@@ -11,11 +11,18 @@
 
 namespace kvshare::graph {
 
-// The node's attributes and inputs, but for its past, its mask and where its key comes from.
+// Is its nonpad_kv_seqlen all rows of its key for each sequence? Its triangle and windows end at the last row then.
+bool SeesAllKeys(const Layer& layer);
+
+// The number of tokens along `input`, query, key or value.
+Sum TokensOf(const Layer& layer, int input);
+
+// The node's attributes and inputs, but for its past, its mask, its lengths and where its key comes from.
 Decline CheckAttentionNode(const Layer& layer);
 
-// The meaning of the layer's mask, which must hide the padding, be causal (alone or by is_causal), and count as many
-// queries as the layer's query has.
+// The meaning of the layer's mask, which must hide the padding or compare columns, be causal (alone or by is_causal),
+// and count as many queries as the layer's query has. Without a mask: that all keys are seen, where is_causal ends at
+// the last.
 Matched<MaskMeaning> CheckAttentionMask(const Layer& layer);
 
 // Is the number of queries that `mask` counts the extent of `value`, the layer's query or key of this step? `what`
@@ -41,7 +48,8 @@ Matched<SharedMatch> MatchSharedAttention(const std::vector<Layer>& layers, cons
 // Does the layer's mask join conditions by Or, so that nothing but the mask says what it shows?
 bool NeedsItsMask(const Layer& layer);
 
-// May such a layer run in kvshare's Attention, with its mask and with the key and value that it borrows as they are?
+// May a layer run in kvshare's Attention, with its mask and its nonpad_kv_seqlen, and with the key and value that it
+// borrows as they are?
 Decline CheckWithItsMask(const std::vector<Layer>& layers, const Layer& layer);
 
 }  // namespace kvshare::graph

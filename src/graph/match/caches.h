@@ -1,6 +1,7 @@
 // The cache of an own layer: who reads it, and may it take another form?
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "graph/layers.h"
@@ -9,6 +10,10 @@
 namespace kvshare::graph {
 
 std::vector<const Layer*> BorrowersOf(const std::vector<Layer>& layers, const Layer& source);
+
+// What GroupQueryAttention needs of a past [B, Hkv, P, D]: one head size and a type of floats. `for_ort`: as ONNX
+// Runtime's own needs it. kCacheType, kHeadSize.
+Decline CheckGqaCache(const Graph& graph, const std::string& past_key, const std::string& past_value, bool for_ort);
 
 // kSourceForm: it is not kvshare::GroupQueryAttention. kSourceCache: its pasts are not graph inputs that it alone
 // reads.

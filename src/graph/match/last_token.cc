@@ -84,6 +84,12 @@ Decline CheckUnread(const Graph& graph, const Node& node) {
   return {};
 }
 
+// Is its mask [B, 1, 1, T], one for all queries?
+bool IsPaddingAlone(const Layer& layer) {
+  const auto mask = ReadMask(*layer.graph, Input(*layer.node, 3));
+  return mask.ok() && mask->columns && !mask->columns->queries;
+}
+
 // How a layer that borrows reads tokens; a causal triangle that one query alone would misplace goes to the plan.
 Matched<TokenReads> ReadLayer(const Layer& layer, LastTokenPlan& plan) {
   const Node& node = *layer.node;
@@ -98,10 +104,13 @@ Matched<TokenReads> ReadLayer(const Layer& layer, LastTokenPlan& plan) {
     if (!Input(node, 10).empty()) reads.inputs.push_back({10, -2});
     return reads;
   }
-  if (!Input(node, 3).empty()) reads.inputs.push_back({3, -2});
-  if (!CountsFromFirstKey(layer)) return reads;
+  if (!Input(node, 3).empty() && !IsPaddingAlone(layer)) reads.inputs.push_back({3, -2});
+  // One query alone would stand at the last column, where a sequence that is padded behind has no token.
+  const bool counts_tokens = layer.IsKvshare() && !Input(node, kKeyMask).empty();
   for (const char* window : {"left_window_size", "right_window_size", "local_window_size"})
-    if (Differs(node, window)) return Because(DeclineCode::kWindowAttribute, "{}: has {}", Describe(node), window);
+    if (Differs(node, window) && !counts_tokens)
+      return Because(DeclineCode::kWindowAttribute, "{}: has {}, which counts columns", Describe(node), window);
+  if (!CountsFromFirstKey(layer)) return reads;
   if (IntAttribute(node, "is_causal") != 1) return reads;
   if (const auto mask = ReadMask(*layer.graph, Input(node, 3)); !mask.ok() || !mask->causal)
     return Because(DeclineCode::kNotCausal, "{}: is_causal, which one query alone would misplace, is not in its mask",
@@ -110,11 +119,15 @@ Matched<TokenReads> ReadLayer(const Layer& layer, LastTokenPlan& plan) {
   return reads;
 }
 
-// The mask [B, T] that says which tokens a layer of Attention keeps.
-Matched<std::string> MaskOf(const Layer& layer) {
-  if (layer.IsKvshare()) return Input(*layer.node, kKeyMask);
-  KVSHARE_ASSIGN_OR_RETURN(const MaskMeaning mask, ReadMask(*layer.graph, Input(*layer.node, 3)));
+// The mask [B, T] that says which tokens a layer of Attention keeps. Where it may have columns behind those of the
+// keys, `keys` gets a value that has them along its axis -2.
+Matched<std::string> MaskOf(const Layer& layer, std::string& keys) {
+  const Graph& graph = *layer.graph;
+  const Node& node = *layer.node;
+  if (!Input(node, kKeyMask).empty() || Input(node, 3).empty()) return Input(node, kKeyMask);
+  KVSHARE_ASSIGN_OR_RETURN(const MaskMeaning mask, ReadMask(graph, Input(node, 3)));
   if (!mask.padding) return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
+  if (mask.columns && SumOfExtent(graph, mask.key_mask, 1) != mask.columns->keys) keys = Input(node, 1);
   return mask.key_mask;
 }
 
@@ -136,7 +149,7 @@ Decline FindLast(const Layer& own, std::span<const Layer> behind, LastTokenPlan&
     if (layer.IsGqa())
       return Because(DeclineCode::kLengthsDiffer, "{}: counts lengths, {} does not", Describe(*layer.node),
                      Describe(*own.node));
-    KVSHARE_ASSIGN_OR_RETURN(const std::string mask, MaskOf(layer));
+    KVSHARE_ASSIGN_OR_RETURN(const std::string mask, MaskOf(layer, plan.keys));
     if (mask.empty() || (!plan.mask.empty() && mask != plan.mask))
       return Because(DeclineCode::kMaskUnknown, "{}: which tokens are kept is not known as for the other layers",
                      Describe(*layer.node));
@@ -199,8 +212,10 @@ class Walk {
     const Node* producer = graph_.Producer(value);
     // A mask of an attention is made of its tokens in ways of its own: all rows, of which the last is taken.
     const bool is_mask = IsAttentionOp(node) && read.input != 0;
+    // What the last own layer gives, whose keys need no part of it.
+    const bool is_before = producer != nullptr && IsAttentionOp(*producer) && !layers_.contains(producer);
     if (IsLastToken(graph_, value)) return {};
-    if (producer == nullptr || elsewhere_.contains(producer) || is_mask) return Cut(node, read);
+    if (producer == nullptr || elsewhere_.contains(producer) || is_mask || is_before) return Cut(node, read);
     const auto [found, is_new] = plan_.narrowed.try_emplace(value, read.axis);
     return is_new || found->second == read.axis ? Decline() : Unlike(value);
   }
@@ -209,13 +224,25 @@ class Walk {
     const std::string& value = Input(node, read.input);
     const int64_t rank = ranks_.Of(value);
     if (rank < 0) return UnknownShape(node, value);
-    const auto shape = graph_.Shape(value);
-    const auto logits = graph_.Shape(plan_.logits);
-    if (rank + read.axis < 1 || (shape && shape->front() == 1 && logits && logits->front() != 1))
+    const auto batch = BatchAxis(value);
+    if (rank + read.axis < 1 || !batch || *batch == rank + read.axis)
       return Because(DeclineCode::kTokensMixed, "{}: '{}' is one for all sequences, whose last tokens may differ",
                      Describe(node), value);
-    plan_.cuts.push_back({&node, read.input, read.axis, rank});
+    plan_.cuts.push_back({&node, read.input, read.axis, rank, *batch});
     return {};
+  }
+
+  // The axis of the sequences: the first, unless its extent is not the logits'.
+  std::optional<int64_t> BatchAxis(const std::string& value) const {
+    const auto shape = graph_.Shape(value);
+    const auto logits = graph_.Shape(plan_.logits);
+    const bool is_first =
+        !shape || !logits || shape->empty() || shape->front() < 0 || shape->front() == logits->front();
+    if (is_first) return 0;
+    const std::string name = graph_.ExtentName(plan_.logits, 0);
+    for (int64_t axis = 1; axis < static_cast<int64_t>(shape->size()) && !name.empty(); ++axis)
+      if (graph_.ExtentName(value, axis) == name) return axis;
+    return std::nullopt;
   }
 
   static Decline Unlike(const std::string& value) {

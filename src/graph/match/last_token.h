@@ -18,6 +18,7 @@ struct TokenCut {
   int input = 0;
   int64_t axis = 0;  // of the tokens, from the end
   int64_t rank = 0;
+  int64_t batch = 0;  // the axis of the sequences, from the front
 };
 
 struct LastTokenPlan {
@@ -26,7 +27,8 @@ struct LastTokenPlan {
   // Which token is a sequence's last: by seqlens_k of GroupQueryAttention, or by a mask [B, T] of what is kept.
   std::string seqlens;
   std::string mask;
-  std::string query;                                   // holds this step's tokens along its axis -2
+  std::string keys;   // "": the mask ends at the last token; else at the number of this value's rows, its axis -2
+  std::string query;  // holds this step's tokens along its axis -2
   std::vector<TokenCut> cuts;                          // none: it computes one token already
   std::map<std::string, int64_t> narrowed;             // values of that part, and the axis of their tokens
   std::map<const Node*, std::vector<int64_t>> shapes;  // of Reshape nodes that named the number of tokens

@@ -62,8 +62,7 @@ Decline CheckTrace(const Graph& graph, const Trace& trace) {
 Matched<RepeatMatch> MatchRepeat(const Layer& layer) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
-  if (!Input(node, 4).empty() || !Input(node, 5).empty())
-    return Because(DeclineCode::kOwnPast, "repeats its new heads, and has a past of as many");
+  if (HasPast(node)) return Because(DeclineCode::kOwnPast, "repeats its new heads, and has a past of as many");
   for (int output = 1; output < node.output_size(); ++output)
     if (!node.output(output).empty())
       return Because(DeclineCode::kOutputIsRead, "has an output {} '{}', which depends on the repetition", output,

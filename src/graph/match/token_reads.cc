@@ -101,9 +101,10 @@ Reads ReadAlongAxis(const Asked& asked) {
   return reads;
 }
 
-// [.., S, K] times weights of rank 2 at most.
+// [.., S, K] times weights of rank 2 at most; or a matrix of each token times another.
 Reads ReadMatMul(const Asked& asked) {
   const int64_t rank = asked.RankOf(1);
+  if (asked.axis <= -3 && rank >= -asked.axis && asked.RankOf(0) >= -asked.axis) return ReadElementwise(asked);
   if (asked.axis > -2 || !asked.IsFixed(1) || rank < 1 || rank > 2) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
@@ -130,8 +131,10 @@ bool Contains(const std::vector<int64_t>& axes, int64_t axis) {
 
 Reads ReadReduce(const Asked& asked) {
   const auto axes = Axes(asked, asked.RankOf(0));
-  if (!axes || axes->empty() || Differs(asked.node, "keepdims") || Contains(*axes, asked.axis))
-    return Mixed(asked.node);
+  if (!axes || axes->empty() || Contains(*axes, asked.axis)) return Mixed(asked.node);
+  // An axis that goes moves none of those behind it.
+  const bool all_before = std::ranges::all_of(*axes, [&](int64_t axis) { return axis < asked.axis; });
+  if (Differs(asked.node, "keepdims") && !all_before) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
 
@@ -183,6 +186,38 @@ Reads ReadSlice(const Asked& asked) {
   return TokenReads{{{0, asked.axis}}};
 }
 
+// Expand and Tile: the tokens are as many as before.
+Reads ReadRepeat(const Asked& asked) {
+  const auto counts = KnownInts(asked.graph, Input(asked.node, 1));
+  if (!counts) return Mixed(asked.node);
+  const auto rank = static_cast<int64_t>(counts->size());
+  if (rank + asked.axis >= 0 && (*counts)[static_cast<size_t>(rank + asked.axis)] != 1) return Mixed(asked.node);
+  if (asked.RankOf(0) < -asked.axis) return UnknownShape(asked.node, Input(asked.node, 0));
+  return TokenReads{{{0, asked.axis}}};
+}
+
+// Is `value` made of constants and of extents alone? What asks for extents is judged as their reader.
+bool IsOfExtents(const Asked& asked, const std::string& value, int depth = 0) {
+  constexpr int kMostNodes = 8;
+  if (asked.fixed.Has(value)) return true;
+  const Node* node = asked.graph.Producer(value);
+  if (node == nullptr || depth > kMostNodes || !asked.graph.BodiesOf(*node).empty()) return false;
+  if (asked.graph.IsOnnx(node, "Shape")) return true;
+  return std::ranges::all_of(
+      node->input(), [&](const std::string& input) { return input.empty() || IsOfExtents(asked, input, depth + 1); });
+}
+
+// Whole slices of the first axes are replaced, behind which the tokens lie.
+Reads ReadScatter(const Asked& asked) {
+  const int64_t rank = asked.RankOf(0);
+  const auto indices = asked.graph.Shape(Input(asked.node, 1));
+  if (rank < 0 || !indices || indices->empty() || indices->back() <= 0)
+    return UnknownShape(asked.node, Input(asked.node, rank < 0 ? 0 : 1));
+  if (rank + asked.axis < indices->back() || !IsOfExtents(asked, Input(asked.node, 1))) return Mixed(asked.node);
+  if (asked.IsFixed(0) || asked.IsFixed(2)) return Mixed(asked.node);
+  return TokenReads{{{0, asked.axis}, {2, asked.axis}}};
+}
+
 // Rows of a table by token, or fixed rows of what each token has.
 Reads ReadGather(const Asked& asked) {
   const std::string& data = Input(asked.node, 0);
@@ -224,7 +259,10 @@ bool Keeps(const Asked& asked, const Extent& extent, int64_t axis, int64_t token
 Reads ReadReshape(const Asked& asked) {
   const std::string& value = Input(asked.node, 0);
   const auto extents = ExtentsOf(asked.graph, Input(asked.node, 1));
-  if (!extents || Differs(asked.node, "allowzero")) return Mixed(asked.node);
+  if (!extents) return Mixed(asked.node);
+  // Beside allowzero, which PyTorch's exporter writes always, a 0 means no element.
+  if (Differs(asked.node, "allowzero") && std::ranges::any_of(*extents, [](const Extent& e) { return e.number == 0; }))
+    return Mixed(asked.node);
   const auto rank = static_cast<int64_t>(extents->size());
   const int64_t tokens = rank + asked.axis;
   const int64_t value_rank = asked.ranks.Of(value);
@@ -300,6 +338,9 @@ constexpr std::array kRows = {
     Row{"", "Squeeze", ReadSqueeze},
     Row{"", "Transpose", ReadTranspose},
     Row{"", "Slice", ReadSlice},
+    Row{"", "Expand", ReadRepeat},
+    Row{"", "Tile", ReadRepeat},
+    Row{"", "ScatterND", ReadScatter},
     Row{"", "Gather", ReadGather},
     Row{"", "Reshape", ReadReshape},
     Row{"", "RotaryEmbedding", ReadRotary},

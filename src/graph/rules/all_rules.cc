@@ -9,10 +9,12 @@ const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> rules = {
       {kRepeatKvRule, {Feature::kHeadsAsTheyAre}, RunRepeatKv},
       {kOwnAttentionRule, {Feature::kOwnGqa}, RunOwnAttention},
+      {kScatteredCacheRule, {Feature::kOwnInKvshare}, RunScatteredCache},
       {kOwnKeyMaskRule, {Feature::kOwnToKeyMask}, RunOwnKeyMask},
       {kSharedAttentionRule, {Feature::kToExternalKey, Feature::kToEmptyKey, Feature::kToKeyMask}, RunSharedAttention},
       {kReadBiasRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunReadBias},
       {kSharedGqaRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunSharedGqa},
+      {kStaticCacheRule, {Feature::kStaticCaches}, RunStaticCache},
       {kFoldRotaryRule, {Feature::kFoldRotary}, RunFoldRotary},
       {kOwnLayersRule, {Feature::kOwnInKvshare}, RunOwnLayers},
       {kUnnamePresentsRule, {Feature::kToExternalKey, Feature::kToEmptyKey}, RunUnnamePresents},

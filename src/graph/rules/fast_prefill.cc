@@ -6,8 +6,10 @@
 //
 // last is min(seqlens_k, S - 1): on a first prompt a sequence's tokens begin at row 0, later ones end at row S - 1.
 // Where layers count no lengths, it is the last of the step's columns that the mask keeps.
+#include <algorithm>
 #include <limits>
 #include <tuple>
+#include <utility>
 
 #include "graph/match/last_token.h"
 #include "graph/rules/rule.h"
@@ -52,6 +54,15 @@ class Maker {
   std::string base_;
 };
 
+// The columns [begin, end) of the mask that are this step's tokens.
+std::pair<std::string, std::string> ColumnsOf(Maker& maker, const LastTokenPlan& plan, const std::string& tokens) {
+  if (plan.keys.empty())
+    return {maker.Make("Neg", {tokens}, "_begin").output(0), maker.Ints({std::numeric_limits<int64_t>::max()}, "_end")};
+  const std::string extents = maker.Make("Shape", {plan.keys}, "_rows").output(0);
+  const std::string end = maker.Make("Gather", {extents, maker.Ints({-2}, "_axis")}, "_end").output(0);
+  return {maker.Make("Sub", {end, tokens}, "_begin").output(0), end};
+}
+
 // [B, 1, 1]: the row of each sequence's last token among this step's.
 std::string MakeLast(Graph& graph, const LastTokenPlan& plan) {
   Maker maker(graph, plan.logits + "_last");
@@ -63,8 +74,7 @@ std::string MakeLast(Graph& graph, const LastTokenPlan& plan) {
     const std::string seqlens = maker.Cast(plan.seqlens, onnx::TensorProto::INT64, "_seqlens");
     row = maker.Make("Min", {seqlens, newest}, "_row").output(0);
   } else {
-    const std::string begin = maker.Make("Neg", {tokens}, "_begin").output(0);
-    const std::string end = maker.Ints({std::numeric_limits<int64_t>::max()}, "_end");
+    const auto [begin, end] = ColumnsOf(maker, plan, tokens);
     const std::string columns =
         maker.Make("Slice", {plan.mask, begin, end, maker.Ints({1}, "_one")}, "_columns").output(0);
     const Node& latest = maker.Make("ArgMax", {maker.Cast(columns, onnx::TensorProto::INT32, "_kept")}, "_row");
@@ -75,17 +85,19 @@ std::string MakeLast(Graph& graph, const LastTokenPlan& plan) {
   return maker.Make("Reshape", {row, maker.Ints({-1, 1, 1}, "_shape")}, "").output(0);
 }
 
-// `value` at the last tokens, which lie along `axis` of `rank`; GatherND takes them behind the batch.
-std::string TakeLast(Graph& graph, const std::string& value, int64_t axis, int64_t rank, const std::string& last) {
+// `value` at the last tokens. GatherND takes them along the second axis, behind the sequences.
+std::string TakeLast(Graph& graph, const std::string& value, const TokenCut& cut, const std::string& last) {
   Maker maker(graph, value + "_last");
-  std::vector<int64_t> swap(static_cast<size_t>(rank));
-  for (size_t i = 0; i < swap.size(); ++i) swap[i] = static_cast<int64_t>(i);
-  std::swap(swap[1], swap[static_cast<size_t>(rank + axis)]);
-  const bool is_second = rank + axis == 1;
-  const std::string rows = is_second ? value : maker.Transpose(value, swap, "_rows");
+  std::vector<int64_t> order = {cut.batch, cut.rank + cut.axis};
+  for (int64_t axis = 0; axis < cut.rank; ++axis)
+    if (axis != order[0] && axis != order[1]) order.push_back(axis);
+  std::vector<int64_t> back(order.size());
+  for (size_t i = 0; i < order.size(); ++i) back[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
+  const bool is_second = std::ranges::is_sorted(order);
+  const std::string rows = is_second ? value : maker.Transpose(value, order, "_rows");
   const Node& taken = maker.Make("GatherND", {rows, last}, "_token");
   graph.SetInt(taken, "batch_dims", 1);
-  return is_second ? taken.output(0) : maker.Transpose(taken.output(0), swap, "");
+  return is_second ? taken.output(0) : maker.Transpose(taken.output(0), back, "");
 }
 
 void CutTokens(Graph& graph, const LastTokenPlan& plan) {
@@ -94,7 +106,7 @@ void CutTokens(Graph& graph, const LastTokenPlan& plan) {
   for (const TokenCut& cut : plan.cuts) {
     const std::string value = Input(*cut.node, cut.input);
     std::string& of_last = taken[{value, cut.axis}];
-    if (of_last.empty()) of_last = TakeLast(graph, value, cut.axis, cut.rank, last);
+    if (of_last.empty()) of_last = TakeLast(graph, value, cut, last);
     graph.SetInput(*cut.node, cut.input, of_last);
   }
 }
@@ -116,6 +128,7 @@ void RunFastPrefill(Rewriting& rewriting) {
     const std::string any = graph.FreshName(node->output(0) + "_shape");
     graph.AddInts(any, shape);
     graph.SetInput(*node, 1, any);
+    if (Differs(*node, "allowzero")) graph.SetInt(*node, "allowzero", 0);  // a 0 keeps an extent
   }
   for (const Node* node : plan->triangles) graph.SetInt(*node, "is_causal", 0);
   for (const auto& [value, axis] : plan->narrowed) graph.SetExtent(value, axis, 1);

@@ -6,8 +6,10 @@ namespace {
 Features Preset(Target target) {
   switch (target) {
     case Target::kKvshare:
-      return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey};
-    case Target::kKvshareAttention: return {Feature::kHeadsAsTheyAre, Feature::kOwnToKeyMask, Feature::kToKeyMask};
+      return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kOwnInKvshare, Feature::kToExternalKey,
+              Feature::kStaticCaches};
+    case Target::kKvshareAttention:
+      return {Feature::kHeadsAsTheyAre, Feature::kOwnToKeyMask, Feature::kToKeyMask, Feature::kStaticCaches};
     case Target::kOnnx25: return {Feature::kHeadsAsTheyAre, Feature::kOwnToStandard, Feature::kToStandard};
     case Target::kOrt: return {Feature::kHeadsAsTheyAre, Feature::kOwnGqa, Feature::kToEmptyKey};
   }

@@ -24,6 +24,7 @@ enum class Feature : uint32_t {
   kNarrowCaches = 1U << 12,   // caches hold elements of another type
   kOwnToStandard = 1U << 13,  // own layers become ai.onnx's Attention of opset 25
   kToStandard = 1U << 14,     // shared layers do
+  kStaticCaches = 1U << 15,   // Attention over caches that the graph writes runs in kvshare
 };
 
 class Features {

@@ -66,7 +66,7 @@ void UnfoldOutput(Rewriting& rewriting, const Layer& layer) {
 
 bool HasFourAxes(const Layer& layer) {
   const auto query = layer.graph->Shape(Input(*layer.node, 0));
-  return query && query->size() == 4;
+  return query ? query->size() == 4 : !layer.IsGqa() && FindAttribute(*layer.node, "q_num_heads") == nullptr;
 }
 
 Decline CheckFold(const Layer& layer) {

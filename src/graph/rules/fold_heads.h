@@ -14,7 +14,7 @@ std::string FoldHeads(Rewriting& rewriting, const Layer& layer, const std::strin
 // be reordered after.
 void UnfoldOutput(Rewriting& rewriting, const Layer& layer);
 
-// Is the layer's query [B, Hq, S, D]?
+// Is the layer's query [B, Hq, S, D]? Attention needs q_num_heads where it is not.
 bool HasFourAxes(const Layer& layer);
 
 // kHeadSize: it is, and its head size is not known.

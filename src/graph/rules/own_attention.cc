@@ -1,29 +1,21 @@
-// A layer that owns its K/V in Attention, with a mask, becomes GroupQueryAttention: it appends in place and needs no
-// mask. Rotary embeddings stay where they are: nothing proves that their positions are those that the node would count.
+// A layer that owns its K/V in Attention becomes GroupQueryAttention: it appends in place and needs no mask. Its
+// lengths are counted from attention_mask, or are all of its keys where its mask hides no padding. Rotary embeddings
+// stay where they are: nothing proves that their positions are those that the node would count.
 //
 //  before   Attention(q, k, v, mask, past_key, past_value), or Attention(q, Concat(past_key, k), Concat(past_value, v),
 //  mask) after    GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
-#include <array>
 #include <map>
 #include <set>
 #include <tuple>
 
 #include "graph/match/attention.h"
+#include "graph/match/caches.h"
 #include "graph/match/lengths.h"
 #include "graph/rules/fold_heads.h"
 #include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
 namespace {
-
-constexpr int64_t kOrtHeadSizes = 8;  // ONNX Runtime's GroupQueryAttention takes multiples
-
-std::optional<int64_t> HeadSizeOf(const Graph& graph, const std::string& bnsh) {
-  const auto shape = graph.Shape(bnsh);
-  return shape && shape->size() == 4 && (*shape)[3] > 0 ? std::optional((*shape)[3]) : std::nullopt;
-}
-
-bool HasPast(const Layer& layer) { return !Input(*layer.node, 4).empty() || !Input(*layer.node, 5).empty(); }
 
 bool IsJoined(const Layer& layer) { return layer.key_join.node != nullptr && layer.value_join.node != nullptr; }
 
@@ -46,8 +38,6 @@ Steps StepsOf(const Layer& layer) {
 Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
-  if (!mask.padding)
-    return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding, whose lengths the node counts");
   if (layer.expansion > 1)
     return Because(DeclineCode::kKeyIsExpanded, "the graph repeats each key-value head {} times; needs it as it is",
                    layer.expansion);
@@ -59,43 +49,20 @@ Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
       return Because(DeclineCode::kKeyIsMadeOutside, "takes '{}', which is joined in a graph around it", joined);
     if (graph.DependsOn(Input(node, 0), joined))
       return Because(DeclineCode::kKeyNotOfThisStep, "its query depends on '{}', which it would make", joined);
-    if (!mask.columns->queries || SumOfExtent(graph, join->added, 2) != *mask.columns->queries)
+    if (SumOfExtent(graph, join->added, 2) != mask.columns->queries.value_or(TokensOf(layer, 0)))
       return Because(DeclineCode::kKeyNotOfThisStep, "'{}' is not known to have as many tokens as the query",
                      join->added);
   }
   return {};
 }
 
-// GroupQueryAttention has one head size and one type for both halves of its cache.
-Decline CheckCache(const Layer& layer, const Steps& steps, bool for_ort) {
-  const Graph& graph = *layer.graph;
-  const std::array<std::string, 2> past = {steps.past_key, steps.past_value};
-  for (const auto& name : past)
-    if (const int type = graph.ElementType(name);
-        type != onnx::TensorProto::FLOAT && type != onnx::TensorProto::FLOAT16 && type != onnx::TensorProto::BFLOAT16)
-      return Because(DeclineCode::kCacheType, "the element type of '{}' is {}; needs float, float16 or bfloat16", name,
-                     type == 0 ? "not known" : fmt::format("{}", type));
-  const auto key = HeadSizeOf(graph, past[0]);
-  const auto value = HeadSizeOf(graph, past[1]);
-  if (!key || !value || *key != *value)
-    return Because(DeclineCode::kHeadSize, "the head sizes of '{}' and '{}' are not known to be one", past[0], past[1]);
-  if (for_ort && *key % kOrtHeadSizes != 0)
-    return Because(DeclineCode::kHeadSize,
-                   "has head size {}; ONNX Runtime's GroupQueryAttention needs a multiple of {}", *key, kOrtHeadSizes);
-  return {};
-}
-
 Matched<MaskMeaning> Match(const Layer& layer, bool for_ort) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
-  if (!HasPast(layer)) KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
-  KVSHARE_RETURN_IF_ERROR(CheckCache(layer, StepsOf(layer), for_ort));
+  if (!HasPast(*layer.node)) KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
+  const Steps steps = StepsOf(layer);
+  KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
   return mask;
 }
-
-struct Lengths {
-  std::string seqlens;
-  std::string total;
-};
 
 // The lengths that GroupQueryAttention nodes before the layer count, by the mask they are counted from.
 class LengthsBefore {
@@ -147,27 +114,60 @@ Lengths MakeLengths(Graph& graph, const Layer& layer, const std::string& mask) {
   return {seqlens, cast(columns, onnx::TensorProto::INT32, "_total")};
 }
 
-// What the Concat nodes gave becomes the node's presents.
-void TakeOverJoins(Graph& graph, const Layer& layer) {
-  const std::vector<std::string> outputs = {layer.node->output(0), layer.key_join.node->output(0),
-                                            layer.value_join.node->output(0)};
-  graph.Remove(*layer.key_join.node);
-  graph.Remove(*layer.value_join.node);
-  graph.SetOutputs(*layer.node, outputs);
+// The same of all keys, those of `past` and of this step.
+Lengths MakeWholeLengths(Rewriting& rewriting, const Layer& layer, const Steps& steps, const Sum& keys) {
+  Graph& graph = rewriting.GraphOf(layer);
+  const auto make = [&](const char* op, const std::vector<std::string>& inputs, const char* what) -> const Node& {
+    return graph.InsertBefore(*layer.node, op, inputs, {graph.FreshName(steps.past_key + what)});
+  };
+  const auto extent = [&](const std::string& value, int64_t axis, const char* what) {
+    const Node& shape = make("Shape", {value}, what);
+    graph.SetInt(shape, "start", axis);
+    graph.SetInt(shape, "end", axis + 1);
+    return shape.output(0);
+  };
+  const auto int32 = [&](const std::string& value, const char* what) {
+    const Node& cast = make("Cast", {value}, what);
+    graph.SetInt(cast, "to", onnx::TensorProto::INT32);
+    return cast.output(0);
+  };
+  const std::string all = rewriting.Once(layer, "all keys, " + TextOf(keys), [&] {
+    const std::string added = extent(steps.key, HasFourAxes(layer) ? 2 : 1, "_added");
+    return make("Add", {extent(steps.past_key, 2, "_held"), added}, "_all").output(0);
+  });
+  const std::string total = rewriting.Once(layer, "total of " + all, [&] { return int32(all, "_total"); });
+  const std::string batch = TextOf(SumOfExtent(graph, Input(*layer.node, 0), 0));
+  const std::string seqlens = rewriting.Once(layer, fmt::format("last of {} for {}", all, batch), [&] {
+    const std::string one = graph.FreshName(steps.past_key + "_one");
+    graph.AddInts(one, {1});
+    const std::string last = make("Sub", {all, one}, "_last").output(0);
+    return int32(make("Expand", {last, extent(Input(*layer.node, 0), 0, "_batch")}, "_lasts").output(0), "_seqlens_k");
+  });
+  return {seqlens, total};
+}
+
+Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask, const LengthsBefore& before) {
+  if (!mask.padding) return MakeWholeLengths(rewriting, layer, StepsOf(layer), mask.columns->keys);
+  Graph& graph = rewriting.GraphOf(layer);
+  const Lengths* known = before.Of(graph, mask.key_mask);
+  return known != nullptr ? *known : MakeLengths(graph, layer, mask.key_mask);
 }
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& before) {
   const Node& node = *layer.node;
-  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare() || !(HasPast(layer) || IsJoined(layer)))
-    return Outcome::NoMatch();
+  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  if (layer.static_key.writer != nullptr && !rewriting.wanted.Has(Feature::kStaticCaches))
+    return Outcome::Declined(Because(DeclineCode::kCacheIsScattered,
+                                     "{} writes its cache; needs option 'target' = 'kvshare'",
+                                     Describe(*layer.static_key.writer)));
+  if (!(HasPast(node) || IsJoined(layer))) return Outcome::NoMatch();
   const bool for_ort = !rewriting.wanted.Has(Feature::kOwnInKvshare);
   const auto mask = Match(layer, for_ort);
   if (!mask.ok()) return Outcome::Declined(mask.status());
   Graph& graph = rewriting.GraphOf(layer);
-  const Lengths* known = before.Of(graph, mask->key_mask);
-  const Lengths lengths = known != nullptr ? *known : MakeLengths(graph, layer, mask->key_mask);
-  rewriting.released.push_back({&graph, Input(node, 3)});
   const Steps steps = StepsOf(layer);
+  const Lengths lengths = LengthsOf(rewriting, layer, *mask, before);
+  for (const int input : {3, 6}) rewriting.released.push_back({&graph, Input(node, input)});
   const auto fold = [&](const std::string& value, int64_t heads) {
     return HasFourAxes(layer) ? FoldHeads(rewriting, layer, value, heads) : value;
   };
@@ -177,9 +177,10 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   const bool has_four_axes = HasFourAxes(layer);
   graph.SetInputs(node, {query, key, value, steps.past_key, steps.past_value, lengths.seqlens, lengths.total});
   TurnIntoGqa(rewriting, layer, for_ort ? kMicrosoft : kKvshare);
-  if (IsJoined(layer)) TakeOverJoins(graph, layer);
+  if (IsJoined(layer)) TakeOverPresents(graph, node, *layer.key_join.node, *layer.value_join.node);
   if (has_four_axes) UnfoldOutput(rewriting, layer);
   NoteRank3(rewriting, *mask);
+  if (!mask->padding) return Outcome::Applied();
   return Outcome::Applied(fmt::format(
       "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
       "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths{}",

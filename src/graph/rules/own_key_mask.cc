@@ -5,6 +5,7 @@
 //  v), mask) after    kvshare::Attention(q, k, v, _, past_key, past_value, _, attention_mask), or the same with padding
 //  alone
 #include "graph/match/attention.h"
+#include "graph/match/static_cache.h"
 #include "graph/rules/turn_attention.h"
 #include "graph/rules/turn_gqa.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  if (SeesStaticCache(rewriting.layers, layer)) return Outcome::NoMatch();  // the rule static-cache turns it
   if (NeedsItsMask(layer)) return TurnWithItsMask(rewriting, layer);
   const auto mask = MatchOwnAttention(layer);
   if (!mask.ok()) return Outcome::Declined(mask.status());

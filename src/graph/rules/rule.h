@@ -81,6 +81,8 @@ const std::vector<Rule>& AllRules();
 
 inline constexpr const char* kRepeatKvRule = "repeat-kv";
 inline constexpr const char* kOwnAttentionRule = "own-attention";
+inline constexpr const char* kScatteredCacheRule = "scattered-cache";
+inline constexpr const char* kStaticCacheRule = "static-cache";
 inline constexpr const char* kSharedAttentionRule = "shared-attention";
 inline constexpr const char* kReadBiasRule = "read-bias";
 inline constexpr const char* kSharedGqaRule = "shared-gqa";
@@ -98,6 +100,8 @@ inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
 void RunRepeatKv(Rewriting& rewriting);
 void RunOwnAttention(Rewriting& rewriting);
+void RunScatteredCache(Rewriting& rewriting);
+void RunStaticCache(Rewriting& rewriting);
 void RunSharedAttention(Rewriting& rewriting);
 void RunReadBias(Rewriting& rewriting);
 void RunSharedGqa(Rewriting& rewriting);

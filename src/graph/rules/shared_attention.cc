@@ -5,6 +5,7 @@
 //  kvshare-attention   kvshare::Attention(q, source.present, key_mask), or with a mask of padding alone
 //  ort                 GroupQueryAttention(q, empty, empty, past: source.present, seqlens_k, total)
 #include "graph/match/attention.h"
+#include "graph/match/static_cache.h"
 #include "graph/rules/empty_key.h"
 #include "graph/rules/fold_heads.h"
 #include "graph/rules/turn_attention.h"
@@ -71,8 +72,15 @@ Outcome AlreadyConverted(const Rewriting& rewriting, const Layer& layer) {
   return Outcome::NoMatch();
 }
 
+// Does the rule static-cache turn it?
+bool StaysOnStaticCache(const Rewriting& rewriting, const Layer& layer) {
+  const bool may_count = rewriting.wanted.Has(Feature::kToExternalKey) && !layer.IsKvshare() && layer.source >= 0 &&
+                         rewriting.SourceOf(layer).IsGqa();
+  return rewriting.wanted.Has(Feature::kStaticCaches) && !may_count && SeesStaticCache(rewriting.layers, layer);
+}
+
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
-  if (!layer.IsShared()) return Outcome::NoMatch();
+  if (!layer.IsShared() || StaysOnStaticCache(rewriting, layer)) return Outcome::NoMatch();
   if (layer.IsGqa() || layer.IsKvshare()) return AlreadyConverted(rewriting, layer);
   const Features& wanted = rewriting.wanted;
   if (wanted.Has(Feature::kToKeyMask) && NeedsItsMask(layer)) return TurnWithItsMask(rewriting, layer);
@@ -87,6 +95,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const int first_released = layer.made_outside ? 3 : 1;
   for (int input = first_released; input <= 3; ++input)
     rewriting.released.push_back({&graph, Input(*layer.node, input)});
+  rewriting.released.push_back({&graph, Input(*layer.node, 6), false});
   if (wanted.Has(Feature::kToKeyMask)) {
     if (!layer.made_outside) {
       graph.SetInput(*layer.node, 1, layer.key);

@@ -17,12 +17,10 @@
 namespace kvshare::graph {
 namespace {
 
-bool HasPast(const Node& node) { return !Input(node, 4).empty(); }
-
 // Its causality and its window are in attributes, and they count from the right row.
 bool IsStandard(const Layer& layer) {
   const Node& node = *layer.node;
-  const bool is_placed = HasPast(node) || !Input(node, 6).empty() || IntAttribute(node, "is_causal") == 0;
+  const bool is_placed = !Input(node, 4).empty() || !Input(node, 6).empty() || IntAttribute(node, "is_causal") == 0;
   if (Input(node, 3).empty()) return is_placed;
   const auto mask = ReadMask(*layer.graph, Input(node, 3));
   return is_placed && mask.ok() && !mask->causal && mask->window <= 0;

@@ -44,10 +44,10 @@ std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeanin
 void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
   Graph& graph = rewriting.GraphOf(layer);
   const Node& node = *layer.node;
-  rewriting.released.push_back({&graph, Input(node, 3)});
+  for (const int input : {3, 6}) rewriting.released.push_back({&graph, Input(node, input)});
   std::vector<std::string> inputs(node.input().begin(), node.input().end());
   inputs.resize(kKeyMask + 1);
-  inputs[3] = "";
+  inputs[3] = inputs[6] = "";  // all keys end at the last where nothing else is said
   if (mask.absent) {
     // Nothing is hidden.
   } else if (!mask.columns) {
@@ -65,7 +65,7 @@ void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const Ma
   graph.RequireImport(kKvshare, 1);
 }
 
-Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer) {
+Outcome TurnAsItIs(Rewriting& rewriting, const Layer& layer, std::string note) {
   if (Decline odd = CheckWithItsMask(rewriting.layers, layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   Graph& graph = rewriting.GraphOf(layer);
   const Node& node = *layer.node;
@@ -77,9 +77,13 @@ Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer) {
   }
   graph.SetOp(node, kKvshare, "Attention");
   graph.RequireImport(kKvshare, 1);
-  return Outcome::Applied(
-      "masks that show more than causality and a window, such as the tokens of an image to each other, stay as they "
-      "are");
+  return Outcome::Applied(std::move(note));
+}
+
+Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer) {
+  return TurnAsItIs(rewriting, layer,
+                    "masks that show more than causality and a window, such as the tokens of an image to each other, "
+                    "stay as they are");
 }
 
 }  // namespace kvshare::graph

@@ -17,6 +17,10 @@ std::string PaddingOf(Rewriting& rewriting, const Layer& layer, const MaskMeanin
 // value and past stay as they are.
 void TurnIntoKvshareAttention(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask);
 
+// Kvshare's Attention in place of ai.onnx's, with the layer's mask and lengths: it means the same. Keys and values that
+// it borrows are taken as they are.
+Outcome TurnAsItIs(Rewriting& rewriting, const Layer& layer, std::string note);
+
 // A layer that needs its mask keeps it: kvshare's Attention reads the keys and values that it borrows as they are.
 Outcome TurnWithItsMask(Rewriting& rewriting, const Layer& layer);
 

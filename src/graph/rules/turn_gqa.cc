@@ -1,6 +1,7 @@
 #include "graph/rules/turn_gqa.h"
 
 namespace kvshare::graph {
+
 void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
   if (mask.rank == 3)
     rewriting.Note(
@@ -23,6 +24,13 @@ void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& do
   }
   graph.SetOp(node, domain, "GroupQueryAttention");
   graph.RequireImport(domain, 1);
+}
+
+void TakeOverPresents(Graph& graph, const Node& node, const Node& key, const Node& value) {
+  const std::vector<std::string> outputs = {node.output(0), key.output(0), value.output(0)};
+  graph.Remove(key);
+  graph.Remove(value);
+  graph.SetOutputs(node, outputs);
 }
 
 }  // namespace kvshare::graph

@@ -5,8 +5,10 @@
 //
 // C is W and the slack that the caller asks for: chunks of up to C - W + 1 tokens fit caches of C rows that stay where
 // they are. A longer chunk's present is longer, and the step after it is back to C rows.
+#include <algorithm>
 #include <limits>
 
+#include "graph/extents.h"
 #include "graph/match/caches.h"
 #include "graph/rules/rule.h"
 
@@ -25,6 +27,19 @@ Decline CheckOwn(const Layer& layer) {
   return {};
 }
 
+// The rows of a cache tell no longer how many tokens there are.
+Decline CheckCounts(const Rewriting& rewriting, const Layer& layer) {
+  const Graph& graph = *layer.graph;
+  const std::string& total = Input(*layer.node, 6);
+  const bool counts_rows = std::ranges::any_of(rewriting.layers, [&](const Layer& other) {
+    return other.IsGqa() && !other.IsShared() && graph.DependsOn(total, Input(*other.node, 3));
+  });
+  if (!counts_rows && !KnownInts(graph, total)) return {};
+  return Because(DeclineCode::kLengthsUnknown,
+                 "its total_sequence_length '{}' is {}; needs the number of tokens so far", total,
+                 counts_rows ? "counted from the rows of a cache" : "fixed");
+}
+
 Decline CheckBorrower(const Layer& layer, const Layer& borrower) {
   if (BorrowsByName(borrower) && borrower.window == layer.window) return {};
   return Because(
@@ -39,6 +54,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsShared() || layer.window == kFullWindow || IntAttribute(node, kWindowCacheRows) > 0)
     return Outcome::NoMatch();
   if (Decline odd = CheckOwn(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
+  if (Decline odd = CheckCounts(rewriting, layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   const auto borrowers = BorrowersOf(rewriting.layers, layer);
   for (const Layer* borrower : borrowers)
     if (Decline odd = CheckBorrower(layer, *borrower); !odd.ok()) return Outcome::Declined(std::move(odd));
