@@ -87,7 +87,7 @@ def torch_llama(folder):
                           output_names=["logits", *(name.replace("past_key_values", "present") for name in names)],
                           optimize=True, verbose=False)
         ids = torch.randint(3, VOCABULARY, (1, 18))
-        np.savez_compressed(case / "golden.npz", input_ids=ids.numpy(), logits=model(input_ids=ids).logits.numpy())
+        np.savez_compressed(case / "logits.npz", input_ids=ids.numpy(), logits=model(input_ids=ids).logits.numpy())
     strip(str(case / "model.onnx"))
     (case / "case.json").write_text(json.dumps({
         "model": "llama", "producer": f"torch.onnx.export {torch.__version__}, transformers {transformers.__version__}",

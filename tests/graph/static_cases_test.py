@@ -63,7 +63,7 @@ def test_torch_s_static_cache_gives_the_logits_of_pytorch(kvshare, library, tmp_
     assert "repeat-kv" in report and "static-cache" in report
     assert cases.operators(out)["kvshare", "Attention"] == 2 and cases.inspect(kvshare, out)["repeat_nodes"] == 0
     original, rewritten = Static(cases.DATA / "static_torch" / "model.onnx", 1), Static(out, 1, library)
-    golden = np.load(cases.DATA / "static_torch" / "golden.npz")
+    golden = np.load(cases.DATA / "static_torch" / "logits.npz")
     at = 0
     for tokens in (9, 1, 1, 4, 1, 2):
         ids = golden["input_ids"][:, at:at + tokens]

@@ -1,8 +1,10 @@
 // A layer whose new rows the graph scatters into its cache, right before the row where the layer's lengths end, becomes
 // GroupQueryAttention, which appends them itself: in place, where past and present are bound to one buffer.
 //
-//  before   Attention(q, TensorScatter(past_key, k, lengths - S), TensorScatter(past_value, v, ...), "", "", "",
-//  lengths) after    kvshare::GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
+//  before   Attention(q, TensorScatter(past_key, k, ends - S), TensorScatter(past_value, v, ends - S), "", "", "",
+//  ends)
+//
+//  after    kvshare::GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
 //
 // A cache that is padded first grows: its lengths must be GroupQueryAttention's, as `--to onnx25` writes them.
 #include "graph/match/caches.h"
