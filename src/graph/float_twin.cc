@@ -8,6 +8,8 @@
 // twin's present holds the very rows that the model rounded.
 #include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "graph/layers.h"
 #include "graph/match/caches.h"
@@ -34,6 +36,8 @@ Status Check(const Graph& graph, const std::vector<Layer>& layers, const Layer& 
   };
   if (own.graph != &graph) return refuse(fmt::format("lies in {}", own.graph->place()));
   if (const Decline odd = CheckOwnCache(own); !odd.ok()) return refuse(odd.message());
+  if (Input(*own.node, 1).empty() || Input(*own.node, 2).empty())
+    return refuse("has query, key and value in one input; needs three");
   for (const int input : {9, 10, 11, 14, 15, 16})
     if (!Input(*own.node, input).empty()) return refuse(fmt::format("has an input {}", input));
   for (const Layer* borrower : BorrowersOf(layers, own))
@@ -100,19 +104,19 @@ class Maker {
   }
 
   void DropCodes(const Node& node) {
-    const Node old = node;
+    std::vector<onnx::AttributeProto> kept;
+    for (const auto& attribute : node.attribute())
+      if (std::ranges::find(kOfCodes, attribute.name()) == kOfCodes.end()) kept.push_back(attribute);
     graph_.ClearAttributes(node);
-    for (const auto& attribute : old.attribute())
-      if (std::ranges::find(kOfCodes, attribute.name()) == kOfCodes.end()) graph_.SetAttribute(node, attribute);
+    for (const auto& attribute : kept) graph_.SetAttribute(node, attribute);
     for (const int side : {0, 1})
       if (!Input(node, kKScale + side).empty()) graph_.SetInput(node, kKScale + side, "");
   }
 
   // The own layer's output by what is read.
   void Read(const Node& node, const std::array<std::string, 2>& read) {
-    const std::string out = node.output(0);
     std::vector<std::string> outputs(node.output().begin(), node.output().end());
-    outputs[0] = graph_.FreshName(out + "_unread");
+    const std::string out = std::exchange(outputs[0], graph_.FreshName(outputs[0] + "_unread"));
     graph_.SetOutputs(node, outputs);
     std::vector<std::string> inputs(kExternalValue + 1);
     for (const int same : {0, 5, 6, 7, 8}) inputs[static_cast<size_t>(same)] = Input(node, same);

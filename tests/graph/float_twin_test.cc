@@ -89,6 +89,10 @@ INSTANTIATE_TEST_SUITE_P(
                  "input sink f32[4]\nout0, present_k, present_v = kvshare.GroupQueryAttention(query, key, key, past_k, "
                  "past_v, seqlens, total, _, _, _, _, sink, scales, scales) {num_heads=4, kv_num_heads=1}",
                  "GroupQueryAttention 'out0': has an input 11"},
+        NearMiss{"Packed", "out0",
+                 "input packed f32[B,S,48]\nout0, present_k, present_v = kvshare.GroupQueryAttention(packed, _, _, "
+                 "past_k, past_v, seqlens, total, _, _, _, _, _, scales, scales) {num_heads=4, kv_num_heads=1}",
+                 "GroupQueryAttention 'out0': has query, key and value in one input; needs three"},
         NearMiss{"ComputedScales", "scales", "input half f32[8]\nscales = Abs(half)",
                  "GroupQueryAttention 'out0': 'scales' is no constant"},
         NearMiss{"NoHeads", "out0",
