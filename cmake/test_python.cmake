@@ -1,6 +1,9 @@
-# KVSHARE_PYTHON as tests and examples run it, with what sanitized libraries need or in the emulator, and KVSHARE_TOOL, the
-# command line as they start it.
+# KVSHARE_PYTHON as tests and examples run it, with what sanitized libraries need or in the emulator. KVSHARE_TOOL, the command
+# line as they start it, and for tests of what the tool says and writes: KVSHARE_TOOL_PYTHON, which starts it and runs what it
+# wrote, with KVSHARE_TOOL_LIBRARY, the op library for that Python, and KVSHARE_TOOL_ORT, the tool's own ONNX Runtime.
 set(KVSHARE_TOOL $<TARGET_FILE:kvshare>)
+set(KVSHARE_TOOL_LIBRARY $<TARGET_FILE:kvshare_ort>)
+set(KVSHARE_TOOL_ORT "")  # as the tool finds it
 set(KVSHARE_HOST_PYTHON "${KVSHARE_PYTHON}")
 set(KVSHARE_PYTHON_PACKAGES "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages")
 set(KVSHARE_CASES "")  # what pytest chooses of the exported cases: all
@@ -19,8 +22,13 @@ if(CMAKE_CROSSCOMPILING)
     file(CHMOD "${PROJECT_BINARY_DIR}/${script}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
   endforeach()
   set(KVSHARE_PYTHON "${PROJECT_BINARY_DIR}/python")
-  # An emulator has time for one of each form: f32 and f16, ragged, com.microsoft's and ai.onnx's ops. `make arm-wheel` has 35 layers.
+  # The tool alone is emulated: this machine's Python checks what it wrote, with the library that `make build` made.
+  set(KVSHARE_TOOL_LIBRARY "${PROJECT_SOURCE_DIR}/build/lib/libkvshare_ort.so")
+  set(KVSHARE_TOOL_ORT "KVSHARE_ORT=${KVSHARE_DEPS}/arm/python")
+  # An emulator has time for one of each form: f32 and f16, ragged, com.microsoft's and ai.onnx's ops. `make arm-cases` has all; other
+  # releases of ONNX Runtime are not unpacked for aarch64.
   set(KVSHARE_CASES -k "golden_logits and not e2b35 and (head_b2_ragged or head_shared_gqa or mixed_bias_asis or torch_gemma4)")
+  set(KVSHARE_EVERY_CASE -k "not other_releases")
 endif()
 if(KVSHARE_SANITIZE MATCHES "address")
   # Python is not instrumented: the runtime has to be there before the libraries that it loads, and so has the C++ runtime
@@ -34,4 +42,8 @@ if(KVSHARE_SANITIZE MATCHES "address")
   file(WRITE "${PROJECT_BINARY_DIR}/python" "#!/bin/sh\nexport LD_PRELOAD=${preload} ASAN_OPTIONS=\"$ASAN_OPTIONS:detect_leaks=0\"\nexec '${KVSHARE_PYTHON}' \"$@\"\n")
   file(CHMOD "${PROJECT_BINARY_DIR}/python" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
   set(KVSHARE_PYTHON "${PROJECT_BINARY_DIR}/python")
+endif()
+set(KVSHARE_TOOL_PYTHON "${KVSHARE_PYTHON}")
+if(CMAKE_CROSSCOMPILING)
+  set(KVSHARE_TOOL_PYTHON "${KVSHARE_HOST_PYTHON}")
 endif()

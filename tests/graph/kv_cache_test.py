@@ -93,7 +93,7 @@ def test_window_sized_caches_and_fast_prefill_change_nothing(kvshare, library, t
 def test_verify_has_a_tolerance_for_each_type(kvshare, library, tmp_path, cache):
     narrow(kvshare, "head_shared_gqa", tmp_path, cache)
     source = cases.DATA / "head_shared_gqa" / "model.onnx"
-    result = cases.run(kvshare, "verify", tmp_path / "model.onnx", "--against", source, "--prompt", "20", "--steps", "12", "--lib", library)
+    result = cases.run(kvshare, "verify", tmp_path / "model.onnx", "--against", source, "--prompt", "20", "--steps", "12")
     assert result.returncode == 0, result.stdout + result.stderr
     named = {"fp16": "in f16", "bf16": "in bf16", "fp8": "with caches in float8e4m3fn"}.get(cache, f"with caches in {cache}")
     assert f"the default for a model {named}" in result.stdout
@@ -119,7 +119,7 @@ def test_fp8_needs_no_calibration(kvshare, library, tmp_path):
     source = cases.DATA / "head_shared_gqa" / "model.onnx"
     report = cases.rewrite(kvshare, source, tmp_path / "model.onnx", "--to", "kvshare", "--kv-cache", "fp8")
     assert "caches hold fp8, scale 1: values beyond 448 are clamped" in report
-    result = cases.run(kvshare, "verify", tmp_path / "model.onnx", "--against", source, "--lib", library)
+    result = cases.run(kvshare, "verify", tmp_path / "model.onnx", "--against", source)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -144,5 +144,5 @@ def test_verify_runs_such_a_model(kvshare, library, tmp_path):
     out = tmp_path / "model.onnx"
     rewrite(kvshare, "head_shared_gqa", out, "--window-caches=0", "--fast-prefill")
     source = cases.DATA / "head_shared_gqa" / "model.onnx"
-    result = cases.run(kvshare, "verify", out, "--against", source, "--prompt", "30", "--steps", "40", "--lib", library)
+    result = cases.run(kvshare, "verify", out, "--against", source, "--prompt", "30", "--steps", "40")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -20,12 +21,39 @@
 
 namespace kvshare::testing {
 
-// How many random problems a test draws: `usual`, or KVSHARE_TEST_ROUNDS times as many (`make ci-full`).
-inline int Rounds(int usual) {
+// What KVSHARE_TEST_ROUNDS says: how many times the usual number of problems tests take. 1 where it says nothing.
+inline double RoundsFactor() {
   const char* times = std::getenv("KVSHARE_TEST_ROUNDS");
   const double factor = times == nullptr ? 0 : std::atof(times);
-  return factor <= 0 ? usual : std::max(1, static_cast<int>(usual * factor));
+  return factor > 0 ? factor : 1;
 }
+
+// How many random problems a test draws: `usual`, or KVSHARE_TEST_ROUNDS times as many (`make ci-full`).
+inline int Rounds(int usual) { return std::max(1, static_cast<int>(usual * RoundsFactor())); }
+
+// Which combinations of extents a test takes that goes through all of them in nested loops. Where KVSHARE_TEST_ROUNDS
+// is below 1, as in an emulator, that share of them, spread over the values of every loop; the summary says how many.
+class Combinations {
+ public:
+  Combinations() = default;
+  Combinations(const Combinations&) = delete;
+  Combinations& operator=(const Combinations&) = delete;
+  ~Combinations() {
+    if (taken_ < seen_) std::printf("[ THINNED  ] %d of %d combinations\n", taken_, seen_);
+  }
+
+  // Asked once for each.
+  bool Take() {
+    constexpr double kGoldenRatio = 0.6180339887498949;
+    const double at = ++seen_ * kGoldenRatio;  // its fractions are spread evenly, whatever the loops' lengths
+    const bool take = at - std::floor(at) < RoundsFactor();
+    taken_ += take ? 1 : 0;
+    return take;
+  }
+
+ private:
+  int seen_ = 0, taken_ = 0;
+};
 
 // Codes of int8 or int4, which targets may multiply as 16-bit integers.
 inline bool HoldsIntegers(DType type) { return type == DType::kI8 || type == DType::kI4; }
