@@ -122,7 +122,7 @@ TEST(OwnAttention, SaysWhyItStays) {
 }
 
 TEST(OwnLayers, SayWhyTheyStay) {
-  const std::string unshared = TwoLayersWith("near", "near = LessOrEqual(distance, window)");
+  const std::string unshared = TwoLayersWith("near", "near = Equal(distance, window)");
   EXPECT_EQ(RewriteText(unshared, To(Target::kKvshare)).DeclineOf("own-layers"),
             "no shared layer of this model could be converted, so its own layers stay as they are");
   const std::string alone = TwoLayersWith("out1", "out1 = Identity(out0)");
