@@ -25,7 +25,8 @@ TEST(SpellOptions, EachFaceWritesOptionsItsOwnWay) {
 }
 
 TEST(SpellOptions, LongValuesTakeNoStack) {
-  const std::string value(10'000'000, 'x');
+  std::string value;
+  value.resize(10'000'000, 'x');
   EXPECT_EQ(
       SpellOptions("option 'to' = '" + value + "'", [](const auto& name, const auto& given) { return name + given; }),
       "to" + value);
