@@ -8,9 +8,6 @@
 namespace kvshare::host {
 namespace {
 
-// NaN wins.
-double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
-
 // Takes the rows [begin, end) of V logits each into `step`. Equal infinities differ by 0.
 void Compare(const Tensor& got, const Tensor& want, int64_t begin, int64_t end, StepDifference& step) {
   const int64_t V = want.shape.back();
@@ -41,6 +38,8 @@ Tensor LastRows(const Tensor& logits, const std::vector<int64_t>& lens) {
 }
 
 }  // namespace
+
+double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
 
 bool OfLastTokens(const Tensor& logits, const std::vector<int64_t>& want) {
   return want.size() == 3 && want[0] > 0 && want[1] > 1 && logits.shape == std::vector<int64_t>{want[0], 1, want[2]};

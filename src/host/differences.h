@@ -10,6 +10,9 @@
 
 namespace kvshare::host {
 
+// NaN wins.
+double Larger(double a, double b);
+
 // Are `logits` those of the last tokens alone, where those of [B, S, V] were expected?
 bool OfLastTokens(const Tensor& logits, const std::vector<int64_t>& want);
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 
 #include "host/differences.h"
@@ -107,9 +106,6 @@ class Answers {
   }
 
  private:
-  // NaN wins.
-  static double Larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
-
   Decoder& decoder_;
   Twin* twin_;
   CodesCheck check_;
