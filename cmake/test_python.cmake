@@ -9,16 +9,17 @@ set(KVSHARE_PYTHON_PACKAGES "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packa
 set(KVSHARE_CASES "")  # what pytest chooses of the exported cases: all
 if(CMAKE_CROSSCOMPILING)
   list(JOIN CMAKE_CROSSCOMPILING_EMULATOR "' '" emulator)
-  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/kvshare" @ONLY CONTENT
+  # One folder below the build's, as the tool itself is: tests look for the libraries from there.
+  file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/emulated/kvshare" @ONLY CONTENT
        "#!/bin/sh\nexec '@emulator@' '@CMAKE_RUNTIME_OUTPUT_DIRECTORY@/kvshare' \"$@\"\n")
-  set(KVSHARE_TOOL "${PROJECT_BINARY_DIR}/kvshare")
+  set(KVSHARE_TOOL "${PROJECT_BINARY_DIR}/emulated/kvshare")
   # sys.executable, which tests start again, is to be this script too.
   set(KVSHARE_PYTHON_PACKAGES "${KVSHARE_DEPS}/arm/python")
   set(packages "${PROJECT_BINARY_DIR}/python-path:${KVSHARE_PYTHON_PACKAGES}")
   file(WRITE "${PROJECT_BINARY_DIR}/python-path/sitecustomize.py" "import sys\nsys.executable = '${PROJECT_BINARY_DIR}/python'\n")
   file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/python" @ONLY CONTENT
        "#!/bin/sh\nexport PYTHONPATH=\"@packages@:$PYTHONPATH\"\nexec '@emulator@' '@CMAKE_SYSROOT@/usr/bin/python3.11' \"$@\"\n")
-  foreach(script kvshare python)
+  foreach(script emulated/kvshare python)
     file(CHMOD "${PROJECT_BINARY_DIR}/${script}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
   endforeach()
   set(KVSHARE_PYTHON "${PROJECT_BINARY_DIR}/python")
