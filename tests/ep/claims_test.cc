@@ -189,8 +189,8 @@ INSTANTIATE_TEST_SUITE_P(
              "is still read by Identity 'again'"},
         Kept{"AnOutput", std::string(kTwoLayers) + "output bias f32[B,1,S,T]\n",
              "is still read by graph output 'bias'"},
-        Kept{"NotUnderstood", TwoLayersWith("near", "near = LessOrEqual(distance, window)"),
-             "mask: LessOrEqual 'near' is not one of And, GreaterOrEqual, Less, Expand and padding as exporters write "
+        Kept{"NotUnderstood", TwoLayersWith("near", "near = Equal(distance, window)"),
+             "mask: Equal 'near' is not one of And, comparisons of positions, Expand and padding as exporters write "
              "them"},
         Kept{"MadeFromAttention", TwoLayersWith("S", "S = Shape(out0) {start=1, end=2}"),
              "its mask depends on an attention layer's output"},
