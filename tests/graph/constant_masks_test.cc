@@ -1,6 +1,8 @@
 // Masks that a tool has folded into constants: what their values say, and what they do not.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <filesystem>
@@ -124,8 +126,9 @@ TEST(FoldedParts, AreConditionsAndNoBias) {
 
 TEST(ReadConstantMask, ReadsNumbersThatLieBesideTheModel) {
   const std::filesystem::path folder = testing::TempDir();
+  const std::string name = fmt::format("masks_{}.bin", ::getpid());  // tests run side by side
   const std::array<float, 4> added = {-70000, 0, 0, 0};
-  std::ofstream(folder / "masks.bin", std::ios::binary)
+  std::ofstream(folder / name, std::ios::binary)
       .write(reinterpret_cast<const char*>(added.data()), sizeof(added));  // NOLINT(*-reinterpret-cast)
   auto model = ParseTextGraph(TextWith("const mask f32[1,1,1,4] = 0 0 0 0"));
   ASSERT_TRUE(model.ok());
@@ -135,12 +138,13 @@ TEST(ReadConstantMask, ReadsNumbersThatLieBesideTheModel) {
   tensor.set_data_location(onnx::TensorProto::EXTERNAL);
   auto& location = *tensor.add_external_data();
   location.set_key("location");
-  location.set_value("masks.bin");
+  location.set_value(name);
   auto graph = Graph::Make(*std::move(model), folder);
   ASSERT_TRUE(graph.ok());
   const auto mask = ReadMask(*graph, "mask");
   ASSERT_TRUE(mask.ok()) << mask.status().message();
   EXPECT_EQ(mask->window, 3);
+  std::filesystem::remove(folder / name);
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // Models whose caches hold codes, once more in floats.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "graph/rewrite_graph.h"
@@ -34,9 +37,11 @@ Result<std::optional<FloatTwin>> TwinOf(std::string_view text, int type = onnx::
     for (auto& value : *group)
       if (value.name().starts_with("past") || value.name().starts_with("present"))
         value.mutable_type()->mutable_tensor_type()->set_elem_type(type);
-  const std::string path = testing::TempDir() + "/codes.onnx";
+  const std::string path = fmt::format("{}/codes_{}.onnx", testing::TempDir(), ::getpid());  // tests run side by side
   std::ofstream(path, std::ios::binary) << model->SerializeAsString();
-  return MakeFloatTwin(path);
+  auto twin = MakeFloatTwin(path);
+  std::filesystem::remove(path);
+  return twin;
 }
 
 TEST(FloatTwin, AppendsFloatsAndReadsWhatItIsGiven) {
