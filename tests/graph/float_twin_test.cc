@@ -13,14 +13,17 @@
 namespace kvshare::graph {
 namespace {
 
-constexpr std::string_view kCodes = R"(
-import kvshare 1
+constexpr std::string_view kInputs = R"(
 input query f32[B,S,32]
 input key f32[B,S,8]
 input past_k f32[B,1,P,8]
 input past_v f32[B,1,P,8]
 input seqlens i32[B]
 input total i32[1]
+)";
+
+const std::string kCodes = std::string(kInputs) + R"(
+import kvshare 1
 output out1 f32[B,S,32]
 output present_k f32[B,1,T,8]
 output present_v f32[B,1,T,8]
@@ -115,17 +118,11 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(FloatTwin, NeedsPresentsToCompare) {
-  constexpr std::string_view kNoPresents = R"(
-input query f32[B,S,32]
-input key f32[B,S,8]
-input past_k f32[B,1,P,8]
-input past_v f32[B,1,P,8]
-input seqlens i32[B]
-input total i32[1]
+  const std::string no_presents = std::string(kInputs) + R"(
 output out0 f32[B,S,32]
 out0 = kvshare.GroupQueryAttention(query, key, key, past_k, past_v, seqlens, total) {num_heads=4, kv_num_heads=1}
 )";
-  EXPECT_EQ(TwinOf(kNoPresents).status().message(), "GroupQueryAttention 'out0': has no presents");
+  EXPECT_EQ(TwinOf(no_presents).status().message(), "GroupQueryAttention 'out0': has no presents");
 }
 
 }  // namespace

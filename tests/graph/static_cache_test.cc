@@ -71,18 +71,15 @@ TEST_P(NearlyScattered, SaysWhyItIsNotAppendedAndMeansTheSame) {
   EXPECT_THAT(text, testing::Not(testing::HasSubstr("GroupQueryAttention")));
 }
 
+constexpr const char* kNotWhereRowsEnd =
+    "nothing proves that 'at' is 'valid' less the number of queries, which is where new rows end";
+
 INSTANTIATE_TEST_SUITE_P(
     NearMisses, NearlyScattered,
     testing::Values(
-        NearMiss{"OtherIndices", "at", "input start i64[B]\nat = Identity(start)",
-                 "nothing proves that 'at' is 'valid' less the number of queries, which is where new rows "
-                 "end"},
-        NearMiss{"IndicesOfOtherLengths", "at", "input other i64[B]\nat = Sub(other, queries)",
-                 "nothing proves that 'at' is 'valid' less the number of queries, which is where new rows "
-                 "end"},
-        NearMiss{"OneRowTooEarly", "at", "const two i64[1] = 2\nat = Sub(valid, two)",
-                 "nothing proves that 'at' is 'valid' less the number of queries, which is where new rows "
-                 "end"},
+        NearMiss{"OtherIndices", "at", "input start i64[B]\nat = Identity(start)", kNotWhereRowsEnd},
+        NearMiss{"IndicesOfOtherLengths", "at", "input other i64[B]\nat = Sub(other, queries)", kNotWhereRowsEnd},
+        NearMiss{"OneRowTooEarly", "at", "const two i64[1] = 2\nat = Sub(valid, two)", kNotWhereRowsEnd},
         NearMiss{"NoIndices", "all_k", "all_k = TensorScatter(cache_k, k)",
                  "nothing proves that '' is 'valid' less the number of queries, which is where new rows "
                  "end"},
