@@ -214,8 +214,7 @@ const Comparison* ComparisonOf(const Graph& graph, const Node* node) {
 Matched<MaskMeaning> ReadComparison(const Graph& graph, const Node& node, const Comparison& comparison) {
   const auto left = SumOfPositions(graph, Input(node, comparison.is_turned ? 1 : 0));
   const auto right = SumOfPositions(graph, Input(node, comparison.is_turned ? 0 : 1));
-  if (!left || !right) return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
-  const auto difference = Subtract(*left, *right);
+  const auto difference = left && right ? Subtract(*left, *right) : std::nullopt;
   if (!difference || difference->queries * difference->keys != -1)
     return Odd(node, "does not compare positions of queries [B,S,1] with positions of keys [B,1,T]");
   KVSHARE_ASSIGN_OR_RETURN(const QueryPositions at, ReadSlice(graph, *difference->slice));
