@@ -1,7 +1,10 @@
 #include "cuda/emulation/fiber.h"
 
+#include <sys/mman.h>
+
 #include <cstdint>
 #include <cstring>
+#include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
 // As <sanitizer/common_interface_defs.h> and <sanitizer/asan_interface.h> declare them.
@@ -41,6 +44,19 @@ kvshare_switch_fiber:
 #endif
 
 namespace gpu::emulation {
+
+char* AllocateStacks(size_t bytes) {
+  void* const stacks = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (stacks == MAP_FAILED) throw std::bad_alloc();
+  return static_cast<char*>(stacks);
+}
+
+void FreeStacks(char* stacks, size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stacks, bytes);  // fibers never return, and who maps these addresses next is not told
+#endif
+  munmap(stacks, bytes);
+}
 
 void PrepareFiber(Fiber& fiber, void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)

@@ -20,6 +20,10 @@ struct Fiber {
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
+// Memory for stacks, zero until touched. Throws std::bad_alloc.
+char* AllocateStacks(size_t bytes);
+void FreeStacks(char* stacks, size_t bytes);
+
 // Makes `fiber`, which has a stack, begin in `entry` when it is next switched to. `entry` must not return.
 void PrepareFiber(Fiber& fiber, void (*entry)());
 

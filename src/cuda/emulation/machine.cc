@@ -1,6 +1,5 @@
 #include "cuda/emulation/machine.h"
 
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -235,9 +234,7 @@ void RunGrid(Dim grid, int threads, size_t shared_bytes, const std::function<voi
   m.grid = grid;
   m.body = &body;
   OrderThreads(m, threads);
-  char* const stacks = static_cast<char*>(
-      mmap(nullptr, kStackBytes * threads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (stacks == MAP_FAILED) throw std::bad_alloc();
+  char* const stacks = AllocateStacks(kStackBytes * threads);
   for (int i = 0; i < threads; ++i) {
     m.threads[i].fiber.stack = stacks + kStackBytes * i;
     m.threads[i].fiber.stack_bytes = kStackBytes;
@@ -253,7 +250,7 @@ void RunGrid(Dim grid, int threads, size_t shared_bytes, const std::function<voi
     RunBlock();
   }
   ::operator delete(m.shared, std::align_val_t{kSharedAlignment});
-  munmap(stacks, kStackBytes * threads);
+  FreeStacks(stacks, kStackBytes * threads);
   machine = nullptr;
 }
 
