@@ -72,6 +72,7 @@ struct CacheRounding {
   std::string present;
   double share = 0;  // root mean square of the error over that of the values; a mean of channels that have a scale each
   int64_t far = 0;   // codes that are neither next to their value nor the largest there is
+  bool alike = false;  // the model compared with rounds by the same scales: `share` is not judged
 };
 
 // A model with caches of codes beside the same model with caches of floats that reads what the codes mean.
@@ -79,7 +80,7 @@ struct CodesCheck {
   double difference = 0;  // largest |logit - twin's logit| over the twin's largest of that row
   std::vector<CacheRounding> caches;
   double tolerance = 0;  // of `difference`
-  double rounding = 0;   // of each CacheRounding::share
+  double rounding = 0;   // of each CacheRounding::share that is judged
   bool right = false;    // all of them are within, and no code is far
 };
 

@@ -267,7 +267,7 @@ nb::tuple Calibrate(const std::string& path, const nb::object& runtime, const st
 
 nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::string& golden,
                  const std::string& against, std::optional<double> tolerance, uint64_t seed, int64_t prompt,
-                 int64_t steps, const std::string& via, const std::string& library,
+                 int64_t steps, bool hard, const std::string& via, const std::string& library,
                  const kvshare::SessionEntries& entries, const std::map<std::string, int64_t>& extents, bool progress) {
   const auto run = RunOptionsOf(via, library, entries, extents);
   if (!run.ok()) return AsTuple(Failure(run.status()));
@@ -276,6 +276,7 @@ nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::
       .against = against,
       .tolerance = tolerance,
       .tokens = {.seed = seed, .prompt = prompt, .steps = steps},
+      .hard = hard,
       .run = *run,
       .progress = progress ? kvshare::report::VerifyBar() : kvshare::report::Progress()};
   return AsTuple(AnswerOf(kvshare::Verify(path, options, PyRuntime(runtime))));
@@ -305,7 +306,8 @@ NB_MODULE(_native, module) {
              nb::arg("library"), nb::arg("progress"));
   module.def("verify", &Verify, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("golden"),
              nb::arg("against"), nb::arg("tolerance").none(), nb::arg("seed"), nb::arg("prompt"), nb::arg("steps"),
-             nb::arg("via"), nb::arg("library"), nb::arg("entries"), nb::arg("extents"), nb::arg("progress"));
+             nb::arg("hard"), nb::arg("via"), nb::arg("library"), nb::arg("entries"), nb::arg("extents"),
+             nb::arg("progress"));
   module.def("diagnose", &Diagnose, nb::arg("path"), nb::arg("runtime"), nb::kw_only(), nb::arg("via"),
              nb::arg("library"), nb::arg("entries"), nb::arg("extents"));
 }

@@ -15,8 +15,7 @@ def genai(
 ) -> tuple[str, str]: ...
 def verify(
     path: str, runtime: Any, *, golden: str, against: str, tolerance: float | None, seed: int, prompt: int, steps: int,
-    via: str, library: str, entries: list[tuple[str, str]], extents: dict[str, int],
-    progress: bool
+    hard: bool, via: str, library: str, entries: list[tuple[str, str]], extents: dict[str, int], progress: bool
 ) -> tuple[str, str]: ...
 def diagnose(
     path: str, runtime: Any, *, via: str, library: str, entries: list[tuple[str, str]], extents: dict[str, int]

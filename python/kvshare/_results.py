@@ -140,6 +140,34 @@ class StepDifference:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheRounding:
+    """What became of a cache's rows when they were rounded to codes."""
+
+    present: str
+    share: float  # root mean square of the error over that of the values; a mean of channels that have a scale each
+    far: int  # codes that are neither next to their value nor the largest there is
+    alike: bool  # the model compared with rounds by the same scales: share is not judged
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesCheck:
+    """A model with caches of codes beside the same model with caches of floats that reads what the codes mean."""
+
+    right: bool
+    difference: float  # largest |logit - the other's logit| over the other's largest of that row
+    caches: list[CacheRounding]
+    tolerance: float  # of difference
+    rounding: float  # of each cache's share
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> CodesCheck:
+        nan = float("nan")
+        caches = [CacheRounding(cache["present"], nan if cache["share"] is None else cache["share"], cache["far"], cache["alike"])
+                  for cache in fields["caches"]]
+        return make(CodesCheck, {**fields, "difference": nan if fields["difference"] is None else fields["difference"], "caches": caches})
+
+
+@dataclasses.dataclass(frozen=True)
 class Verification:
     """Whether a model's logits are what they should be."""
 
@@ -151,13 +179,16 @@ class Verification:
     invented: list[str]  # what the model was fed that no rule knows
     onnxruntime: str  # its version
     seed: int | None = None  # of the random tokens
+    codes: CodesCheck | None = None  # judged too, where caches hold codes and no tolerance was given
+    notes: list[str] = dataclasses.field(default_factory=list)  # what was not compared, and why
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Verification:
         nan = float("nan")
         steps = [StepDifference(step["step"], *(nan if step[name] is None else step[name] for name in ("difference", "relative")))
                  for step in fields["steps"]]
-        return make(Verification, {**fields, "steps": steps})
+        codes = None if fields["codes"] is None else CodesCheck.from_json(fields["codes"])
+        return make(Verification, {**fields, "steps": steps, "codes": codes})
 
 
 @dataclasses.dataclass(frozen=True)

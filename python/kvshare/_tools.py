@@ -193,6 +193,7 @@ def verify(
     seed: int = 1,
     prompt: int = 24,
     steps: int = 8,
+    hard: bool = False,
     via: str = "",
     entries: Mapping[str, str] | None = None,
     extents: Mapping[str, int] | None = None,
@@ -203,8 +204,10 @@ def verify(
     golden: a folder with golden.npz, which has tokens and the logits that they should give; or
     against: another model, which gets the same random tokens.
     tolerance: the largest difference that counts as equal. None: 1e-4 for fp32, a share of the row's largest logit for
-        16-bit models.
+        16-bit models and for caches of codes, and codes judged beside the same codes in fp32.
     seed, prompt, steps: of the random tokens: their seed, tokens of the prompt, decode steps of one token each.
+    hard: with against, harder prompts too: extreme tokens, a prompt of more than two windows, chunks around the window's size,
+        and two sequences of other lengths, as far as the inputs allow them. What was not compared is in notes.
     via: how kvshare comes in: "ep" (the execution provider; onnxruntime 1.24 or later), "ops" (its own operators), "dropin" (in
         place of ONNX Runtime's); "": as the model needs.
     entries: session entries, set before the library is registered.
@@ -220,7 +223,7 @@ def verify(
         other = "" if against is None else stack.enter_context(as_file(against))
         return Verification.from_json(_call(
             _native.verify, path, Runtime(), golden="" if golden is None else os.fspath(golden), against=other,
-            tolerance=tolerance, seed=seed, prompt=prompt, steps=steps, via=via, library=library_path(),
+            tolerance=tolerance, seed=seed, prompt=prompt, steps=steps, hard=hard, via=via, library=library_path(),
             entries=list((entries or {}).items()), extents=dict(extents or {}), progress=progress))
 
 

@@ -23,6 +23,8 @@ class Twin {
   // values than the decoder.
   Result<Tensor> Logits(const Decoder& decoder, const Step& step);
 
+  const std::vector<TwinCache>& caches() const { return twin_.caches; }
+
   // What became of each cache's rows in all steps so far.
   std::vector<CacheRounding> Roundings() const;
 

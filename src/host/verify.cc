@@ -272,7 +272,7 @@ void JudgeCodes(DType precision, CodesCheck& codes) {
   codes.rounding = RoundingOf(precision);
   codes.right =
       codes.difference <= codes.tolerance && std::ranges::all_of(codes.caches, [&](const CacheRounding& cache) {
-        return cache.share <= codes.rounding && cache.far == 0;
+        return (cache.alike || cache.share <= codes.rounding) && cache.far == 0;
       });
 }
 
@@ -343,6 +343,21 @@ Result<std::unique_ptr<host::Twin>> LoadTwin(const std::string& model_path, cons
   return std::make_unique<host::Twin>(*std::move(*twin), std::move(runner));
 }
 
+// Caches that the other model, too, rounds to the same codes by the same scales: whether the scales suit is no question
+// of whether the models are equal.
+void MarkAlike(const host::Twin& twin, DType codes, const std::string& other_path, const Loaded& other,
+               CodesCheck& check) {
+  if (other.decoder.precision() != codes) return;
+  const auto other_twin = MakeFloatTwin(other_path);
+  if (!other_twin.ok() || !*other_twin) return;
+  const auto scales_of = [](const std::vector<TwinCache>& caches, const std::string& present) {
+    const auto found = std::ranges::find(caches, present, &TwinCache::present);
+    return found == caches.end() ? std::vector<float>() : found->scales;
+  };
+  for (CacheRounding& cache : check.caches)
+    cache.alike = scales_of(twin.caches(), cache.present) == scales_of((*other_twin)->caches, cache.present);
+}
+
 Result<Verification> Compare(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
   std::vector<std::string> notes;
   const auto verify = [&](Loaded& loaded, host::Twin* twin) -> Result<Verification> {
@@ -354,11 +369,15 @@ Result<Verification> Compare(const std::string& model_path, const VerifyOptions&
     const RunOptions plain{
         .via = Via::kAsNeeded, .library = options.run.library, .entries = {}, .extents = options.run.extents};
     KVSHARE_ASSIGN_OR_RETURN(Loaded other, LoadDecoder(options.against, plain, runtime));
-    if (!options.hard)
-      return host::VerifyAgainst(loaded.decoder, other.decoder, options.tokens, options.progress, twin);
-    KVSHARE_ASSIGN_OR_RETURN(const auto hard, host::HardRuns::Plan(options.tokens, loaded.decoder, loaded.inspection,
-                                                                   other.decoder, other.inspection));
-    return host::VerifyAgainst(loaded.decoder, other.decoder, options.tokens, options.progress, twin, &hard);
+    std::optional<host::HardRuns> hard;
+    if (options.hard) {
+      KVSHARE_ASSIGN_OR_RETURN(hard, host::HardRuns::Plan(options.tokens, loaded.decoder, loaded.inspection,
+                                                          other.decoder, other.inspection));
+    }
+    KVSHARE_ASSIGN_OR_RETURN(Verification found, host::VerifyAgainst(loaded.decoder, other.decoder, options.tokens,
+                                                                     options.progress, twin, hard ? &*hard : nullptr));
+    if (found.codes) MarkAlike(*twin, loaded.decoder.precision(), options.against, other, *found.codes);
+    return found;
   };
   KVSHARE_ASSIGN_OR_RETURN(Loaded loaded, LoadDecoder(model_path, options.run, runtime));
   KVSHARE_ASSIGN_OR_RETURN(const auto twin, LoadTwin(model_path, loaded, options, runtime, notes));

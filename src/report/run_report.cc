@@ -63,7 +63,10 @@ std::string CodesText(const CodesCheck& codes) {
                   codes.difference, codes.tolerance);
   for (const CacheRounding& cache : codes.caches) {
     text += fmt::format("           {}: rounding takes {:.1f} % of a channel", cache.present, 100 * cache.share);
-    if (cache.share > codes.rounding) text += fmt::format("; needs {:g} %: another scale", 100 * codes.rounding);
+    if (cache.alike)
+      text += ", by the other model's scales";
+    else if (cache.share > codes.rounding)
+      text += fmt::format("; needs {:g} %: another scale", 100 * codes.rounding);
     text += cache.far == 0 ? "\n" : fmt::format("; {} codes are not next to their value\n", cache.far);
   }
   return text;
@@ -72,7 +75,8 @@ std::string CodesText(const CodesCheck& codes) {
 Json CodesJson(const CodesCheck& codes) {
   Json caches = Json::array();
   for (const CacheRounding& cache : codes.caches)
-    caches.push_back({{"present", cache.present}, {"share", Number(cache.share)}, {"far", cache.far}});
+    caches.push_back(
+        {{"present", cache.present}, {"share", Number(cache.share)}, {"far", cache.far}, {"alike", cache.alike}});
   return {{"difference", Number(codes.difference)},
           {"tolerance", codes.tolerance},
           {"rounding", codes.rounding},

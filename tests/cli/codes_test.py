@@ -58,6 +58,23 @@ def test_a_scale_that_suits_no_channel_differs(kvshare, case, narrow, factor):
     assert codes["difference"] <= codes["tolerance"], "the codes themselves are read as they were written"
 
 
+def test_a_model_that_rounds_by_the_same_scales_is_equal_whether_they_suit_or_not(kvshare, case, narrow, tmp_path):
+    kind, path = narrow
+    model = onnx.load(path)
+    scale(model, scales(model)[0], 0.25 if kind != "fp8" else 0.1)
+    onnx.save(model, path)
+    narrower = tmp_path / "windows.onnx"
+    done = kvshare("rewrite", path, "-o", narrower, "--to", "kvshare", "--window-caches", "--weights", "windows.data")
+    assert done.returncode == EQUAL, done.stderr
+    done = kvshare("verify", narrower, "--against", path)
+    assert done.returncode == EQUAL, done.stdout
+    assert "by the other model's scales" in done.stdout
+    scale(model, scales(model)[0], 1.5)
+    onnx.save(model, path)
+    done = kvshare("verify", narrower, "--against", path)
+    assert done.returncode == DIFFERS and "another scale" in done.stdout
+
+
 @pytest.mark.parametrize("side", [12, 13])
 def test_a_layer_that_borrows_by_another_scale_differs(kvshare, case, narrow, side):
     """In every other channel, by half: within what the logits of a quantized model may differ by. (The same in all channels of

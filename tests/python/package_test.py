@@ -259,6 +259,23 @@ def test_verify_runs_in_this_onnxruntime():
 
 
 @with_ep
+def test_verify_has_harder_prompts_and_judges_codes(tmp_path):
+    case = DATA / "mixed_bias_causal0" / "model.onnx"
+    rewritten, small = tmp_path / "rewritten.onnx", tmp_path / "small.onnx"
+    kvshare.rewrite(case, rewritten)
+    found = kvshare.verify(rewritten, against=case, hard=True)
+    assert found.equal and found.codes is None and found.notes == []
+    assert {"long prefill", "ragged prefill"} <= {step.step for step in found.steps}
+    with pytest.raises(kvshare.InvalidInputError, match="option 'hard' is for two models; needs option 'against'"):
+        kvshare.verify(rewritten, golden=case.parent, hard=True)
+    tokens = np.random.default_rng(5).integers(0, 160, (2, 60))
+    kvshare.rewrite(case, small, kv_cache="int8", calibrate={"input_ids": tokens}, weights="small.data")
+    found = kvshare.verify(small, against=case)
+    assert found.equal and found.codes.right and found.codes.difference <= found.codes.tolerance
+    assert all(cache.far == 0 and cache.share <= found.codes.rounding for cache in found.codes.caches)
+
+
+@with_ep
 @pytest.mark.parametrize("via", ["ep", "dropin"])
 def test_doctor_counts_what_ran_here(via):
     found = kvshare.doctor(DATA / "mixed_bias_asis" / "model.onnx", via=via)
