@@ -107,7 +107,7 @@ TEST(OpsPage, ListsTheAttributesOfEachOperator) {
     }
     EXPECT_THAT(listed, ElementsAreArray(known)) << op.domain << " " << op.name;
   }
-  EXPECT_EQ(FindOperator("kvshare", "GroupQueryAttention")->attributes.back().name, "window_cache_rows");
+  EXPECT_STREQ(FindOperator("kvshare", "GroupQueryAttention")->attributes.back().name, "window_cache_rows");
 }
 
 TEST(Operators, AreFoundByDomainAndName) {
