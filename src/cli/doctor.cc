@@ -20,10 +20,7 @@ struct DoctorFlags {
 
 ExitCode RunDoctor(const DoctorFlags& flags) {
   const auto runtime = OpenRuntime(flags.run);
-  if (!runtime.ok()) {
-    Report(runtime.status());
-    return kNoOrt;
-  }
+  if (!runtime.ok()) return ReportNoOrt(runtime.status());
   const auto diagnosis = Diagnose(flags.model, flags.run.Options(), **runtime);
   if (!diagnosis.ok()) return Report(diagnosis.status());
   fmt::print("{}", flags.json ? report::ToJson(*diagnosis) + "\n" : Spelled(report::ToText(*diagnosis)));
@@ -39,7 +36,6 @@ void AddDoctor(CLI::App& app, int& exit_code) {
   verb->add_option("MODEL", flags->model, "ONNX model to examine")->required();
   AddRunFlags(*verb, flags->run);
   verb->add_flag("--json", flags->json, "Print JSON");
-  verb->footer("Exits with 1 where no node ran in kvshare.");
   verb->callback([flags, &exit_code] { exit_code = RunDoctor(*flags); });
 }
 

@@ -10,6 +10,9 @@ int main(int argc, char** argv) {
   CLI::App app{"kvshare: KV-shared attention for released ONNX Runtime"};
   app.set_version_flag("--version", kvshare::kVersion);
   app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 done; 1 logits differ (verify) or no node ran in kvshare (doctor); 2 bad input or flags;\n"
+      "3 refused; 4 no ONNX Runtime; 5 failed");
   int exit_code = kvshare::cli::kEqual;
   kvshare::cli::AddInspect(app, exit_code);
   kvshare::cli::AddRewrite(app, exit_code);

@@ -1,12 +1,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <charconv>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
+#include "cli/choice.h"
 #include "cli/run_flags.h"
 #include "cli/verbs.h"
 #include "kvshare/calibrate.h"
@@ -16,6 +19,8 @@
 
 namespace kvshare::cli {
 namespace {
+
+constexpr std::array<std::pair<std::string_view, bool>, 2> kOwn = {{{"convert", false}, {"keep", true}}};
 
 struct Arguments {
   std::string model;
@@ -37,21 +42,22 @@ int64_t RowsOf(const std::string& text) {
   return rows;
 }
 
-// What the flags say of caches; for scales the model runs.
-Result<KvCache> KvCacheOf(const Arguments& arguments) {
-  KvCache cache{.type = *arguments.cache, .scale_per_tensor = arguments.scale_per_tensor};
-  if (arguments.calibrate.empty()) return cache;
-  KVSHARE_ASSIGN_OR_RETURN(const auto runtime, OpenRuntime(arguments.run));
-  KVSHARE_ASSIGN_OR_RETURN(cache.largest,
-                           Calibrate(arguments.model, arguments.calibrate, arguments.run.Options(), *runtime));
-  return cache;
+// Runs the model for the scales of `cache`.
+ExitCode CalibrateCache(const Arguments& arguments, KvCache& cache) {
+  const auto runtime = OpenRuntime(arguments.run);
+  if (!runtime.ok()) return ReportNoOrt(runtime.status());
+  auto largest = Calibrate(arguments.model, arguments.calibrate, arguments.run.Options(), **runtime);
+  if (!largest.ok()) return Report(largest.status());
+  cache.largest = *std::move(largest);
+  return kEqual;
 }
 
 ExitCode Run(Arguments& arguments) {
   if (arguments.cache) {
-    auto cache = KvCacheOf(arguments);
-    if (!cache.ok()) return Report(cache.status());
-    arguments.options.kv_cache = *std::move(cache);
+    KvCache cache{.type = *arguments.cache, .scale_per_tensor = arguments.scale_per_tensor};
+    if (!arguments.calibrate.empty())
+      if (const ExitCode code = CalibrateCache(arguments, cache); code != kEqual) return code;
+    arguments.options.kv_cache = std::move(cache);
   }
   const auto rewritten = Rewrite(arguments.model, arguments.out, arguments.options);
   if (!rewritten.ok()) return Report(rewritten.status());
@@ -72,45 +78,41 @@ void AddRewrite(CLI::App& app, int& exit_code) {
   RewriteOptions& options = arguments->options;
   verb->add_option("MODEL", arguments->model, "ONNX model")->required();
   CLI::Option* out = verb->add_option("-o,--output", arguments->out, "Where to write; needed unless --dry-run");
-  static const std::map<std::string, Target> targets(kTargets.begin(), kTargets.end());
-  verb->add_option("--to", options.target,
-                   "kvshare, kvshare-attention, ort (no custom library) or onnx25 (operators of ai.onnx alone)")
-      ->required()
-      ->transform(CLI::CheckedTransformer(targets));
-  static const std::map<std::string, bool> own = {{"convert", false}, {"keep", true}};
-  verb->add_option("--own", options.keep_own, "Own layers: convert (default) or keep, as --to kvshare-attention does")
-      ->transform(CLI::CheckedTransformer(own));
-  static const std::map<std::string, Rope> ropes(kRopes.begin(), kRopes.end());
-  verb->add_option("--rope", options.rope, "Rotary embedding of queries: fold or keep (default: what --to can serve)")
-      ->transform(CLI::CheckedTransformer(ropes));
-  verb->add_option("--min-ort", options.min_ort, "Oldest ONNX Runtime to serve, with --to ort (default 1.31)");
-  verb->add_option("--skip", options.skip, "A rule not to run; may be repeated");
+  AddChoice(*verb, "--to", options.target, kTargets,
+            "What attention becomes: operators of kvshare (kvshare; kvshare-attention keeps masks), what ONNX Runtime "
+            "has without a custom library (ort), or operators of ai.onnx alone (onnx25)")
+      ->required();
+  AddChoice(*verb, "--own", options.keep_own, kOwn, "Own layers: convert them (default), or keep them as they are");
+  AddChoice(*verb, "--rope", options.rope, kRopes,
+            "Rotary embedding of queries: fold it into the attention node, or keep its node (default: what --to can "
+            "serve)");
+  verb->add_option("--min-ort", options.min_ort, "With --to ort: oldest ONNX Runtime to serve (default 1.31)");
+  verb->add_option("--skip", options.skip, "A rule not to run, by the name in the report; may be repeated");
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
   CLI::Option* windows = verb->add_flag(
       "--window-caches{64}", arguments->slack,
-      "Caches of layers with a window hold its keys and so many more (--window-caches=SLACK, default 64)");
-  static const std::map<std::string, CacheType> caches(kCacheTypes.begin(), kCacheTypes.end());
+      "Caches of layers with a window hold the window's keys and SLACK more (--window-caches=SLACK, default 64)");
   CLI::Option* cache =
-      verb->add_option("--kv-cache", arguments->cache, "What caches hold: int8, int4, fp8, bf16 or fp16")
-          ->transform(CLI::CheckedTransformer(caches));
+      AddChoice(*verb, "--kv-cache", arguments->cache, kCacheTypes, "What caches hold (default: what they hold now)");
   verb->add_option("--calibrate", arguments->calibrate,
-                   "--kv-cache: an .npz file with a prompt (input_ids); the model runs on it, and the largest key and "
-                   "value of each channel make its scales")
+                   "With --kv-cache: an .npz file with a prompt (input_ids). The model runs on it; the largest key and "
+                   "value of each channel make its scale")
       ->needs(cache);
   verb->add_flag("--scale-per-tensor", arguments->scale_per_tensor,
-                 "--kv-cache: one scale for each cache, not one for each channel")
+                 "With --kv-cache: one scale for each cache, not one for each channel")
       ->needs(cache);
   verb->add_flag("--fast-prefill", options.fast_prefill,
-                 "Layers behind the last own keys compute each sequence's last token alone: logits are [B, 1, V]");
+                 "Layers behind the last own layer compute each sequence's last token alone: logits are [B, 1, V]");
   verb->add_flag("--prune-inputs", options.prune_inputs, "Drop graph inputs that nothing reads");
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->add_option(
       "--weights", options.weights_name,
-      "What the written model's weights are called; a folder where there are several files (default: as they "
-      "are)");
+      "Name of the written model's weights: of their file, or of a folder where there are several files (default: "
+      "their names stay)");
   AddRunFlags(*verb, arguments->run);
   verb->add_flag("--link-weights", options.link_weights,
-                 "In another folder: hard-link the weights instead of copying them. Who edits one file edits both");
+                 "In another folder: hard-link the weights, and do not copy them. An edit of one file is then an edit "
+                 "of both");
   verb->callback([arguments, out, dry_run, windows, &exit_code] {
     if (windows->count() > 0) arguments->options.window_caches = RowsOf(arguments->slack);
     if (out->count() == 0 && dry_run->count() == 0) throw CLI::RequiredError("--output");

@@ -9,6 +9,7 @@
 #include <map>
 #include <utility>
 
+#include "cli/choice.h"
 #include "report/report.h"
 
 namespace kvshare::cli {
@@ -38,8 +39,7 @@ std::string CheckExtent(const std::string& pair) {
 }
 
 Via ViaOf(const RunFlags& flags) {
-  for (const auto& [name, via] : kVias)
-    if (flags.via == name) return via;
+  if (flags.via) return *flags.via;
   return flags.library.empty() ? Via::kAsNeeded : Via::kOps;  // who names a library wants it
 }
 
@@ -66,24 +66,20 @@ RunOptions RunFlags::Options() const {
 }
 
 void AddRunFlags(CLI::App& verb, RunFlags& flags) {
-  std::vector<std::string> via_names;
-  for (const auto& [name, via] : kVias) via_names.emplace_back(name);
   verb.add_option("--ort", flags.ort,
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
-  verb.add_option("--lib", flags.library, "library to register (default: libkvshare_ort.so beside this program)");
-  verb.add_option(
-          "--via", flags.via,
-          "how kvshare comes in: ep (as an execution provider, ONNX Runtime 1.24 or later), ops (its "
-          "operators), dropin "
-          "(its operators in place of ONNX Runtime's own); default of doctor: what suits the model and this ONNX "
-          "Runtime; of verify: ops, where the model needs them")
-      ->check(CLI::IsMember(via_names));
-  verb.add_option("--entry", flags.entries, "session entry, e.g. kvshare.drop_in=1; set before the registration")
+  verb.add_option("--lib", flags.library, "Library to register (default: libkvshare_ort.so beside this program)");
+  AddChoice(
+      verb, "--via", flags.via, kVias,
+      "How kvshare comes in: as an execution provider (ep, ONNX Runtime 1.24 or later), by its operators (ops), or "
+      "by its operators in place of ONNX Runtime's own (dropin). Default of doctor: what suits the model and this "
+      "ONNX Runtime. Default of verify: ops, where the model needs them");
+  verb.add_option("--entry", flags.entries, "Session entry, e.g. kvshare.drop_in=1; set before the registration")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)  // one a flag, or it would swallow MODEL
       ->check(CheckPair);
   verb.add_option("--extent", flags.extents,
-                  "an extent that nothing else tells, by its name in the model's inputs (kv_cache_dim=64), or by input "
+                  "An extent that nothing else tells, by its name in the model's inputs (kv_cache_dim=64), or by input "
                   "and axis (past_conv.0.1=64)")
       ->type_name("NAME=N")
       ->allow_extra_args(false)
@@ -115,6 +111,11 @@ ExitCode Report(const Status& failure) {
   fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
+}
+
+ExitCode ReportNoOrt(const Status& failure) {
+  Report(failure);
+  return kNoOrt;
 }
 
 }  // namespace kvshare::cli

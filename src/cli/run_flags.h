@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,7 +19,7 @@ struct RunFlags {
   std::string library;
   std::vector<std::string> entries;
   std::vector<std::string> extents;
-  std::string via;
+  std::optional<Via> via;
 
   // What the flags say, in the library's words.
   RunOptions Options() const;
@@ -38,5 +39,7 @@ std::string Spelled(const std::string& text);
 
 // Prints the failure on stderr and returns its exit code: 2 bad input, 3 refused, 5 any other failure.
 ExitCode Report(const Status& failure);
+// The same of what OpenRuntime returns; the exit code says that no ONNX Runtime was opened.
+ExitCode ReportNoOrt(const Status& failure);
 
 }  // namespace kvshare::cli

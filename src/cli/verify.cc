@@ -22,10 +22,7 @@ struct VerifyFlags {
 
 ExitCode RunVerify(const VerifyFlags& flags) {
   const auto runtime = OpenRuntime(flags.run);
-  if (!runtime.ok()) {
-    Report(runtime.status());
-    return kNoOrt;
-  }
+  if (!runtime.ok()) return ReportNoOrt(runtime.status());
   VerifyOptions options = flags.options;
   options.run = flags.run.Options();
   options.progress = report::VerifyBar();
@@ -43,22 +40,23 @@ void AddVerify(CLI::App& app, int& exit_code) {
   VerifyOptions& options = flags->options;
   verb->add_option("MODEL", flags->model, "ONNX model to judge")->required();
   CLI::Option_group* truth = verb->add_option_group("truth");
-  truth->add_option("--golden", options.golden, "folder with golden.npz: tokens and the logits they should give");
-  truth->add_option("--against", options.against, "another model; both get the same random tokens");
+  truth->add_option("--golden", options.golden, "Folder with golden.npz: tokens and the logits they should give");
+  truth->add_option("--against", options.against, "Another model; both get the same random tokens");
   truth->require_option(1);
-  verb->add_option("--tol", options.tolerance,
-                   "largest difference that counts as equal (default: 1e-4; for a model in f16 or bf16 a share of the "
-                   "row's largest logit)");
-  verb->add_option("--steps", options.tokens.steps, "--against: decode steps")
+  verb->add_option(
+      "--tol", options.tolerance,
+      "Largest difference that counts as equal (default: 1e-4; for a model in f16 or bf16, or whose caches "
+      "hold codes, a share of the row's largest logit)");
+  verb->add_option("--steps", options.tokens.steps, "With --against: decode steps")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  verb->add_option("--prompt", options.tokens.prompt, "--against: prompt tokens")
+  verb->add_option("--prompt", options.tokens.prompt, "With --against: prompt tokens")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb->add_flag("--hard", options.hard,
-                 "--against: also extreme tokens, a prompt of more than two windows, chunks around the window's size, "
-                 "and two sequences of other lengths, as far as the inputs allow them");
-  verb->add_option("--seed", options.tokens.seed, "--against: seed of the random tokens")->capture_default_str();
+                 "With --against: also extreme tokens, a prompt of more than two windows, chunks around the window's "
+                 "size, and two sequences of different lengths, as far as the inputs allow them");
+  verb->add_option("--seed", options.tokens.seed, "With --against: seed of the random tokens")->capture_default_str();
   AddRunFlags(*verb, flags->run);
   verb->add_flag("--json", flags->json, "Print JSON");
   verb->callback([flags, &exit_code] { exit_code = RunVerify(*flags); });

@@ -15,6 +15,16 @@ def test_a_refusal_names_flags(kvshare, case, flags, message):
     assert "option '" not in done.stderr
 
 
+@pytest.mark.parametrize("flag,names", [
+    ("--to", "kvshare,kvshare-attention,ort,onnx25"), ("--own", "convert,keep"), ("--rope", "fold,keep"),
+    ("--kv-cache", "int8,int4,fp8,bf16,fp16"), ("--via", "ep,ops,dropin"),
+])
+def test_a_name_that_a_flag_does_not_know_is_refused_with_those_that_it_knows(kvshare, case, flag, names):
+    for wrong in ("0", "foo"):  # no number stands for a name
+        done = kvshare("rewrite", case.model("mixed_bias_asis"), "--dry-run", *([] if flag == "--to" else ["--to", "kvshare"]), flag, wrong)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (BAD_INPUT, f"{flag}: {wrong} not in {{{names}}}"), done.stderr
+
+
 def test_a_report_names_flags_also_as_json(kvshare, case):
     for json in ([], ["--json"]):
         done = kvshare("rewrite", case.model("head_shared_gqa"), "--dry-run", "--to", "ort", "--min-ort", "1.27", *json)

@@ -102,12 +102,15 @@ def test_files_that_are_not_there_are_named(kvshare, case, tmp_path):
     assert done.returncode == REFUSED
 
 
-def test_without_onnx_runtime_the_ways_to_name_one_are_told(case, tmp_path):
+@pytest.mark.parametrize("verb", ["verify", "doctor", "rewrite"])
+def test_without_onnx_runtime_the_ways_to_name_one_are_told(case, tmp_path, verb):
     """A program that lies alone, run where no .venv is."""
     alone = shutil.copy(os.environ["KVSHARE_BIN"], tmp_path)
     environment = {k: v for k, v in os.environ.items() if k != "KVSHARE_ORT"}
-    done = subprocess.run([alone, "verify", case.model("head_shared_gqa"), "--golden", case.folder("head_shared_gqa")], cwd=tmp_path,
-                          env=environment, capture_output=True, text=True, check=False)
+    flags = {"verify": ["--golden", case.folder("head_shared_gqa")], "doctor": [],
+             "rewrite": ["--to", "kvshare", "--dry-run", "--kv-cache", "int8", "--calibrate", "prompt.npz"]}[verb]
+    done = subprocess.run([alone, verb, case.model("head_shared_gqa"), *flags], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True, check=False)
     assert done.returncode == NO_ORT
     assert ("no ONNX Runtime found; name libonnxruntime.so or a wheel's folder with --ort or KVSHARE_ORT, or install the wheel "
             "into .venv") in done.stderr
