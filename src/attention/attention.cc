@@ -125,53 +125,28 @@ void TrimRanges(const Job& job, const UnitCode& code, const ParallelFor& paralle
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
 Status NoKernelForF64() { return Status::Refused("no SIMD kernel for f64; AttendOracle and AppendOracle compute it"); }
 
-// Attend, but for what its own thread's allocations throw.
-Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
-  if (call.query.batch == 0 || call.query.tokens == 0) return {};
-  if (call.query.type == DType::kF64) return NoKernelForF64();
-  KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
-  const UnitCode code = GetUnitCode();
-  Job job;
-  job.call = &call;
-  const bool trims = MaskTrims(call);
-  if (trims && call.mask.head_stride != 0) job.range_heads = call.query.heads;
-  const int64_t rows = call.query.batch * call.query.tokens * job.range_heads;
-  SequencePlace* sequences = nullptr;
-  KeyRange* ranges = nullptr;
-  bool* holes = nullptr;
-  bool* masked = nullptr;
-  const auto place_ranges = [&](void* memory) {
-    Carver carver(memory);
-    sequences = carver.Take<SequencePlace>(call.query.batch);
-    ranges = carver.Take<KeyRange>(rows);
-    holes = carver.Take<bool>(call.query.batch);
-    masked = carver.Take<bool>(rows);
-    return carver.bytes();
-  };
-  const WorkspacePool::Lease range_memory(pool, place_ranges(nullptr));
-  place_ranges(range_memory.data());
-  for (int64_t b = 0; b < call.query.batch; ++b) sequences[b] = PlaceOf(call, b);
-  FillKeyRanges(call, sequences, ranges, holes);
+// What a call's rows see: filled before the plan, read until the call ends.
+struct RowMemory {
+  SequencePlace* sequences = nullptr;  // [B]
+  KeyRange* ranges = nullptr;          // [rows]
+  bool* holes = nullptr;               // [B]
+  bool* masked = nullptr;              // [rows]
+};
 
-  job.sequences = sequences;
-  job.ranges = ranges;
-  job.holes = holes;
-  if (trims) {
-    TrimRanges(job, code, parallel, ranges, masked);
-    job.masked = masked;
-  }
-  const std::span<const KeyRange> all_ranges(ranges, static_cast<size_t>(rows));
-  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, all_ranges, code.traits));
-  const bool is_short = Products(call, all_ranges, job.range_heads) <= kSerialProducts;
-  const ParallelFor for_units = is_short ? ParallelFor::Serial() : parallel;
+size_t PlaceRows(int64_t batch, int64_t rows, void* memory, RowMemory& out) {
+  Carver carver(memory);
+  out.sequences = carver.Take<SequencePlace>(batch);
+  out.ranges = carver.Take<KeyRange>(rows);
+  out.holes = carver.Take<bool>(batch);
+  out.masked = carver.Take<bool>(rows);
+  return carver.bytes();
+}
+
+// The units of a planned job, and the merge of items that are split.
+Status RunUnits(Job& job, const UnitCode& code, const ParallelFor& for_units, const ParallelFor& parallel,
+                WorkspacePool& pool) {
   std::atomic<bool> out_of_memory = false;
   UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};
-  if (call.scores) {
-    Job scores = job;
-    scores.plan = PlanScores(call);
-    UnitTask scores_task{&scores, &code, &pool, code.scratch_bytes(scores), &out_of_memory};
-    for_units.run(for_units.context, scores.items(), &RunInScratch<&UnitCode::scores>, &scores_task);
-  }
   if (job.plan.splits == 1) {
     for_units.run(for_units.context, job.items(), &RunInScratch<&UnitCode::run>, &task);
     return out_of_memory ? OutOfMemory() : Status();
@@ -186,6 +161,46 @@ Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, Wor
   const ParallelFor merge = short_merge ? ParallelFor::Serial() : parallel;
   merge.run(merge.context, merged_rows, &MergeTask, &task);
   return {};
+}
+
+Status WriteScores(Job job, const UnitCode& code, const ParallelFor& for_units, WorkspacePool& pool) {
+  std::atomic<bool> out_of_memory = false;
+  job.plan = PlanScores(*job.call);
+  UnitTask task{&job, &code, &pool, code.scratch_bytes(job), &out_of_memory};
+  for_units.run(for_units.context, job.items(), &RunInScratch<&UnitCode::scores>, &task);
+  return out_of_memory ? OutOfMemory() : Status();
+}
+
+// Attend, but for what its own thread's allocations throw.
+Status AttendOrThrow(const AttentionCall& call, const ParallelFor& parallel, WorkspacePool& pool) {
+  if (call.query.batch == 0 || call.query.tokens == 0) return {};
+  if (call.query.type == DType::kF64) return NoKernelForF64();
+  KVSHARE_RETURN_IF_ERROR(LimitSimdTarget());
+  const UnitCode code = GetUnitCode();
+  Job job;
+  job.call = &call;
+  const bool trims = MaskTrims(call);
+  if (trims && call.mask.head_stride != 0) job.range_heads = call.query.heads;
+  const int64_t rows = call.query.batch * call.query.tokens * job.range_heads;
+  RowMemory of;
+  const WorkspacePool::Lease row_memory(pool, PlaceRows(call.query.batch, rows, nullptr, of));
+  PlaceRows(call.query.batch, rows, row_memory.data(), of);
+  for (int64_t b = 0; b < call.query.batch; ++b) of.sequences[b] = PlaceOf(call, b);
+  FillKeyRanges(call, of.sequences, of.ranges, of.holes);
+
+  job.sequences = of.sequences;
+  job.ranges = of.ranges;
+  job.holes = of.holes;
+  if (trims) {
+    TrimRanges(job, code, parallel, of.ranges, of.masked);
+    job.masked = of.masked;
+  }
+  const std::span<const KeyRange> ranges(of.ranges, static_cast<size_t>(rows));
+  KVSHARE_ASSIGN_OR_RETURN(job.plan, MakePlan(call, ranges, code.traits));
+  const bool is_short = Products(call, ranges, job.range_heads) <= kSerialProducts;
+  const ParallelFor for_units = is_short ? ParallelFor::Serial() : parallel;
+  if (call.scores) KVSHARE_RETURN_IF_ERROR(WriteScores(job, code, for_units, pool));
+  return RunUnits(job, code, for_units, parallel, pool);
 }
 
 }  // namespace

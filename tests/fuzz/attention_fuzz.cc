@@ -54,10 +54,11 @@ void Put(void* data, DType type, int64_t i, double value) {
 
 // Exactly as many elements as asked for, on the heap.
 struct Buffer {
-  DType type;
-  int64_t count;
+  DType type = DType::kF32;
+  int64_t count = 0;
   std::unique_ptr<std::byte[]> data;
 
+  Buffer() = default;
   Buffer(DType t, int64_t n, std::mt19937& random)
       : type(t), count(n), data(new std::byte[static_cast<size_t>(BytesOf(t, n))]()) {
     std::uniform_real_distribution<float> uniform(-1, 1);
@@ -155,27 +156,67 @@ const TileKernelRow* ForcedKernel(Bytes& in, DType type) {
   return &row;
 }
 
-void TryAttention(Bytes& in) {
-  std::mt19937 random(in.Byte());
-  const int64_t B = in.Of({1, 1, 2, 3, 0});
-  const int64_t Hkv = in.Of({1, 2, 3});
-  const int64_t Hq = Hkv * in.Of({1, 2, 3, 8, 0}) + (in.Rarely() ? 1 : 0);
-  const int64_t S = in.Of({1, 1, 2, 5, 33, 0});
-  const int64_t T = in.Of({1, 17, 63, 64, 65, 130, 600, 0});
-  const int64_t D = in.Of({8, 4, 1, 2, 7, 16, 33, 64, 80, 0});
-  const int64_t Dv = in.Of({D, D, 5, 16});
-  const DType type = FloatType(in);
-  const DType kv_type = in.Below(2) == 0 ? type : CacheType(in);
+// An AttentionCall of odd extents, and the memory behind it. Draw's order is that of the bytes in found/attention.
+struct AttentionTry {
+  explicit AttentionTry(Bytes& bytes) : in(bytes), random(bytes.Byte()) {}
+
+  // False where a tensor would be too large to try.
+  bool Draw() {
+    if (!DrawTensors()) return false;
+    DrawSpec();
+    DrawPositions();
+    DrawKeyMask();
+    if (!DrawMask()) return false;
+    DrawRotary();
+    return DrawScores();
+  }
+  void CheckOddExtents();
+  void Run();
+
+  bool DrawTensors();
+  void DrawSpec();
+  void DrawPositions();
+  void DrawKeyMask();
+  bool DrawMask();
+  void DrawRotary();
+  bool DrawScores();
+  void PoisonUnread();
+
+  Buffer New(DType of, int64_t count) { return {of, count, random}; }
+
+  Bytes& in;
+  std::mt19937 random;
+  int64_t B = 0, Hkv = 0, Hq = 0, S = 0, T = 0, D = 0, Dv = 0;
+  DType type = DType::kF32, kv_type = DType::kF32;
+  AttentionCall call;
+  Buffer query, key, value, key_scale, value_scale, want, got, norm, sink, key_mask, mask, cos, sin;
+  Buffer want_scores, scores;
+  std::vector<int64_t> length, position, query_length, column, rotary_position, score_column;
+  int64_t half = 0;
+  int64_t score_columns = 0;
+};
+
+bool AttentionTry::DrawTensors() {
+  B = in.Of({1, 1, 2, 3, 0});
+  Hkv = in.Of({1, 2, 3});
+  Hq = Hkv * in.Of({1, 2, 3, 8, 0});
+  Hq += in.Rarely() ? 1 : 0;
+  S = in.Of({1, 1, 2, 5, 33, 0});
+  T = in.Of({1, 17, 63, 64, 65, 130, 600, 0});
+  D = in.Of({8, 4, 1, 2, 7, 16, 33, 64, 80, 0});
+  Dv = in.Of({D, D, 5, 16});
+  type = FloatType(in);
+  kv_type = in.Below(2) == 0 ? type : CacheType(in);
   for (const int64_t count :
        {CountOf({B, S, Hq, D}), CountOf({B, S, Hq, Dv}), CountOf({B, T, Hkv, D}), CountOf({B, T, Hkv, Dv})})
-    if (count < 0) return;
-
-  Buffer query(type, B * S * Hq * D, random);
-  Buffer key(kv_type, B * T * Hkv * RowElements(kv_type, D), random);
-  Buffer value(kv_type, B * T * Hkv * RowElements(kv_type, Dv), random);
-  Buffer key_scale(DType::kF32, Hkv * D, random), value_scale(DType::kF32, Hkv * Dv, random);
-  Buffer want(type, B * S * Hq * Dv, random), got(type, B * S * Hq * Dv, random);
-  AttentionCall call;
+    if (count < 0) return false;
+  query = New(type, B * S * Hq * D);
+  key = New(kv_type, B * T * Hkv * RowElements(kv_type, D));
+  value = New(kv_type, B * T * Hkv * RowElements(kv_type, Dv));
+  key_scale = New(DType::kF32, Hkv * D);
+  value_scale = New(DType::kF32, Hkv * Dv);
+  want = New(type, B * S * Hq * Dv);
+  got = New(type, B * S * Hq * Dv);
   const bool bsnh = in.Below(2) == 1;
   call.query = View(query, true, B, Hq, S, D);
   call.key = View(key, bsnh, B, Hkv, T, D);
@@ -183,66 +224,91 @@ void TryAttention(Bytes& in) {
   call.key.quant = Scales(in, kv_type, key_scale);
   call.value.quant = Scales(in, kv_type, value_scale);
   call.output = MutableView(got, B, Hq, S, Dv);
-  Buffer norm(FloatType(in), D, random);
-  if (in.Below(4) == 0) call.norm = {norm.data.get(), norm.type, in.Rarely() ? 0.0F : 1e-5F};
-  call.spec.scale = in.Rarely() ? std::numeric_limits<float>::infinity() : 0.1F * static_cast<float>(in.Below(20));
-  call.spec.softcap = in.Rarely() ? -1.0F : static_cast<float>(in.Of({0, 0, 1, 30}));
-  call.spec.window_left = in.Odd(in.Of({kUnlimited, kUnlimited, 0, 1, 5, 63, 64, 500}));
-  call.spec.window_right = in.Odd(in.Of({kUnlimited, 0, 0, 0, 1, 9}));
-  call.spec.smooth_softmax = in.Below(4) == 0;
-  Buffer sink(FloatType(in), Hq, random);
-  if (in.Below(4) == 0) {
-    call.spec.head_sink = sink.data.get();
-    call.spec.head_sink_type = sink.type;
-  }
+  return true;
+}
 
-  std::vector<int64_t> length(B), position(B), query_length(B), rotary_position(B * S), column(B);
+void AttentionTry::DrawSpec() {
+  norm = New(FloatType(in), D);
+  if (in.Below(4) == 0) call.norm = {norm.data.get(), norm.type, in.Rarely() ? 0.0F : 1e-5F};
+  AttentionSpec& spec = call.spec;
+  spec.scale = in.Rarely() ? std::numeric_limits<float>::infinity() : 0.1F * static_cast<float>(in.Below(20));
+  spec.softcap = in.Rarely() ? -1.0F : static_cast<float>(in.Of({0, 0, 1, 30}));
+  spec.window_left = in.Odd(in.Of({kUnlimited, kUnlimited, 0, 1, 5, 63, 64, 500}));
+  spec.window_right = in.Odd(in.Of({kUnlimited, 0, 0, 0, 1, 9}));
+  spec.smooth_softmax = in.Below(4) == 0;
+  sink = New(FloatType(in), Hq);
+  if (in.Below(4) != 0) return;
+  spec.head_sink = sink.data.get();
+  spec.head_sink_type = sink.type;
+}
+
+void AttentionTry::DrawPositions() {
   for (int64_t b = 0; b < B; ++b) {
-    query_length[b] = in.Odd(in.Below(S + 1));
-    column[b] = in.Odd(in.Of({0, 0, 1, 5}));
-    length[b] = in.Odd(T == 0 ? 0 : in.Byte() % (T + 1));
-    position[b] = in.Odd(in.Of({T - S, T - S, 0, -3, 7, T + 4}));
+    query_length.push_back(in.Odd(in.Below(S + 1)));
+    column.push_back(in.Odd(in.Of({0, 0, 1, 5})));
+    length.push_back(in.Odd(T == 0 ? 0 : in.Byte() % (T + 1)));
+    position.push_back(in.Odd(in.Of({T - S, T - S, 0, -3, 7, T + 4})));
   }
   if (in.Below(4) != 0) call.positions.length = length.data();
   if (in.Below(4) != 0) call.positions.query_position = position.data();
   if (in.Below(4) == 0) call.positions.query_length = query_length.data();
+}
 
-  Buffer key_mask(static_cast<DType>(in.Of({6, 5, 4, 6, 0})), B * T, random);
+void AttentionTry::DrawKeyMask() {
+  key_mask = New(static_cast<DType>(in.Of({6, 5, 4, 6, 0})), B * T);
   for (int64_t i = 0; i < B * T; ++i) Put(key_mask.data.get(), key_mask.type, i, random() % 4 != 0 ? 1 : 0);
   if (in.Below(4) == 0) call.key_mask = {key_mask.data.get(), key_mask.type, T};
+}
 
-  const int64_t mask_heads = in.Of({1, Hq});
+bool AttentionTry::DrawMask() {
+  const int64_t heads = in.Of({1, Hq});
   const int64_t columns = in.Of({T, T, T / 2});
-  if (CountOf({B, mask_heads, S, columns}) < 0) return;
-  Buffer mask(in.Below(2) == 0 ? DType::kBool : FloatType(in), B * mask_heads * S * columns, random);
-  if (mask.type == DType::kBool)
-    for (int64_t i = 0; i < mask.count; ++i) Put(mask.data.get(), mask.type, i, random() % 3 != 0 ? 1 : 0);
+  if (CountOf({B, heads, S, columns}) < 0) return false;
+  const DType mask_type = in.Below(2) == 0 ? DType::kBool : FloatType(in);
+  mask = New(mask_type, B * heads * S * columns);
+  if (mask_type == DType::kBool)
+    for (int64_t i = 0; i < mask.count; ++i) Put(mask.data.get(), mask_type, i, random() % 3 != 0 ? 1 : 0);
   if (in.Below(3) == 0)
-    call.mask = {mask.data.get(), mask.type, mask_heads * S * columns,  mask_heads > 1 ? S * columns : 0,
-                 columns,         1,         in.Rarely() ? -1 : columns};
+    call.mask = {.data = mask.data.get(),
+                 .type = mask_type,
+                 .batch_stride = heads * S * columns,
+                 .head_stride = heads > 1 ? S * columns : 0,
+                 .query_stride = columns,
+                 .key_stride = 1,
+                 .keys = in.Rarely() ? -1 : columns};
   if (in.Below(4) == 0) call.positions.first_column = column.data();
+  return true;
+}
 
-  const int64_t half = in.Of({D / 2, 1, D / 4});
+void AttentionTry::DrawRotary() {
+  half = in.Of({D / 2, 1, D / 4});
   const int64_t rows = in.Of({T + S, T + S, 3});
-  Buffer cos(FloatType(in), rows * half, random), sin(cos.type, rows * half, random);
+  cos = New(FloatType(in), rows * half);
+  sin = New(cos.type, rows * half);
   if (in.Below(3) == 0) call.rotary = Rotary(in, cos, sin, rows, half);
-  for (int64_t& p : rotary_position) p = in.Odd(random() % rows);
+  rotary_position.resize(static_cast<size_t>(B * S));
+  for (int64_t& p : rotary_position) p = in.Odd(static_cast<int64_t>(random() % static_cast<uint64_t>(rows)));
   if (in.Below(2) == 0) call.rotary_positions = rotary_position.data();
+}
 
-  const int64_t score_columns = T + in.Of({0, 0, 5});
-  if (CountOf({B, Hq, S, score_columns}) < 0) return;
+bool AttentionTry::DrawScores() {
+  score_columns = T + in.Of({0, 0, 5});
+  if (CountOf({B, Hq, S, score_columns}) < 0) return false;
   const DType score_type = FloatType(in);
-  Buffer want_scores(score_type, B * Hq * S * score_columns, random), scores(score_type, want_scores.count, random);
-  std::vector<int64_t> score_column(B);
+  want_scores = New(score_type, B * Hq * S * score_columns);
+  scores = New(score_type, want_scores.count);
+  score_column.resize(static_cast<size_t>(B));
   for (int64_t& c : score_column) c = in.Odd(in.Of({0, 0, 5}));
-  if (in.Below(3) == 0) {
-    call.scores = {scores.data.get(), score_type, static_cast<ScoreStage>(in.Below(4)), score_columns};
-    if (in.Below(2) == 0) call.scores.outside = 0;
-    if (in.Below(2) == 0) call.positions.first_column = score_column.data();
-    std::memcpy(want_scores.data.get(), scores.data.get(), static_cast<size_t>(BytesOf(score_type, scores.count)));
-  }
+  if (in.Below(3) != 0) return true;
+  call.scores = {scores.data.get(), score_type, static_cast<ScoreStage>(in.Below(4)), score_columns};
+  if (in.Below(2) == 0) call.scores.outside = 0;
+  if (in.Below(2) == 0) call.positions.first_column = score_column.data();
+  std::memcpy(want_scores.data.get(), scores.data.get(), static_cast<size_t>(BytesOf(score_type, scores.count)));
+  return true;
+}
 
-  // Extents no memory is behind: only the check may see them.
+// Extents no memory is behind: only the check may see them.
+void AttentionTry::CheckOddExtents() {
   AttentionCall odd = call;
   odd.scores.keys = in.Odd(score_columns);
   odd.rotary.half = in.Odd(half);
@@ -252,24 +318,50 @@ void TryAttention(Bytes& in) {
   odd.key.heads = in.Odd(Hkv);
   odd.output.head_size = in.Odd(Dv);
   (void)CheckAttention(odd, "odd");
+}
 
-  if (!CheckAttention(call, "fuzz").ok()) return;
+// NaN past the lengths, of a call that was checked.
+void AttentionTry::PoisonUnread() {
   const bool holds_nan = kv_type != DType::kI8 && kv_type != DType::kI4;
-  if (holds_nan && !call.key_mask && call.positions.length)
-    for (int64_t b = 0; b < B; ++b) {
-      if (!call.scores || !call.scores.OfEveryKey()) Poison(key, call.key, b, length[b]);
-      Poison(value, call.value, b, length[b]);
-    }
+  if (!holds_nan || call.key_mask || !call.positions.length) return;
+  for (int64_t b = 0; b < B; ++b) {
+    if (!call.scores || !call.scores.OfEveryKey()) Poison(key, call.key, b, length[static_cast<size_t>(b)]);
+    Poison(value, call.value, b, length[static_cast<size_t>(b)]);
+  }
+}
+
+void AttentionTry::Run() {
+  if (!CheckAttention(call, "fuzz").ok()) return;
+  PoisonUnread();
   const TileKernelRow* forced = ForcedKernel(in, kv_type);
   WorkspacePool pool;
-  if (!Served(Attend(call, ParallelFor::Serial(), pool), call.query.type)) return;
+  if (!Served(Attend(call, ParallelFor::Serial(), pool), type)) return;
   call.output = MutableView(want, B, Hq, S, Dv);
   if (call.scores) call.scores.data = want_scores.data.get();
   AttendOracle(call);
   // Dot products round queries to 16 bits; the scores here may be so large that this moves weights from key to key.
   if (forced != nullptr && forced->products == Products::kDots) return;
   Compare("attention", want, got, Tolerance(type));
-  if (call.scores) Compare("scores", want_scores, scores, ScoreTolerance(score_type, want_scores));
+  if (call.scores) Compare("scores", want_scores, scores, ScoreTolerance(scores.type, want_scores));
+}
+
+void TryAttention(Bytes& in) {
+  AttentionTry attempt(in);
+  if (!attempt.Draw()) return;
+  attempt.CheckOddExtents();
+  attempt.Run();
+}
+
+// Rows of `row` elements, `D` of which are codes: the rest is the nibble that pads int4. The kernels round from f32,
+// the oracle from double, so a tie may fall either way.
+void CompareCodes(const Buffer& want, const Buffer& got, int64_t row, int64_t D) {
+  for (int64_t i = 0; i < want.count; ++i) {
+    if (i % row >= D) continue;
+    const double a = want.At(i);
+    const double b = got.At(i);
+    const double step = want.type == DType::kF8E4M3 ? std::max(std::fabs(a) / 8, 0.01) : 1;
+    if (std::isnan(a) != std::isnan(b) || std::fabs(a - b) > step * 1.01) Fail("append of codes", i, a, b);
+  }
 }
 
 void TryAppend(Bytes& in) {
@@ -331,15 +423,8 @@ void TryAppend(Bytes& in) {
   WorkspacePool pool;
   if (!Served(Append(with(got), ParallelFor::Serial(), pool), type)) return;
   AppendOracle(with(want));
-  if (!IsQuantized(type)) return Compare("append", want, got, Tolerance(type));
-  // Codes: the kernels round from f32, the oracle from double, so a tie may fall either way.
-  for (int64_t i = 0; i < want.count; ++i) {
-    if (i % row >= D) continue;  // the nibble that pads a row of int4
-    const double a = want.At(i);
-    const double b = got.At(i);
-    const double step = type == DType::kF8E4M3 ? std::max(std::fabs(a) / 8, 0.01) : 1;
-    if (std::isnan(a) != std::isnan(b) || std::fabs(a - b) > step * 1.01) Fail("append of codes", i, a, b);
-  }
+  if (IsQuantized(type)) return CompareCodes(want, got, row, D);
+  Compare("append", want, got, Tolerance(type));
 }
 
 }  // namespace
