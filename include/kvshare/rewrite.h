@@ -185,7 +185,8 @@ struct TwinCache {
 // A model whose caches hold codes, once more with caches of floats. Its layers append rows as they are, and read what
 // the caller gives: what the model's codes mean.
 struct FloatTwin {
-  std::string model;  // a ModelProto, whose weights in files lie where the model's do
+  std::string model;      // a ModelProto, whose weights in files lie where the model's do
+  std::string unrounded;  // another: caches of floats again, but layers read the very rows that they append
   std::vector<TwinCache> caches;
 };
 

@@ -50,8 +50,9 @@ struct VerifyOptions {
   std::string against;  // another model, loaded as needed and without entries: both get the same random tokens
   // The largest |logit - expected| that counts as equal. Without it the model's precision decides: 1e-4 where it
   // computes in f32; where an input or the logits are f16 or bf16, 64 roundings of that type to the row's largest
-  // logit: 3 % of it in f16, 25 % in bf16. Where caches hold codes, a share of that logit too: 25 % for int8,
-  // 75 % for fp8, 150 % for int4; and CodesCheck tells what rounding does not.
+  // logit: 3 % of it in f16, 25 % in bf16. Where caches hold codes, CodesCheck judges, by the same limits for the model
+  // without codes. A model that it cannot read is judged by a share of that logit: 25 % for int8, 75 % for fp8, 150 %
+  // for int4.
   std::optional<double> tolerance;
   RandomTokens tokens;
   bool hard = false;  // with `against`: harder prompts too, as far as the inputs allow them (docs/tour.md)
@@ -75,13 +76,16 @@ struct CacheRounding {
   bool alike = false;  // the model compared with rounds by the same scales: `share` is not judged
 };
 
-// A model with caches of codes beside the same model with caches of floats that reads what the codes mean.
+// A model with caches of codes beside the same model with caches of floats: its twin reads what the codes mean; the
+// unrounded one reads the rows as they are, and is the one that expected logits are compared with.
 struct CodesCheck {
-  double difference = 0;  // largest |logit - twin's logit| over the twin's largest of that row
+  double difference = 0;     // largest |logit - twin's logit| over the twin's largest of that row
+  StepDifference unrounded;  // the largest of all steps, from the expected logits
   std::vector<CacheRounding> caches;
-  double tolerance = 0;  // of `difference`
-  double rounding = 0;   // of each CacheRounding::share that is judged
-  bool right = false;    // all of them are within, and no code is far
+  double tolerance = 0;           // of `difference`; that of `unrounded` is Verification's
+  double rounding = 0;            // of each CacheRounding::share that is judged
+  DType precision = DType::kF32;  // the coarsest type of numbers in the unrounded model
+  bool right = false;             // difference and shares are within, and no code is far
 };
 
 struct Verification {
@@ -89,7 +93,7 @@ struct Verification {
   std::vector<std::string> invented;  // what the model was fed that no rule knows, a line each
   std::optional<uint64_t> seed;       // of the random tokens, where there were some
   DType precision = DType::kF32;      // the coarsest type of numbers in inputs, caches and logits
-  double tolerance = 0;               // what was judged by
+  double tolerance = 0;               // what was judged by: the steps, or with `codes` the unrounded model
   bool relative = false;              // `tolerance` is of StepDifference::relative
   bool equal = false;
   std::optional<CodesCheck> codes;  // judged too, where caches hold codes and no tolerance was given

@@ -13,6 +13,11 @@ def make(kind: type[T], fields: dict[str, Any]) -> T:
     return kind(**{name: value for name, value in fields.items() if name in known})
 
 
+def number(value: float | None) -> float:
+    """JSON has no NaN."""
+    return float("nan") if value is None else value
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentionLayer:
     """One attention layer, in order of execution."""
@@ -138,6 +143,10 @@ class StepDifference:
     difference: float  # largest absolute difference
     relative: float  # the largest as a share of its row's largest expected logit
 
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> StepDifference:
+        return StepDifference(fields["step"], number(fields["difference"]), number(fields["relative"]))
+
 
 @dataclasses.dataclass(frozen=True)
 class CacheRounding:
@@ -151,20 +160,23 @@ class CacheRounding:
 
 @dataclasses.dataclass(frozen=True)
 class CodesCheck:
-    """A model with caches of codes beside the same model with caches of floats that reads what the codes mean."""
+    """A model with caches of codes beside the same model with caches of floats.
 
-    right: bool
-    difference: float  # largest |logit - the other's logit| over the other's largest of that row
+    Once that reads what the codes mean; once it reads the rows unrounded, and is what expected logits are compared with.
+    """
+
+    right: bool  # difference and shares are within, and no code is far
+    difference: float  # largest |logit - logit of the same codes in fp32| over the latter's largest of that row
+    unrounded: StepDifference  # the largest of all steps, from the expected logits; Verification.tolerance judges it
     caches: list[CacheRounding]
     tolerance: float  # of difference
     rounding: float  # of each cache's share
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> CodesCheck:
-        nan = float("nan")
-        caches = [CacheRounding(cache["present"], nan if cache["share"] is None else cache["share"], cache["far"], cache["alike"])
-                  for cache in fields["caches"]]
-        return make(CodesCheck, {**fields, "difference": nan if fields["difference"] is None else fields["difference"], "caches": caches})
+        caches = [CacheRounding(cache["present"], number(cache["share"]), cache["far"], cache["alike"]) for cache in fields["caches"]]
+        unrounded = StepDifference.from_json({"step": "", **fields["unrounded"]})
+        return make(CodesCheck, {**fields, "difference": number(fields["difference"]), "unrounded": unrounded, "caches": caches})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +196,7 @@ class Verification:
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Verification:
-        nan = float("nan")
-        steps = [StepDifference(step["step"], *(nan if step[name] is None else step[name] for name in ("difference", "relative")))
-                 for step in fields["steps"]]
+        steps = [StepDifference.from_json(step) for step in fields["steps"]]
         codes = None if fields["codes"] is None else CodesCheck.from_json(fields["codes"])
         return make(Verification, {**fields, "steps": steps, "codes": codes})
 

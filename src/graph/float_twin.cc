@@ -3,9 +3,10 @@
 //  model   out, present = GroupQueryAttention(q, k, v, past, ..., scales), present i8     borrowers read present
 //  twin    _, present = GroupQueryAttention(q, k, v, past, ...), present f32
 //          out = GroupQueryAttention(q, external: read), read f32 a graph input           borrowers read it, too
+//  unrounded   out, present = GroupQueryAttention(q, k, v, past, ...), present f32        borrowers read present
 //
 // Who runs both gives `read` what the model's present means: then the logits agree but for the order of sums, and the
-// twin's present holds the very rows that the model rounded.
+// twin's present holds the very rows that the model rounded. Unrounded, the model tells what rounding has no part in.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -55,17 +56,21 @@ class Maker {
  public:
   Maker(Graph& graph, const std::vector<Layer>& layers) : graph_(graph), layers_(layers) {}
 
-  void Turn(const Layer& own) {
-    const Node& node = *own.node;
+  // The layer's cache in floats, for all that read it.
+  void Widen(const Layer& own) {
+    for (const int side : {0, 1}) Widen(own, side);
+    DropCodes(*own.node);
+    for (const Layer* borrower : BorrowersOf(layers_, own)) DropCodes(*borrower->node);
+  }
+
+  // What is read of a widened cache, from an input of its own.
+  void Give(const Layer& own) {
     std::array<std::string, 2> read;
-    for (const int side : {0, 1}) read[static_cast<size_t>(side)] = Cache(own, side);
-    DropCodes(node);
-    for (const Layer* borrower : BorrowersOf(layers_, own)) {
-      DropCodes(*borrower->node);
+    for (const int side : {0, 1}) read[static_cast<size_t>(side)] = NewInput(own, side);
+    for (const Layer* borrower : BorrowersOf(layers_, own))
       for (const int side : {0, 1})
         graph_.SetInput(*borrower->node, kExternalKey + side, read[static_cast<size_t>(side)]);
-    }
-    Read(node, read);
+    Read(*own.node, read);
   }
 
   // The graph's inputs `read`, which the model lacks.
@@ -87,20 +92,25 @@ class Maker {
   std::vector<TwinCache> caches;
 
  private:
-  // What stands for the cache of keys or values; returns the twin's input for it.
-  std::string Cache(const Layer& own, int side) {
+  void Widen(const Layer& own, int side) {
     const Node& node = *own.node;
     const std::string& past = Input(node, kPast + side);
     const std::string& present = Output(node, 1 + side);
-    TwinCache cache{past, present, graph_.FreshName(present + "_read"), {1.0F}, own.kv_heads, own.head_size};
+    TwinCache cache{past, present, "", {1.0F}, own.kv_heads, own.head_size};
     if (const auto scales = graph_.Floats(Input(node, kKScale + side)))
       cache.scales.assign(scales->begin(), scales->end());
     for (const std::string& value : {past, present}) {
       graph_.SetElementType(value, onnx::TensorProto::FLOAT);
       graph_.SetExtent(value, -1, own.head_size);
     }
-    caches.push_back(cache);
-    return cache.read;
+    caches.push_back(std::move(cache));
+  }
+
+  // The twin's input for what the cache of keys or values means.
+  std::string NewInput(const Layer& own, int side) {
+    const std::string& present = Output(*own.node, 1 + side);
+    const auto cache = std::ranges::find(caches, present, &TwinCache::present);
+    return cache->read = graph_.FreshName(present + "_read");
   }
 
   void DropCodes(const Node& node) {
@@ -142,18 +152,22 @@ Result<std::optional<FloatTwin>> MakeFloatTwin(const std::string& model_path) {
   KVSHARE_ASSIGN_OR_RETURN(ModelFile file, LoadModel(model_path));
   KVSHARE_ASSIGN_OR_RETURN(Graph graph, Graph::Make(std::move(file.model), file.folder));
   const std::vector<Layer> layers = FindLayers(graph);
-  Maker maker(graph, layers);
+  std::vector<const Layer*> owners;
   for (const Layer& layer : layers) {
     if (!layer.IsGqa() || layer.IsShared() || !HoldsCodes(*layer.graph, Input(*layer.node, kPast))) continue;
     KVSHARE_RETURN_IF_ERROR(Check(graph, layers, layer));
-    maker.Turn(layer);
+    owners.push_back(&layer);
   }
-  if (maker.caches.empty()) return std::optional<FloatTwin>();
+  if (owners.empty()) return std::optional<FloatTwin>();
+  Maker maker(graph, layers);
+  for (const Layer* own : owners) maker.Widen(*own);
+  FloatTwin twin;
+  const bool fits = graph.model().SerializeToString(&twin.unrounded);
+  for (const Layer* own : owners) maker.Give(*own);
   onnx::ModelProto model = std::move(graph).Release();
   maker.Declare(model);
-  FloatTwin twin;
   twin.caches = std::move(maker.caches);
-  if (!model.SerializeToString(&twin.model))
+  if (!fits || !model.SerializeToString(&twin.model))
     return Status::Refused("the model has more than 2 GB of weights in its file; needs them in another file");
   return std::optional(std::move(twin));
 }

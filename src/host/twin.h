@@ -1,6 +1,7 @@
 // A decoder whose caches hold codes, beside the same decoder with caches of floats (rewrite.h, FloatTwin): the twin
 // reads what the decoder's codes mean, so that what is left between their logits is no rounding to codes; and it has
-// the rows that the decoder rounded, so that each code is judged by its own row.
+// the rows that the decoder rounded, so that each code is judged by its own row. A third, which rounds nothing, is the
+// model that was to be narrowed.
 #pragma once
 
 #include <map>
@@ -17,13 +18,15 @@ namespace kvshare::host {
 class Twin {
  public:
   // `runner`: of the twin. The decoder is to be at its first step.
-  Twin(FloatTwin twin, std::unique_ptr<Runner> runner) : twin_(std::move(twin)), runner_(std::move(runner)) {}
+  Twin(FloatTwin twin, std::unique_ptr<Runner> runner, Decoder unrounded)
+      : twin_(std::move(twin)), runner_(std::move(runner)), unrounded_(std::move(unrounded)) {}
 
   // The logits that `decoder`, which has just answered `step`, should have given. kRefused where the twin takes other
   // values than the decoder.
   Result<Tensor> Logits(const Decoder& decoder, const Step& step);
 
   const std::vector<TwinCache>& caches() const { return twin_.caches; }
+  Decoder& unrounded() { return unrounded_; }
 
   // What became of each cache's rows in all steps so far.
   std::vector<CacheRounding> Roundings() const;
@@ -42,6 +45,7 @@ class Twin {
 
   FloatTwin twin_;
   std::unique_ptr<Runner> runner_;
+  Decoder unrounded_;
   NamedTensors past_;                          // by the twin's inputs: what the codes before this step mean
   std::map<std::string, Rounding> roundings_;  // by present
 };

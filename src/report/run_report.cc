@@ -69,7 +69,23 @@ std::string CodesText(const CodesCheck& codes) {
       text += fmt::format("; needs {:g} %: another scale", 100 * codes.rounding);
     text += cache.far == 0 ? "\n" : fmt::format("; {} codes are not next to their value\n", cache.far);
   }
-  return text;
+  return text + fmt::format("unrounded  max diff {:.1e}, {:.1e} of the row's largest logit\n",
+                            codes.unrounded.difference, codes.unrounded.relative);
+}
+
+// What was found, and by which limit.
+std::string Judgement(const Verification& v) {
+  std::string text = v.equal ? "equal" : "NOT equal";
+  if (v.codes && !v.codes->right) return text + ": codes are wrong";
+  if (v.codes) {
+    text += fmt::format(": codes are right, and the model without them is {}within {:g}", v.equal ? "" : "not ",
+                        v.tolerance);
+    return v.relative ? text + " of the row's largest logit" : text;
+  }
+  text += fmt::format(" within {:g}", v.tolerance);
+  if (!v.relative) return text;
+  return text + fmt::format(" of the row's largest logit, the default for a model {} {}",
+                            IsQuantized(v.precision) ? "with caches in" : "in", NameOf(v.precision));
 }
 
 Json CodesJson(const CodesCheck& codes) {
@@ -80,6 +96,8 @@ Json CodesJson(const CodesCheck& codes) {
   return {{"difference", Number(codes.difference)},
           {"tolerance", codes.tolerance},
           {"rounding", codes.rounding},
+          {"unrounded",
+           {{"difference", Number(codes.unrounded.difference)}, {"relative", Number(codes.unrounded.relative)}}},
           {"caches", std::move(caches)},
           {"right", codes.right}};
 }
@@ -91,15 +109,11 @@ std::string ToText(const Verification& v) {
   text += Invented(v.invented);
   for (const StepDifference& step : v.steps) {
     text += fmt::format("{:<10} max diff {:.1e}", step.step, step.difference);
-    text += v.relative ? fmt::format(", {:.1e} of the row's largest logit\n", step.relative) : "\n";
+    text += v.relative || v.codes ? fmt::format(", {:.1e} of the row's largest logit\n", step.relative) : "\n";
   }
   if (v.codes) text += CodesText(*v.codes);
   for (const std::string& note : v.notes) text += fmt::format("note: {}\n", note);
-  text += fmt::format("{} within {:g}", v.equal ? "equal" : "NOT equal", v.tolerance);
-  if (v.relative)
-    text += fmt::format(" of the row's largest logit, the default for a model {} {}",
-                        IsQuantized(v.precision) ? "with caches in" : "in", NameOf(v.precision));
-  return text + fmt::format(" (ONNX Runtime {})\n", v.runtime);
+  return text + fmt::format("{} (ONNX Runtime {})\n", Judgement(v), v.runtime);
 }
 
 std::string ToJson(const Verification& v) {

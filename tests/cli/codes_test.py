@@ -1,4 +1,5 @@
-"""verify of caches that hold codes: logits beside those of the same codes in floats, and rows beside what rounding does to them."""
+"""verify of caches that hold codes: logits beside those of the same codes in floats, rows beside what rounding does to them, and
+the model without codes beside the one it was made from."""
 import json
 
 import numpy as np
@@ -43,6 +44,31 @@ def test_right_codes_are_equal(kvshare, case, narrow):
         assert done.returncode == EQUAL, done.stdout + done.stderr
         assert "of the row's largest logit from the same codes in f32; needs" in done.stdout
         assert "present.0.key: rounding takes" in done.stdout
+
+
+def test_weights_that_are_a_little_off_differ_whatever_rounding_takes(kvshare, case, narrow):
+    """Every other weight of one layer by one per cent: far less than what codes change. (All of them would go unseen: a norm follows.)"""
+    _, path = narrow
+    model = onnx.load(path)
+    weights = next(entry for entry in model.graph.initializer if "o_proj" in entry.name)
+    scale(model, weights.name, np.resize([1, 1.01], weights.dims))
+    onnx.save(model, path)
+    done = kvshare("verify", path, "--against", case.model(CASE))
+    assert done.returncode == DIFFERS
+    assert "NOT equal: codes are right, and the model without them is not within 0.0001" in done.stdout
+
+
+def test_a_model_whose_rows_rounding_turns_over_is_equal(kvshare, case, tmp_path):
+    """Random weights and a sharp softmax: int4 takes more than the largest logit, and all of it is rounding."""
+    np.savez(tmp_path / "inputs.npz", input_ids=np.random.default_rng(3).integers(0, 48, (4, 100)))
+    path = tmp_path / "model.onnx"
+    done = kvshare("rewrite", case.model("torch_gemma4"), "-o", path, "--to", "kvshare", "--kv-cache", "int4", "--calibrate", tmp_path / "inputs.npz")
+    assert done.returncode == EQUAL, done.stderr
+    for truth in (["--against", case.model("torch_gemma4")], ["--golden", case.folder("torch_gemma4")]):
+        done = kvshare("verify", path, *truth, "--json")
+        found = json.loads(done.stdout)
+        assert done.returncode == EQUAL and found["codes"]["unrounded"]["difference"] <= found["tolerance"] == 1e-4
+        assert max(step["relative"] for step in found["steps"]) > 0.5
 
 
 @pytest.mark.parametrize("factor", [0.25, 4])

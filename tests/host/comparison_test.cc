@@ -1,4 +1,4 @@
-#include "host/verify.h"
+#include "host/comparison.h"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -36,7 +36,7 @@ NamedTensors Golden(const std::string& name) { return *ReadNpz(Case(name) + "/go
 
 TEST(VerifyGolden, AcceptsUpstreamsSharedForm) {
   Decoder decoder = Load("head_shared_gqa");
-  const auto verification = VerifyGolden(decoder, Golden("head_shared_gqa"));
+  const auto verification = VerifyGolden({&decoder}, Golden("head_shared_gqa"));
   ASSERT_TRUE(verification.ok()) << verification.status().message();
   ASSERT_EQ(verification->steps.size(), 7U);
   EXPECT_EQ(verification->steps[0].step, "prefill");
@@ -51,7 +51,7 @@ TEST(VerifyGolden, ComparesAPaddedPrefillOnlyWhereTokensAre) {
   const auto padding = static_cast<int64_t>(golden.at("lens").At(1));
   ASSERT_LT(padding, logits.shape[1]);
   StoreElement(logits.data.data(), logits.type, (logits.shape[1] + padding) * logits.shape[2], 1e6);
-  const auto verification = VerifyGolden(decoder, golden);
+  const auto verification = VerifyGolden({&decoder}, golden);
   ASSERT_TRUE(verification.ok()) << verification.status().message();
   EXPECT_TRUE(verification->Within(1e-4));
 }
@@ -64,7 +64,7 @@ TEST(VerifyGolden, ADifferenceInAnyTokenOfAPrefillCounts) {
     const auto valid = static_cast<int64_t>(golden.at("lens").At(1));
     StoreElement(logits.data.data(), logits.type, (logits.shape[1] + valid) * logits.shape[2] - 1,
                  nan ? std::numeric_limits<double>::quiet_NaN() : 1e6);
-    const auto verification = VerifyGolden(decoder, golden);
+    const auto verification = VerifyGolden({&decoder}, golden);
     ASSERT_TRUE(verification.ok()) << verification.status().message();
     EXPECT_FALSE(verification->Within(1e-4)) << nan;
     EXPECT_FALSE(verification->RelativelyWithin(1e-4)) << nan;
@@ -109,7 +109,7 @@ TEST(VerifyGolden, ANaNIsADifference) {
   NamedTensors golden = Golden("head_shared_gqa");
   Tensor& logits = golden.at("decode_logits");
   StoreElement(logits.data.data(), logits.type, 0, std::numeric_limits<double>::quiet_NaN());
-  const auto verification = VerifyGolden(decoder, golden);
+  const auto verification = VerifyGolden({&decoder}, golden);
   ASSERT_TRUE(verification.ok()) << verification.status().message();
   EXPECT_TRUE(std::isnan(verification->steps[1].difference));
   EXPECT_FALSE(verification->Within(1e9));
@@ -119,7 +119,7 @@ TEST(VerifyGolden, NamesAMissingArray) {
   Decoder decoder = Load("head_shared_gqa");
   NamedTensors golden = Golden("head_shared_gqa");
   golden.erase("decode_attention_mask_3");
-  const auto verification = VerifyGolden(decoder, golden);
+  const auto verification = VerifyGolden({&decoder}, golden);
   ASSERT_FALSE(verification.ok());
   EXPECT_EQ(verification.status().code(), StatusCode::kInvalidInput);
   EXPECT_THAT(verification.status().message(), HasSubstr("golden.npz has no array 'decode_attention_mask_3'"));
@@ -129,7 +129,7 @@ TEST(VerifyGolden, RefusesArraysThatDoNotFitTogether) {
   Decoder decoder = Load("mixed_bias_causal0");
   NamedTensors golden = Golden("mixed_bias_causal0");
   golden["position_ids"] = Tensor::Zeros(DType::kI64, {1, 5});
-  const auto verification = VerifyGolden(decoder, golden);
+  const auto verification = VerifyGolden({&decoder}, golden);
   ASSERT_FALSE(verification.ok());
   EXPECT_THAT(verification.status().message(), HasSubstr("'position_ids' has shape [1, 5]; needs [1, 29]"));
 }
@@ -146,7 +146,7 @@ TEST_P(VerifyOddArray, NamesItItsShapeAndTheWant) {
   Decoder decoder = Load("head_shared_gqa");
   NamedTensors golden = Golden("head_shared_gqa");
   golden[GetParam().name] = Tensor::Zeros(DType::kF32, GetParam().shape);
-  const auto verification = VerifyGolden(decoder, golden);
+  const auto verification = VerifyGolden({&decoder}, golden);
   ASSERT_FALSE(verification.ok());
   EXPECT_EQ(verification.status().message(), GetParam().message);
 }
@@ -173,12 +173,12 @@ TEST(VerifyGolden, RefusesToCompareNothing) {
   for (const double length : {0.0, 30.0, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
     golden["lens"] = Tensor::Zeros(DType::kF32, {1});
     StoreElement(golden["lens"].data.data(), DType::kF32, 0, length);
-    EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+    EXPECT_EQ(VerifyGolden({&decoder}, golden).status().message(),
               fmt::format("golden.npz: 'lens' has lens[0] = {}; needs 1 to 29, the tokens", length));
   }
   golden["lens"] = Tensor::Zeros(DType::kF32, {0});
   golden["input_ids"] = golden["attention_mask"] = golden["position_ids"] = Tensor::Zeros(DType::kI64, {0, 29});
-  EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+  EXPECT_EQ(VerifyGolden({&decoder}, golden).status().message(),
             "golden.npz: 'lens' has no element; needs one for each sequence, and one sequence");
 }
 
@@ -187,14 +187,14 @@ TEST(VerifyGolden, NamesLogitsOfAnotherShape) {
   NamedTensors golden = Golden("head_shared_gqa");
   golden["prefill_logits"] = Tensor::Zeros(DType::kF32, {1, 29, 161});
   golden["decode_logits"] = Tensor::Zeros(DType::kF32, {6, 1, 161});
-  EXPECT_EQ(VerifyGolden(decoder, golden).status().message(),
+  EXPECT_EQ(VerifyGolden({&decoder}, golden).status().message(),
             "output 'logits' has shape [1, 29, 160]; expected [1, 29, 161]");
 }
 
 TEST(VerifyAgainst, TheSameNetworkInTwoFormsIsEqual) {
   Decoder mixed = Load("mixed_bias_causal0");
   Decoder shared = Load("head_shared_gqa");
-  const auto verification = VerifyAgainst(mixed, shared, {.seed = 7, .prompt = 11, .steps = 3});
+  const auto verification = VerifyAgainst({&mixed}, {&shared}, {.seed = 7, .prompt = 11, .steps = 3});
   ASSERT_TRUE(verification.ok()) << verification.status().message();
   ASSERT_EQ(verification->steps.size(), 4U);
   EXPECT_TRUE(verification->Within(1e-4));
@@ -216,7 +216,7 @@ class Silent : public Runner {
 TEST(VerifyAgainst, RefusesToCompareNothing) {
   Decoder decoder = *Decoder::Create(std::make_unique<Silent>(), {});
   Decoder other = *Decoder::Create(std::make_unique<Silent>(), {});
-  EXPECT_EQ(VerifyAgainst(decoder, other, {.seed = 1, .prompt = 2, .steps = 0}).status().message(),
+  EXPECT_EQ(VerifyAgainst({&decoder}, {&other}, {.seed = 1, .prompt = 2, .steps = 0}).status().message(),
             "output 'logits' is empty; needs one to compare");
 }
 
