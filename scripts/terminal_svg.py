@@ -1,4 +1,4 @@
-"""A terminal picture of text: scripts/demo.sh | terminal_svg.py TITLE > docs/demo.svg
+"""A terminal picture of text: COMMAND | terminal_svg.py TITLE > PICTURE.svg (scripts/pictures.sh)
 
 Bold (ESC[1m), dim (ESC[2m), red, green and yellow are kept; other escapes are dropped.
 """

@@ -51,8 +51,8 @@ struct AttentionCall {
   MutableHeadsView output;  // [B, Hq, S, Dv]  written in full
   AttentionSpec spec;
   Positions positions;
-  // Optional. Of one that all heads share, keys hidden before the first and after the last that a row sees are not
-  // read: a window written as a mask costs what a window costs. Floats of -6e4 and below count as hiding there, if the
+  // Optional. Attend does not read the keys that it hides before the first and behind the last that a row sees: a
+  // window that is written as a mask costs what a window costs. There floats of -6e4 and below count as hiding, if the
   // row has one of -3e4 or more.
   MaskView mask;
   // Optional. With it positions are ignored, but for first_column: pos(k) is the running count of ones up to and with

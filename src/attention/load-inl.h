@@ -77,7 +77,7 @@ HWY_INLINE Vec FromI4(CodeVec pairs) {
   const Codes d;
   return FromI8(hn::BitCast(hn::RebindToSigned<Codes>(), hn::Sub(SplitPairs(d, pairs), hn::Set(d, 8))));
 }
-// The bits of e4m3 shifted into f16's fields make value / 256, subnormals included; only NaN has no such place.
+// The bits of e4m3, shifted into the fields of f16, make value / 256, subnormals included. Only NaN is set apart.
 HWY_INLINE Vec FromF8E4M3(CodeVec codes) {
   const F32 df;
   const hn::Rebind<uint16_t, F32> d16;
@@ -106,7 +106,7 @@ HWY_INLINE Vec Load(I4Pointer p) {
 }
 HWY_INLINE Vec Load(const F8E4M3* p) { return FromF8E4M3(hn::LoadU(Codes(), &p->bits)); }
 
-// Whole vectors take no mask: AVX2 has none for 16 bits, and AMD's masked stores are microcode.
+// Whole vectors are read and written without a mask: AVX2 has none for 16 bits, and AMD's masked stores are slow.
 HWY_INLINE Vec LoadN(const float* p, size_t n) { return n == kLanes ? Load(p) : hn::LoadN(F32(), p, n); }
 HWY_INLINE Vec LoadN(const hwy::float16_t* p, size_t n) {
   return n == kLanes ? Load(p) : hn::PromoteTo(F32(), hn::LoadN(hn::Rebind<hwy::float16_t, F32>(), p, n));
@@ -116,7 +116,7 @@ HWY_INLINE Vec LoadN(const hwy::bfloat16_t* p, size_t n) {
 }
 
 HWY_INLINE Vec LoadN(const int8_t* p, size_t n) { return FromI8(hn::LoadN(hn::Rebind<int8_t, F32>(), p, n)); }
-// A last odd channel shares its byte with nothing: the lane after it is cleared.
+// The last byte of an odd number of channels holds one code. The lane of its other half is cleared.
 HWY_INLINE Vec LoadN(I4Pointer p, size_t n) {
   return hn::IfThenElseZero(hn::FirstN(F32(), n), FromI4(hn::LoadN(Codes(), p.pairs, (n + 1) / 2)));
 }

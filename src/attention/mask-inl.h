@@ -92,8 +92,8 @@ inline void ApplyMask(const Job& job, const Place& place, int64_t first_row, int
 inline constexpr float kHides = -6e4F;
 inline constexpr float kSeen = -3e4F;
 
-// What a mask leaves of a row's `range`: without the keys it hides at both ends, so that a window that is written as a
-// mask is read as a window. All of the range where that is not certain. The mask's keys are adjacent.
+// A row's `range` without the keys that the mask hides at its ends: a window that is written as a mask is then read as
+// a window. The whole range where that is not certain. Needs a mask whose keys are adjacent.
 inline MaskedRange TrimRange(const Job& job, int64_t b, int64_t s, int64_t head, KeyRange range) {
   const MaskView& mask = job.call->mask;
   const int64_t first_column = job.sequences[b].first_column;
@@ -108,13 +108,13 @@ inline MaskedRange TrimRange(const Job& job, int64_t b, int64_t s, int64_t head,
   const auto biased = [&](int64_t key, int64_t n) HWY_ATTR {
     return hn::And(hn::Ne(LoadMask(mask, key0 + key, n), hn::Zero(df)), hn::FirstN(df, n));
   };
-  // Whether none of a stretch's keys is such a one.
+  // Whether `is` holds for no key of a stretch.
   const auto none = [&](auto is, int64_t key) HWY_ATTR {
     auto any = is(key, kVector);
     for (int64_t at = kVector; at < kStretch; at += kVector) any = hn::Or(any, is(key + at, kVector));
     return hn::AllFalse(df, any);
   };
-  // The first such key from `key` on, `stop` if there is none before.
+  // The first key from `key` on for which `is` holds; `stop` if there is none before.
   const auto find_first = [&](auto is, int64_t key, int64_t stop) HWY_ATTR {
     while (key + kStretch <= stop && none(is, key)) key += kStretch;
     for (; key < stop; key += kVector) {

@@ -27,13 +27,13 @@ inline int64_t KeyStride(const Job& job) {
   }
 }
 inline int64_t ValueStride(const Job& job) { return RoundUp(job.call->value.head_size, kStrip); }
-// Of the state of a block of rows, which lie in its first lanes again and again.
+// Lanes that the state of a block takes. Few rows are repeated until they fill a vector.
 inline int64_t StateLanes(const Job& job) { return std::max<int64_t>(job.plan.block_rows, kLanes); }
 inline bool IsWide(const Job& job) { return job.plan.block_rows > kNarrowRows; }
 
 constexpr int64_t kQueryRows = 4;  // packed at a time
 
-// How a block's rows are scored: by their kernel, or where that would not be right enough, by the next that is.
+// The ways to score a block's rows, the fastest first. A block takes the first that is exact enough for all its rows.
 enum class Scoring : int32_t { kKernel, kF32, kF64 };
 
 // A unit's scratch, carved from one block. R rows a block of rows, state padded to whole vectors.

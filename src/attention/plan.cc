@@ -11,26 +11,26 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Clamps a huge window: what it sees is the same, and a position plus or minus the window cannot overflow.
 int64_t Reach(int64_t window) { return std::min(window, int64_t{1} << 40); }
 
-template <typename T>
-void RangesFromMask(const AttentionCall& call, const T* mask, KeyRange* ranges, bool* holes) {
+template <typename Element>
+void RangesFromMask(const AttentionCall& call, const Element* mask, KeyRange* ranges, bool* holes) {
   const int64_t S = call.query.tokens;
-  const int64_t T_ = call.key.tokens;
+  const int64_t T = call.key.tokens;
   const AttentionSpec& spec = call.spec;
   *holes = false;
   // Two pointers walk with the row: ones in [begin, end) never need a prefix sum over all of T.
   int64_t first = 0;  // the first kept key: left padding is outside every range
-  while (first < T_ && mask[first] == 0) ++first;
+  while (first < T && mask[first] == 0) ++first;
   int64_t begin = first;
   int64_t end = first;
   int64_t kept_end = first;  // one past the last kept key before end: trailing padding is outside too
   int64_t ones = 0;          // kept keys in [begin, end)
   const bool causal = spec.window_right != kUnlimited;
   for (int64_t s = 0; s < S; ++s) {
-    const int64_t column = T_ - S + s;
+    const int64_t column = T - S + s;
     // Keys up to the row's own column are at or before its position; window_right more kept ones may follow.
-    int64_t want_end = causal ? column + 1 : T_;
+    int64_t want_end = causal ? column + 1 : T;
     if (causal)
-      for (int64_t after = 0; want_end < T_ && after < spec.window_right; ++want_end)
+      for (int64_t after = 0; want_end < T && after < spec.window_right; ++want_end)
         after += mask[want_end] != 0 ? 1 : 0;
     if (s == 0 && spec.window_left != kUnlimited && causal && spec.window_right == 0) {
       // Decode and first rows of a chunk: walk back from the row instead of forward from the start.

@@ -16,7 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-// Cells of dot products hold a bf16 query as it is, which scaled might be rounded; there the sums are scaled.
+// Dot products take a bf16 query as it is, since scaling might round it. There the sums are scaled.
 inline bool ScalesSums(const Job& job) { return job.plan.key_kernel->products == Products::kDots; }
 
 // A row in f32 becomes what its kernel reads, in place; returns what its sums must be multiplied by.
@@ -55,7 +55,7 @@ inline void LoadQuery(const Job& job, const Place& place, const Row& row, Scorin
   }
 }
 
-// Block `block` of the unit's queries as what scores them reads them. Returns whether that is right enough for all.
+// Packs block `block` of the unit's queries for that way of scoring. False: it is not exact enough for one of them.
 inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch, int64_t block, Scoring scoring) {
   const F32 df;
   const TileCode& code = CodeOf(job.plan.key_kernel);
@@ -77,10 +77,10 @@ inline bool PackRows(const Job& job, const Place& place, const Scratch& scratch,
   return true;
 }
 
-// The same, scored as fast as is right enough.
+// The same for the fastest way that is exact enough.
 inline void PackQueries(const Job& job, const Place& place, const Scratch& scratch, int64_t block) {
   for (const Scoring scoring : {Scoring::kKernel, Scoring::kF32, Scoring::kF64}) {
-    // Digits of longer rows than their kernels serve, where the row is forced.
+    // Where a row of digits is forced, its kernels may not serve a head this large.
     const bool digits = job.plan.key_kernel->products == Products::kDigits && scoring == Scoring::kKernel;
     if (digits && job.call->key.head_size > kMostDigitChannels) continue;
     scratch.scoring[block] = scoring;

@@ -74,8 +74,8 @@ inline constexpr int64_t kCodeKeys = 8;
 // Keys a tile of kSpread: the shorter a row, the more keys a stream needs.
 inline constexpr int64_t kSpreadKeyTile = 128;
 inline constexpr int64_t kSpreadShortRow = 512;  // bytes; twice the keys up to here
-// On CPUs that prefer kSpread for K and V from memory alone: so many bytes may lie in L2 yet, where a layer before has
-// read them; and rows so few that kSpread is faster there, too.
+// On CPUs that prefer kSpread only where K and V come from memory: up to kKeptBytes of them may still lie in L2, since
+// an earlier layer read them. With up to kSpreadFewRows rows kSpread is faster from L2, too.
 inline constexpr int64_t kKeptBytes = 2 << 20;
 inline constexpr int kSpreadFewRows = 2;
 

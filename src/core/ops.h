@@ -2,6 +2,7 @@
 // the op libraries, `kvshare inspect` and docs/ops.md go by.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <iterator>
 #include <span>
@@ -144,7 +145,7 @@ inline constexpr Slot kAttentionOutputs[] = {
 };
 static_assert(std::size(kAttentionOutputs) == attention::kOutputs);
 
-inline constexpr Attribute kOnnxAttentionAttributes[] = {
+inline constexpr std::array kKvshareAttentionAttributes = std::to_array<Attribute>({
     {"q_num_heads"},
     {"kv_num_heads"},
     {"scale"},
@@ -154,21 +155,13 @@ inline constexpr Attribute kOnnxAttentionAttributes[] = {
     {"right_window_size"},
     {"qk_matmul_output_mode"},
     {"softmax_precision"},
-    {"local_window_size", /*drop_in_only=*/true},
-};
-
-inline constexpr Attribute kKvshareAttentionAttributes[] = {
-    {"q_num_heads"},
-    {"kv_num_heads"},
-    {"scale"},
-    {"softcap"},
-    {"is_causal"},
-    {"left_window_size"},
-    {"right_window_size"},
-    {"qk_matmul_output_mode"},
-    {"softmax_precision"},
-    {"local_window_size"},
-};
+    {"local_window_size"},  // the last: ai.onnx has none
+});
+inline constexpr auto kOnnxAttentionAttributes = [] {
+  auto attributes = kKvshareAttentionAttributes;
+  attributes.back().drop_in_only = true;
+  return attributes;
+}();
 
 std::span<const Operator> Operators();
 // Null for an operator that is not kvshare's to serve. `domain` may be "ai.onnx", which is "".

@@ -28,8 +28,8 @@ using graph::Output;
 constexpr int kMaskInput = 3;
 constexpr int kLengthsInput = 6;
 
-// The layers whose is_causal exporters mean by position: top left, a decoded token would see one key of the whole
-// cache.
+// A layer that borrows a cache and says is_causal without a past. Exporters mean the lower right: by ONNX's top left, a
+// decoded token would see one key of the whole cache.
 bool BorrowsCausally(const Layer& layer) {
   return !layer.IsGqa() && layer.IsShared() && !layer.made_outside && !layer.key.empty() && layer.source >= 0 &&
          graph::IntAttribute(*layer.node, "is_causal") == 1 && Input(*layer.node, 4).empty() &&
@@ -43,7 +43,8 @@ bool PresentsUnread(const Layer& layer) {
   return !(key.empty() && value.empty()) && unread(key) && unread(value);
 }
 
-// Finds, by taking away until nothing more has to go, the layers whose masks and whose copies may change their meaning.
+// Begins with all layers whose masks or copies might take another meaning, and drops one after the other that a guard
+// or another reader forbids, until no more have to go.
 class Finder {
  public:
   Finder(const Graph& graph, const ClaimOptions& options)
@@ -118,7 +119,7 @@ class Finder {
     return mask;
   }
 
-  // A mask made from what attention gives cannot be made together with the others, before all attention.
+  // Such a mask cannot be in the group, which runs once and before all attention.
   bool MadeFromAttention(const std::string& mask) {
     const auto [known, fresh] = made_from_attention_.try_emplace(mask, false);
     if (!fresh) return known->second;
@@ -153,7 +154,7 @@ class Finder {
     }
   }
 
-  // Nothing is hidden but by columns, which the kernel counts itself.
+  // Of a mask that hides keys by their columns alone. The kernel counts columns itself and does not read the mask.
   void DropMask(const Layer& layer, const MaskMeaning& meaning) {
     Plan& plan = PlanOf(layer);
     plan.drops_mask = true;
@@ -161,7 +162,8 @@ class Finder {
     plan.lower_right = true;
   }
 
-  // False: layers had to go from `meanings`, and what the others share with them must be judged anew.
+  // Makes the masks of `meanings` one group. False: some layers had to go from `meanings`, and the nodes that they
+  // share with the others must be judged anew.
   bool TakeGroup(std::map<const Layer*, MaskMeaning>& meanings) {
     std::unordered_set<const Node*> readers;
     std::vector<std::string> masks;
@@ -215,7 +217,7 @@ class Finder {
     return output;
   }
 
-  // The group's input that is `key_mask`, or a cast of it that keeps what is 0.
+  // The group's input that is `key_mask`, or a cast of it, in which zeros are zeros still.
   Matched<std::string> SourceOf(const std::string& key_mask, const std::vector<const Node*>& group) const {
     if (const Node* maker = graph_.Producer(key_mask); std::ranges::find(group, maker) != group.end())
       return graph::Because(DeclineCode::kMaskUnknown, "'{}' is the first columns of a mask, not all of it", key_mask);
@@ -270,7 +272,7 @@ class Finder {
     }
   }
 
-  // Of layers whose copies others read as well.
+  // Drops a layer whose copies a node outside `borrowers` reads as well. False: there is none.
   bool DropOneBorrower(std::unordered_map<const Node*, const Layer*>& borrowers) {
     std::unordered_set<const Node*> copies;
     for (const auto& [node, layer] : borrowers) copies.insert(layer->copies.begin(), layer->copies.end());

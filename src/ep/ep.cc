@@ -41,12 +41,12 @@ constexpr ServedOp kServed[] = {
     {"", "Expand", 13, 25, Reuse::kAliases},
 };
 
-// Of domain kvshare there are none among them: those are ONNX Runtime's to run, as custom ops.
+// Nodes of domain kvshare are not among them: ONNX Runtime runs those as custom ops.
 Result<std::vector<AttentionNode>> AttentionNodesOf(const OrtApi& api, const std::vector<const OrtNode*>& nodes) {
   std::vector<AttentionNode> found;
   for (const OrtNode* node : nodes) {
     KVSHARE_ASSIGN_OR_RETURN(const std::string op, OpOf(api, node));
-    if (!op.ends_with("Attention")) continue;  // the rest of a node is read of few
+    if (!op.ends_with("Attention")) continue;  // reading a whole node takes long; few nodes are attention
     KVSHARE_ASSIGN_OR_RETURN(GraphNode info, GraphNode::Make(api, node));
     if (info.domain() == graph::kKvshare || ort::FindOp(info.domain(), info.op()) == nullptr) continue;
     std::string output = info.HasOutput(0) ? info.outputs()[0] : "";
@@ -169,7 +169,8 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<con
   return {};
 }
 
-// Each turn adds a node to what is refused, so the turns end.
+// Plans, and plans again without the nodes that have no kernel for their plan. Each turn refuses one more node, so the
+// turns end.
 Status ExecutionProvider::PlanServed(const graph::Graph& graph, const std::vector<AttentionNode>& attention,
                                      ClaimOptions wanted, OrtEpGraphSupportInfo* support) {
   for (bool all_served = false; !all_served;) {

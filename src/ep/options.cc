@@ -33,7 +33,7 @@ Status Read(std::string_view name, std::string_view value, Options* options) {
     return {};
   }
   return Status::InvalidInput(
-      fmt::format("{}: option '{}' is not known; has mode, causal_alignment", kProviderName, name));
+      fmt::format("{}: option '{}' is not known; have mode, causal_alignment", kProviderName, name));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ constexpr int64_t kMostSmallElements = 64;
 constexpr int kMaskInput = 3;       // of ai.onnx's Attention
 constexpr int64_t kIrVersion = 10;  // any: the host has read the model already
 
-// Of what masks are made where shapes are fixed: without weights on the way.
+// The operators between a mask and the constants that it is made of, where shapes are fixed. No weights pass them.
 bool MakesMasks(const onnx::NodeProto& node) {
   static constexpr std::array<std::string_view, 7> ops = {"And",      "Cast",      "Expand", "GatherND",
                                                           "Identity", "Unsqueeze", "Where"};
@@ -130,7 +130,7 @@ class GraphWriter {
   Status WriteElements(const OrtValueInfo* value, onnx::TensorProto& tensor) {
     if (tensor.data_type() == onnx::TensorProto::STRING) return {};
     const OrtValue* elements = nullptr;
-    // One that cannot be read stays a constant of unknown elements: nothing is claimed by it.
+    // A constant that cannot be read keeps no elements, and no claim rests on it.
     if (!FromOrt(api_, api_.ValueInfo_GetInitializerValue(value, &elements)).ok() || elements == nullptr) return {};
     size_t bytes = 0;
     const void* data = nullptr;

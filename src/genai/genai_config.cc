@@ -69,10 +69,8 @@ Status AddTo(const std::string& place, Json& decoder, const Json& ours, std::vec
     return Status::InvalidInput(fmt::format("{}: '{}.session_options.provider_options' is no list", kConfig, place));
   for (Json& provider : providers) {
     if (!provider.is_object() || provider.size() != 1)
-      return Status::InvalidInput(
-          fmt::format("{}: an entry of '{}.session_options.provider_options' is no object of one "
-                      "provider",
-                      kConfig, place));
+      return Status::InvalidInput(fmt::format(
+          "{}: an entry of '{}.session_options.provider_options' is no object of one provider", kConfig, place));
     const std::string& name = provider.begin().key();
     if (name == kProviderName) {
       if (provider == ours) return {};

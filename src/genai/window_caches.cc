@@ -82,8 +82,7 @@ Status SetWindowCaches(const Inspection& model, Json& config, std::vector<std::s
   if (windows.Slack() == 0)
     return Status::Refused(
         "the window-sized caches hold no row beside the window, which onnxruntime-genai reads as its own choice of "
-        "rows; "
-        "needs a rewrite with option 'window_caches' of at least 1");
+        "rows; needs a rewrite with option 'window_caches' of at least 1");
   Json& search = config["search"];
   if (search.is_null()) search = Json::object();
   if (!search.is_object()) return Status::InvalidInput("genai_config.json: 'search' is no object");

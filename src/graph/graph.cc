@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <queue>
 
 #include "graph/constants.h"
 #include "graph/dependents.h"
+#include "graph/node_order.h"
 
 namespace kvshare::graph {
 std::vector<std::string> ReadNames(const Node& node) {
@@ -189,66 +189,9 @@ std::vector<Graph*> Graph::bodies() {
 }
 
 Status Graph::Sort() {
-  auto& field = *proto_->mutable_node();
-  const std::vector<Node*> nodes(field.pointer_begin(), field.pointer_end());
-  const std::string of = outer_ == nullptr && !is_function_ ? "model" : place_;
-  std::unordered_map<std::string, size_t> maker;
-  const auto& graph = *proto_;
-  std::unordered_set<std::string> given;
-  for (const auto& input : graph.input())
-    if (!given.insert(input.name()).second)
-      return Status::InvalidInput(fmt::format("{}: graph input '{}' is declared twice", of, input.name()));
-  std::unordered_set<std::string> initializers;
-  for (const auto& initializer : graph.initializer())
-    if (!initializers.insert(initializer.name()).second)
-      return Status::InvalidInput(fmt::format("{}: initializer '{}' is given twice", of, initializer.name()));
-  for (const auto& initializer : graph.sparse_initializer()) initializers.insert(initializer.values().name());
-  given.merge(initializers);
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    for (const auto& output : nodes[i]->output()) {
-      if (output.empty()) continue;
-      if (given.contains(output) || !maker.emplace(output, i).second)
-        return Status::InvalidInput(fmt::format("{}: output '{}' has another producer already; needs a name of its own",
-                                                Describe(*nodes[i]), output));
-    }
-  }
+  const std::string place = outer_ == nullptr && !is_function_ ? "model" : place_;
   const auto outside = [&](const std::string& name) { return outer_ != nullptr && outer_->OwnerOf(name) != nullptr; };
-  for (const auto& output : graph.output())
-    if (!given.contains(output.name()) && !maker.contains(output.name()) && !outside(output.name()))
-      return Status::InvalidInput(fmt::format("{}: graph output '{}' is produced by no node", of, output.name()));
-
-  std::vector<int> waiting(nodes.size(), 0);
-  std::vector<std::vector<size_t>> readers(nodes.size());
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    for (const auto& name : ReadNames(*nodes[i])) {
-      const auto it = maker.find(name);
-      if (it != maker.end()) {
-        readers[it->second].push_back(i);
-        ++waiting[i];
-      } else if (!given.contains(name) && !outside(name)) {
-        return Status::InvalidInput(
-            fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
-                        "or an initializer of that name",
-                        Describe(*nodes[i]), name));
-      }
-    }
-  }
-  std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;
-  for (size_t i = 0; i < nodes.size(); ++i)
-    if (waiting[i] == 0) ready.push(i);
-  std::vector<Node*> sorted;
-  while (!ready.empty()) {
-    const size_t i = ready.top();
-    ready.pop();
-    sorted.push_back(nodes[i]);
-    for (const size_t reader : readers[i])
-      if (--waiting[reader] == 0) ready.push(reader);
-  }
-  if (sorted.size() != nodes.size()) {
-    const auto stuck = std::find_if(waiting.begin(), waiting.end(), [](int count) { return count > 0; });
-    return Status::InvalidInput(fmt::format("{}: is part of a cycle or waits for one; a graph must have none",
-                                            Describe(*nodes[static_cast<size_t>(stuck - waiting.begin())])));
-  }
+  KVSHARE_ASSIGN_OR_RETURN(const std::vector<Node*> sorted, OrderNodes(*proto_, place, outside));
   std::copy(sorted.begin(), sorted.end(), proto_->mutable_node()->pointer_begin());
   return {};
 }

@@ -70,7 +70,7 @@ uint64_t PhysicalMemory() {
 Result<Tensor> ZerosOf(const ValueInfo& input, std::vector<int64_t> shape) {
   const auto bytes = BytesOf(input.type, shape);
   if (!bytes.ok()) return Status::Refused(fmt::format("input '{}': {}", input.name, bytes.status().message()));
-  // Linux lends more than there is, and kills who uses it.
+  // Linux grants more memory than there is, and kills the process that uses it.
   if (*bytes > PhysicalMemory())
     return Status::Refused(fmt::format("input '{}': shape {} takes {} bytes; needs at most {}, this machine's memory",
                                        input.name, ShapeText(shape), *bytes, PhysicalMemory()));
@@ -97,7 +97,7 @@ void FillFloats(std::mt19937_64& random, Tensor& tensor) {
     StoreElement(tensor.data.data(), tensor.type, i, (static_cast<double>(random() % 257) - 128) / 128);
 }
 
-// What no rule knows: floats and codes at random, integers 0, booleans true.
+// For an input whose meaning no rule knows: random floats and codes, integers 0, booleans true.
 void Invent(std::mt19937_64& random, Tensor& tensor) {
   if (tensor.type == DType::kBool) return std::fill(tensor.data.begin(), tensor.data.end(), std::byte{1});
   if (IsInteger(tensor.type)) return;
@@ -190,7 +190,7 @@ class Planner {
     const Meaning* known = Find(input);
     if (known == nullptr && HasOutput(PresentOf(input.name))) return StateOf(std::move(feed));
     const bool is_cache = known == nullptr && known_.caches.contains(input.name) && input.shape.size() == 4;
-    // Keys of an encoder stay as they are; a cache that nothing continues would be left behind at each step.
+    // The keys of an encoder are the same in each step. Any other cache without a present would lose the new tokens.
     if (input.name.starts_with("past_key_values") && !Contains(input.name, "encoder"))
       return Status::Refused(fmt::format("input '{}' has no output '{}'", input.name, PresentOf(input.name)));
     if (known != nullptr) feed.role = known->role;

@@ -40,7 +40,7 @@ std::vector<int64_t> PromptThenTokens(int64_t prompt, int64_t steps) {
   return sizes;
 }
 
-// Ids of both ends in turn, then one of them again and again.
+// The first and the last id in turn, then the last one again and again.
 Tensor ExtremeIds(const Tensor& ids, int64_t vocabulary) {
   std::vector<int64_t> values(static_cast<size_t>(ids.Elements()));
   for (size_t i = 0; i < values.size(); ++i) values[i] = i < values.size() / 2 && i % 2 == 1 ? 0 : vocabulary - 1;
@@ -66,7 +66,7 @@ void MakeExtreme(std::vector<Step>& steps, const Feeds& feeds, int64_t vocabular
     }
 }
 
-// Around a window, and around nothing.
+// Sizes below, at and above the window; for models without a window, some sizes.
 std::vector<int64_t> ChunkSizes(int64_t window) {
   if (window <= 1) return {3, 4, 1, 7, 2};
   return {3, window - 1, 1, window, window + 1, 1, 2};

@@ -51,7 +51,8 @@ KnownInputs KnownInputsOf(const Inspection& inspection, const std::map<std::stri
 
 std::string DropInFor(const Inspection& inspection) {
   if (inspection.layers.empty()) return "";
-  // A model without com.microsoft's op need not import that domain, and must not be served with it then.
+  // A model without com.microsoft's op need not import that domain. Where it does not, replacing that op breaks others
+  // of the domain (docs/ops.md, The import condition).
   const bool gqa = std::any_of(inspection.layers.begin(), inspection.layers.end(),
                                [](const AttentionLayer& l) { return l.form == LayerForm::kGroupQueryAttention; });
   return gqa ? "1" : "attention";

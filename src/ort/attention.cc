@@ -206,7 +206,8 @@ class Attention final : public Kernel {
                       fmt::format("{}x{}x{}x{}", fresh.batch, fresh.heads, tokens, fresh.head_size));
   }
 
-  // Lower right wherever the op knows how many keys came before; else at the top left, unless asked otherwise.
+  // The causal triangle stands at the lower right with nonpad_kv_seqlen, and without a past where lower_right_ asks for
+  // it; else behind the past, which without a past is the top left.
   Result<Positions> PositionsOf(const Inputs& in, const Problem& p) const {
     Positions positions;
     const Tensor& nonpad = in[kNonpad];
@@ -282,7 +283,7 @@ class Attention final : public Kernel {
     return call;
   }
 
-  // Past, then new rows, in `present`, or in scratch where rows are joined without one; an empty call where neither is.
+  // Past rows, then new ones, in `present`; without a present in scratch if they are `joined`, else an empty call.
   static Result<AppendCall> Join(const HeadsView& past, const HeadsView& fresh, const Tensor& present, bool joined,
                                  const Problem& p, CallMemory& memory) {
     AppendCall call;

@@ -24,7 +24,7 @@ ONNXTensorElementDataType InputTypeOf(const CustomOp& op, size_t i) {
   return TypeOf(op.binding, op.row.inputs[i].type);
 }
 
-// An op that only refuses still has outputs of a likely type, or ORT complains of them before it can speak.
+// An op that only refuses has outputs of a likely type all the same: else ORT reports their types before the refusal.
 ONNXTensorElementDataType OutputTypeOf(const CustomOp& op, size_t i) {
   if (!op.AnyTypes()) return TypeOf(op.binding, op.row.outputs[i].type);
   return op.binding.t != ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? op.binding.t : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;

@@ -153,7 +153,8 @@ class GroupQueryAttention final : public Kernel {
   }
 
  private:
-  // A window-sized cache that is bound has room for short chunks only, which ONNX Runtime tells in words of its own.
+  // A bound window-sized cache has room for short chunks only. For a longer one ONNX Runtime's error names neither the
+  // rows nor the chunk, so this one does.
   Result<Tensor> Present(CallContext& context, size_t output, const GqaShape& shape) const {
     auto present = context.Output(output, std::array{shape.B, shape.Hkv, shape.capacity, shape.width});
     const int64_t rows = attributes_.cache_rows;
@@ -174,7 +175,7 @@ class GroupQueryAttention final : public Kernel {
     std::span<const AppendCall> All() const { return {calls.data(), count}; }
   };
 
-  // What is staged, or stands in no present, goes to scratch; before the present, which may overwrite the past.
+  // Staged rows, and rows without a present, go to scratch. They go first: the present may overwrite the past.
   Status PlanFills(const GqaInputs& in, const GqaShape& shape, const GqaRules& rules, const Tensor& present_key,
                    const Tensor& present_value, CallMemory& memory, Fills& fills) {
     if (shape.Appends() && (rules.Staged() || !present_key)) {

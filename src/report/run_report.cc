@@ -34,13 +34,11 @@ std::string WhatToDo(const Diagnosis& diagnosis) {
   if (diagnosis.drop_in.empty()) return fmt::format("No node ran in kvshare: {}.\n", kNothingToServe);
   if (diagnosis.via == Via::kEp)
     return "No node ran in kvshare. ONNX Runtime's log at level INFO (log_severity_level = 1) has the provider's "
-           "reason for each\n"
-           "attention node.\n";
+           "reason for each\nattention node.\n";
   return fmt::format(
       "No node ran in kvshare. Either rewrite the model (kvshare rewrite MODEL -o OUT --to kvshare), or let the\n"
       "library replace ONNX Runtime's ops in the model as it is (session entry kvshare.drop_in={0}; here: option "
-      "'entry' "
-      "= 'kvshare.drop_in={0}').\n",
+      "'entry' = 'kvshare.drop_in={0}').\n",
       diagnosis.drop_in);
 }
 

@@ -364,6 +364,16 @@ void CompareCodes(const Buffer& want, const Buffer& got, int64_t row, int64_t D)
   }
 }
 
+// As AttentionTry's, of an append.
+void CheckOddExtents(Bytes& in, AppendCall odd) {
+  odd.rotary_positions = nullptr;  // as many as S, whatever the extents claim
+  odd.present.tokens = in.Odd(odd.present.tokens);
+  odd.rotary.half = in.Odd(odd.rotary.half);
+  odd.fresh.tokens = in.Odd(odd.fresh.tokens);
+  odd.fresh.batch = in.Odd(odd.fresh.batch);
+  (void)CheckAppend(odd, "odd");
+}
+
 void TryAppend(Bytes& in) {
   std::mt19937 random(in.Byte());
   const int64_t B = in.Of({1, 2, 3, 0});
@@ -411,14 +421,7 @@ void TryAppend(Bytes& in) {
     if (in_place) c.past = Const(c.present);
     return c;
   };
-  AppendCall odd = with(got);
-  odd.rotary_positions = nullptr;  // as many as S, whatever the extents claim
-  odd.present.tokens = in.Odd(capacity);
-  odd.rotary.half = in.Odd(half);
-  odd.fresh.tokens = in.Odd(S);
-  odd.fresh.batch = in.Odd(B);
-  (void)CheckAppend(odd, "odd");
-
+  CheckOddExtents(in, with(got));
   if (!CheckAppend(with(got), "fuzz").ok()) return;
   WorkspacePool pool;
   if (!Served(Append(with(got), ParallelFor::Serial(), pool), type)) return;

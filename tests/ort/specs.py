@@ -132,116 +132,182 @@ class Codec:
         return stored.astype(np.float64) * self.scale
 
 
-def gqa(rng, form="own", lens=(9,), S=1, past=None, past_given=True, total=None, Hq=4, Hkv=2, D=32, dtype=np.float32, cache=None,
-        presents=True, scale=0.0, softcap=0.0, causal=1, window=-1, bias=None, hide=0.0, sink=False, smooth=0, rotary=None,
-        position_ids=False, qk_output=0, counts=None, norms=False, quant=None, capacity=None):
-    """GroupQueryAttention. form: own, packed, shared (key and value of length 0) or external (borrowed).
-    bias: None or (per batch, per head), with a share `hide` of -inf. rotary: None, or (half, interleaved). counts: query_seqlens.
-    quant: None, or (int8, int4 or fp8; whether per channel). capacity: of a window-sized cache (sliding_window_cache)."""
-    dtype, cache = np.dtype(dtype), np.dtype(cache or dtype)
-    codec = Codec(rng, *quant, Hkv, D) if quant else Plain(cache)
-    lens = np.array(lens, np.int64)
-    B, appends = len(lens), form in ("own", "packed")
-    total = int(total if total is not None else lens.max(initial=S))
-    first = S == total and counts is None
-    count = np.full(B, S) if counts is None else np.array(counts)
-    start = np.zeros(B, np.int64) if first else lens - count
-    # What the cache holds of each sequence, and how many before the step; all of it unless it is window-sized.
-    windowed = capacity is not None
-    held, held_before = ([resident(n, capacity, window) if windowed else n for n in part] for part in (lens, start))
-    if past is None:
-        past = capacity if windowed else (0 if first else total - S) if appends else total
-    rows_of_cache = past if windowed or not appends else max(total, past)
-    T = int(max(total, rows_of_cache, lens.max(initial=0)))
+@dataclass
+class GqaChoices:
+    """What a call of GroupQueryAttention is like."""
+    form: str = "own"  # own, packed, shared (key and value of length 0) or external (borrowed)
+    lens: list = (9,)  # tokens of each sequence, after the step
+    S: int = 1
+    past: int = None  # rows of past, or of the borrowed cache; None: as few as do
+    past_given: bool = True
+    total: int = None  # total_sequence_length; None: that of the longest sequence
+    Hq: int = 4
+    Hkv: int = 2
+    D: int = 32
+    dtype: type = np.float32
+    cache: type = None  # None: dtype
+    presents: bool = True
+    scale: float = 0.0
+    softcap: float = 0.0
+    causal: int = 1
+    window: int = -1
+    bias: tuple = None  # whether (per batch, per head)
+    hide: float = 0.0  # the share of -inf in bias
+    sink: bool = False
+    smooth: int = 0
+    rotary: tuple = None  # (half, interleaved)
+    position_ids: bool = False
+    qk_output: int = 0
+    counts: list = None  # query_seqlens
+    norms: bool = False
+    quant: tuple = None  # (int8, int4 or fp8; whether per channel)
+    capacity: int = None  # of a window-sized cache (sliding_window_cache)
 
-    def draw(*shape, dtype=dtype):
-        return rng.standard_normal(shape).astype(dtype)
 
-    q, k, v = draw(B, Hq, S, D), draw(B, Hkv, S, D), draw(B, Hkv, S, D)
-    old_k, old_v = (codec.meaning(codec.store(draw(B, Hkv, T, D, dtype=np.float32))) for _ in range(2))
-    past_k, past_v = np.zeros((2, B, Hkv, past, D))
-    for b in range(B):  # the latest of the old tokens; a borrower's past has the step's own too
-        n, end = (held_before[b], start[b]) if appends else (held[b], lens[b])
-        n = min(n, past)
-        past_k[b, :, :n], past_v[b, :, :n] = old_k[b, :, end - n:end], old_v[b, :, end - n:end]
-    inputs = {"query": folded(q), "seqlens_k": lens.astype(np.int32) - 1, "total_sequence_length": np.array(total, np.int32)}
-    if form == "packed":
-        inputs["query"] = np.concatenate([folded(q), folded(k), folded(v)], 2)
-    elif form != "external":
-        inputs["key"], inputs["value"] = (folded(x if appends else x[:, :, :0]) for x in (k, v))
-    if form == "external":
-        inputs["external_key"], inputs["external_value"] = codec.store(past_k), codec.store(past_v)
-    elif past_given:
-        inputs["past_key"], inputs["past_value"] = codec.store(past_k), codec.store(past_v)
-    attributes = {"num_heads": Hq, "kv_num_heads": Hkv} | codec.attributes
-    inputs |= codec.inputs
-    if windowed:
-        attributes["sliding_window_cache"] = 1
-    if counts is not None:
-        inputs["query_seqlens"] = count.astype(np.int32)
-    if norms:
-        inputs["q_norm_weight"], inputs["k_norm_weight"] = draw(D), draw(D)
-        q, k = rms(q, inputs["q_norm_weight"]), rms(k, inputs["k_norm_weight"])
-    given = {"scale": scale, "softcap": softcap, "smooth_softmax": smooth, "qk_output": qk_output}
-    attributes |= {n: a for n, a in given.items() if a}
-    if causal != 1:
-        attributes["causal"] = causal
-    if window >= 0:
-        attributes["local_window_size"] = window
+class GqaCall:
+    """A call with those choices, drawn step by step, and what it must give."""
 
-    rows = start[:, None] + np.arange(S)  # positions of the queries
-    if rotary:
-        half, interleaved = rotary
-        ids = rows
-        if position_ids:
-            ids = rng.integers(0, 40, (B, S))
-            inputs["position_ids"] = ids.astype(np.int64)
-            if first:  # ORT's rule: the first number counts, for all sequences
-                ids = (ids.reshape(-1)[0] if B else 0) + np.arange(S)[None].repeat(B, 0)
-        tables = harness.tables(rng, 128, half, dtype)
-        inputs["cos_cache"], inputs["sin_cache"] = tables
-        attributes |= {"do_rotary": 1} | ({"rotary_interleaved": 1} if interleaved else {})
-        q, k = rope(q, *tables, ids, interleaved), rope(k, *tables, ids, interleaved)
+    def __init__(self, rng, choices):
+        self.rng, self.choices = rng, choices
+        c = choices
+        self.dtype = np.dtype(c.dtype)
+        self.codec = Codec(rng, *c.quant, c.Hkv, c.D) if c.quant else Plain(np.dtype(c.cache or c.dtype))
+        self.lens = np.array(c.lens, np.int64)
+        self.B, self.appends, self.windowed = len(self.lens), c.form in ("own", "packed"), c.capacity is not None
+        self.total = int(c.total if c.total is not None else self.lens.max(initial=c.S))
+        self.first = c.S == self.total and c.counts is None
+        self.count = np.full(self.B, c.S) if c.counts is None else np.array(c.counts)
+        self.start = np.zeros(self.B, np.int64) if self.first else self.lens - self.count
+        self.rows = self.start[:, None] + np.arange(c.S)  # positions of the queries
+        # What the cache holds of each sequence, and how many before the step; all of it unless it is window-sized.
+        self.held, self.held_before = ([resident(n, c.capacity, c.window) if self.windowed else n for n in part]
+                                       for part in (self.lens, self.start))
+        self.past = c.past
+        if self.past is None:
+            self.past = c.capacity if self.windowed else (0 if self.first else self.total - c.S) if self.appends else self.total
+        self.cache_rows = self.past if self.windowed or not self.appends else max(self.total, self.past)
+        self.T = int(max(self.total, self.cache_rows, self.lens.max(initial=0)))
+        self.inputs, self.attributes = {}, {}
 
-    # All tokens at their positions, as the cache would hold them; the present has the latest `held`.
-    keys, values, present_k, present_v = (np.zeros((B, Hkv, n, D)) for n in (T, T, rows_of_cache, rows_of_cache))
-    for b in range(B):
-        n = lens[b] - start[b] if appends else 0
-        before = start[b] if appends else lens[b]
-        keys[b, :, :before], values[b, :, :before] = old_k[b, :, :before], old_v[b, :, :before]
-        keys[b, :, before:before + n] = codec.meaning(codec.store(k[b:b + 1, :, :n]))[0]
-        values[b, :, before:before + n] = codec.meaning(codec.store(v[b:b + 1, :, :n]))[0]
-        present_k[b, :, :held[b]] = keys[b, :, lens[b] - held[b]:lens[b]]
-        present_v[b, :, :held[b]] = values[b, :, lens[b] - held[b]:lens[b]]
+    def draw(self, *shape, dtype=None):
+        return self.rng.standard_normal(shape).astype(dtype or self.dtype)
 
-    x = cap(dots(q, keys, scale or 1 / np.sqrt(D)), softcap)
-    if bias is not None:
-        given = draw(B if bias[0] else 1, Hq if bias[1] else 1, S, total)
-        given[rng.random(given.shape) < hide] = -np.inf
-        inputs["attention_bias"] = given
-        x[..., :total] += given.astype(np.float64)
-    j, p = np.arange(T), rows[:, None, :, None]
-    visible = (j < lens[:, None, None, None]) & ((j <= p) | (not causal))
-    if window >= 0:
-        visible = visible & (p - j < window)
-    if sink:
-        inputs["head_sink"] = draw(Hq)
-    one_more = inputs["head_sink"].astype(np.float64) if sink else np.zeros(Hq) if smooth else None
-    weights = softmax(np.where(visible, x, -np.inf), one_more)
-    token = (rows < lens[:, None]) & (np.arange(S) < count[:, None])  # the others are padding
-    spec = Spec("GroupQueryAttention", inputs, attributes, ("output",), sharpness=max(1.0, scale * D**0.5))
-    spec.want["output"] = np.where(token[..., None], folded(weigh(weights, values)), np.nan)
-    if presents:
-        spec.outputs += ("present_key", "present_value")
-        kept = (np.arange(rows_of_cache) < np.array(held).reshape(B, 1))[:, None, :, None]
-        spec.want |= {f"present_{name}": np.where(kept, codec.store(present).astype(np.float64), np.nan)
-                      for name, present in (("key", present_k), ("value", present_v))}
-    if qk_output:
-        spec.outputs += ("output_qk",)
-        shown = np.where(visible, x, 0) if qk_output == 1 else weights
-        told = token[:, None, :, None] & (j < lens[:, None, None, None])
-        spec.want["output_qk"] = np.where(told, shown, np.nan)[..., :total]
-    return spec
+    def give_tensors(self):
+        c, codec = self.choices, self.codec
+        q, k, v = (self.draw(self.B, heads, c.S, c.D) for heads in (c.Hq, c.Hkv, c.Hkv))
+        self.q, self.k, self.v = q, k, v
+        self.old_k, self.old_v = (codec.meaning(codec.store(self.draw(self.B, c.Hkv, self.T, c.D, dtype=np.float32)))
+                                  for _ in range(2))
+        self.inputs = {"query": folded(q), "seqlens_k": self.lens.astype(np.int32) - 1,
+                       "total_sequence_length": np.array(self.total, np.int32)}
+        if c.form == "packed":
+            self.inputs["query"] = np.concatenate([folded(q), folded(k), folded(v)], 2)
+        elif c.form != "external":
+            self.inputs["key"], self.inputs["value"] = (folded(x if self.appends else x[:, :, :0]) for x in (k, v))
+        where = "external" if c.form == "external" else "past" if c.past_given else None
+        if where:
+            past_k, past_v = self.pasts()
+            self.inputs[f"{where}_key"], self.inputs[f"{where}_value"] = codec.store(past_k), codec.store(past_v)
+        self.inputs |= codec.inputs
+
+    def pasts(self):
+        """The latest of the old tokens; a borrower's past has the step's own too."""
+        past_k, past_v = np.zeros((2, self.B, self.choices.Hkv, self.past, self.choices.D))
+        for b in range(self.B):
+            n, end = (self.held_before[b], self.start[b]) if self.appends else (self.held[b], self.lens[b])
+            n = min(n, self.past)
+            past_k[b, :, :n], past_v[b, :, :n] = self.old_k[b, :, end - n:end], self.old_v[b, :, end - n:end]
+        return past_k, past_v
+
+    def give_attributes(self):
+        c = self.choices
+        self.attributes = {"num_heads": c.Hq, "kv_num_heads": c.Hkv} | self.codec.attributes
+        optional = {"scale": c.scale, "softcap": c.softcap, "smooth_softmax": c.smooth, "qk_output": c.qk_output,
+                    "sliding_window_cache": int(self.windowed)}
+        self.attributes |= {name: value for name, value in optional.items() if value}
+        if c.causal != 1:
+            self.attributes["causal"] = c.causal
+        if c.window >= 0:
+            self.attributes["local_window_size"] = c.window
+
+    def normalize_and_rotate(self):
+        c = self.choices
+        if c.counts is not None:
+            self.inputs["query_seqlens"] = self.count.astype(np.int32)
+        if c.norms:
+            self.inputs["q_norm_weight"], self.inputs["k_norm_weight"] = self.draw(c.D), self.draw(c.D)
+            self.q, self.k = rms(self.q, self.inputs["q_norm_weight"]), rms(self.k, self.inputs["k_norm_weight"])
+        if not c.rotary:
+            return
+        half, interleaved = c.rotary
+        ids = self.rows
+        if c.position_ids:
+            ids = self.rng.integers(0, 40, (self.B, c.S))
+            self.inputs["position_ids"] = ids.astype(np.int64)
+            if self.first:  # ORT's rule: the first number counts, for all sequences
+                ids = (ids.reshape(-1)[0] if self.B else 0) + np.arange(c.S)[None].repeat(self.B, 0)
+        tables = harness.tables(self.rng, 128, half, self.dtype)
+        self.inputs["cos_cache"], self.inputs["sin_cache"] = tables
+        self.attributes |= {"do_rotary": 1} | ({"rotary_interleaved": 1} if interleaved else {})
+        self.q, self.k = rope(self.q, *tables, ids, interleaved), rope(self.k, *tables, ids, interleaved)
+
+    def caches(self):
+        """All tokens at their positions, as the cache would hold them; and the present, which has the latest `held`."""
+        shape, codec = (self.B, self.choices.Hkv), self.codec
+        keys, values, present_k, present_v = (np.zeros((*shape, n, self.choices.D))
+                                              for n in (self.T, self.T, self.cache_rows, self.cache_rows))
+        for b in range(self.B):
+            before, length = self.start[b] if self.appends else self.lens[b], self.lens[b]
+            keys[b, :, :before], values[b, :, :before] = self.old_k[b, :, :before], self.old_v[b, :, :before]
+            for whole, new in ((keys, self.k), (values, self.v)):
+                whole[b, :, before:length] = codec.meaning(codec.store(new[b:b + 1, :, :length - before]))[0]
+            for present, whole in ((present_k, keys), (present_v, values)):
+                present[b, :, :self.held[b]] = whole[b, :, length - self.held[b]:length]
+        return keys, values, present_k, present_v
+
+    def scores(self, keys):
+        """[B, Hq, S, T] as the softmax takes them, and which of them a query sees."""
+        c = self.choices
+        x = cap(dots(self.q, keys, c.scale or 1 / np.sqrt(c.D)), c.softcap)
+        if c.bias is not None:
+            given = self.draw(self.B if c.bias[0] else 1, c.Hq if c.bias[1] else 1, c.S, self.total)
+            given[self.rng.random(given.shape) < c.hide] = -np.inf
+            self.inputs["attention_bias"] = given
+            x[..., :self.total] += given.astype(np.float64)
+        j, p = np.arange(self.T), self.rows[:, None, :, None]
+        visible = (j < self.lens[:, None, None, None]) & ((j <= p) | (not c.causal))
+        return x, visible & (p - j < c.window) if c.window >= 0 else visible
+
+    def spec(self):
+        c = self.choices
+        self.give_tensors()
+        self.give_attributes()
+        self.normalize_and_rotate()
+        keys, values, present_k, present_v = self.caches()
+        x, visible = self.scores(keys)
+        if c.sink:
+            self.inputs["head_sink"] = self.draw(c.Hq)
+        one_more = self.inputs["head_sink"].astype(np.float64) if c.sink else np.zeros(c.Hq) if c.smooth else None
+        weights = softmax(np.where(visible, x, -np.inf), one_more)
+        token = (self.rows < self.lens[:, None]) & (np.arange(c.S) < self.count[:, None])  # the others are padding
+        spec = Spec("GroupQueryAttention", self.inputs, self.attributes, ("output",), sharpness=max(1.0, c.scale * c.D**0.5))
+        spec.want["output"] = np.where(token[..., None], folded(weigh(weights, values)), np.nan)
+        if c.presents:
+            spec.outputs += ("present_key", "present_value")
+            kept = (np.arange(self.cache_rows) < np.array(self.held).reshape(self.B, 1))[:, None, :, None]
+            spec.want |= {f"present_{name}": np.where(kept, self.codec.store(present).astype(np.float64), np.nan)
+                          for name, present in (("key", present_k), ("value", present_v))}
+        if c.qk_output:
+            spec.outputs += ("output_qk",)
+            shown = np.where(visible, x, 0) if c.qk_output == 1 else weights
+            told = token[:, None, :, None] & (np.arange(self.T) < self.lens[:, None, None, None])
+            spec.want["output_qk"] = np.where(told, shown, np.nan)[..., :self.total]
+        return spec
+
+
+def gqa(rng, **choices):
+    """A call of GroupQueryAttention: GqaChoices."""
+    return GqaCall(rng, GqaChoices(**choices)).spec()
 
 
 def attention(rng, S=3, new=3, past=None, B=2, Hq=4, Hkv=2, D=16, Dv=None, rank=4, kv_rank=None, dtype=np.float32, v_dtype=None,
