@@ -55,6 +55,7 @@ int CreateBeside(const fs::path& folder, const std::string& name, std::string* p
 
 // `fill` writes the contents to a descriptor and says whether that went well (else errno).
 Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
+  KVSHARE_RETURN_IF_ERROR(CheckReplaceable(path));
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   std::string temporary;
   const int fd = CreateBeside(folder, path.filename().string(), &temporary);
@@ -112,6 +113,16 @@ bool CopyBytes(int from, int to, const CopyProgress& progress) {
 }
 
 }  // namespace
+
+Status CheckReplaceable(const fs::path& path) {
+  if (!path.has_filename()) return Status::InvalidInput(fmt::format("'{}': names no file", path.string()));
+  std::error_code error;
+  const fs::file_status found = fs::status(path, error);
+  if (fs::is_directory(found)) return Status::InvalidInput(fmt::format("'{}': is a folder", path.string()));
+  if (fs::exists(found) && !fs::is_regular_file(found))
+    return Status::InvalidInput(fmt::format("'{}': is a device or a pipe; needs a file", path.string()));
+  return {};
+}
 
 Status WriteFileAtomically(const fs::path& path, std::string_view bytes) {
   return Replace(path, [&](int fd) { return WriteAll(fd, bytes.data(), bytes.size()); });

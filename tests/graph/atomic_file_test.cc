@@ -160,6 +160,20 @@ TEST_F(AtomicFile, AFileThatIsReplacedHandsItsPermissionsOn) {
   }
 }
 
+TEST_F(AtomicFile, WhatIsNoFileIsNotReplaced) {
+  const fs::path pipe = Path("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const fs::path from = Write("from", "bytes");
+  for (const Status& status : {WriteFileAtomically(pipe, "new"), CopyFileAtomically(from, pipe)}) {
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+    EXPECT_EQ(status.message(), "'" + pipe.string() + "': is a device or a pipe; needs a file");
+  }
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  EXPECT_EQ(CheckReplaceable(Path("")).message(), "'" + Path("").string() + "': names no file");
+  EXPECT_EQ(CheckReplaceable(Path(".")).message(), "'" + Path(".").string() + "': is a folder");
+  EXPECT_TRUE(CheckReplaceable(Path("new")).ok());
+}
+
 TEST_F(AtomicFile, ALinkThatIsReplacedLeavesWhatItLedTo) {
   const fs::path blob = Write("blob", "old");
   fs::create_symlink("blob", Path("model.onnx"));

@@ -223,6 +223,19 @@ def test_a_model_may_be_rewritten_in_place(kvshare, tmp_path):
     assert cases.operators(model)["com.microsoft", "GroupQueryAttention"] == 10
 
 
+def test_an_output_never_takes_the_place_of_what_is_no_file(kvshare, tmp_path):
+    """Run as root, a rewrite to /dev/null would replace the device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    before = sorted(tmp_path.iterdir())
+    for out in (tmp_path / "pipe", tmp_path / "link"):
+        result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", out, "--to", "ort")
+        assert (result.returncode, f"'{out}': is a device or a pipe; needs a file" in result.stderr) == (2, True), result.stderr
+    result = cases.run(kvshare, "rewrite", good() / "model.onnx", "-o", "", "--to", "ort")
+    assert (result.returncode, "'': names no file" in result.stderr) == (2, True), result.stderr
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "pipe").is_fifo()
+
+
 def test_dry_run_writes_nothing(kvshare, tmp_path):
     out = tmp_path / "out.onnx"
     report = cases.rewrite(kvshare, good() / "model.onnx", out, "--to", "kvshare", "--dry-run")
