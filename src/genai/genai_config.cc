@@ -129,7 +129,7 @@ Status Edit(const fs::path& folder, Json& config, const std::map<std::string, st
 // Everything in `folder` but what kvshare left there.
 Status CopyFolder(const fs::path& folder, const fs::path& out, const graph::CopyProgress& progress) {
   std::error_code error;
-  if (graph::LiesIn(fs::weakly_canonical(fs::absolute(out), error), fs::canonical(folder, error)))
+  if (graph::LiesIn(fs::weakly_canonical(fs::absolute(out, error), error), fs::canonical(folder, error)))
     return Status::InvalidInput(fmt::format("'{}' lies in '{}', whose copy it would be; needs a folder outside",
                                             out.string(), folder.string()));
   if (fs::exists(out, error) && !fs::is_empty(out, error))

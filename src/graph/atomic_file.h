@@ -1,4 +1,5 @@
-// Files that are complete or absent: written beside their place under another name, synced, then renamed.
+// Files that are complete or absent: written beside their place without a name, or under another where the file system
+// needs one, synced, then renamed. A process that is killed leaves nothing where no name is needed.
 //
 // A file that is replaced hands its permissions on, not its owner. A link that is replaced becomes a file: what it led
 // to stays as it is.

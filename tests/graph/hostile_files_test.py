@@ -276,8 +276,17 @@ def test_a_rewrite_killed_as_it_writes_leaves_every_file_as_it_was(kvshare, tmp_
     assert result.returncode == -signal.SIGXFSZ
     after = contents(tmp_path / "in")
     part = [name for name in after if name.startswith(f".{out}.")]  # under a name that is nobody's
-    assert len(part) == 1 and len(after.pop(part[0])) == 50_000
+    assert len(part) == (0 if knows_files_without_names(tmp_path) else 1)
+    assert all(len(after.pop(name)) == 50_000 for name in part)
     assert after == before
+
+
+def knows_files_without_names(folder):
+    try:
+        os.close(os.open(folder, os.O_WRONLY | os.O_TMPFILE))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("survives", [True, False])
@@ -294,7 +303,7 @@ def test_weights_that_find_no_room_are_not_left_in_part(kvshare, tmp_path, survi
         result = limited(kvshare, tmp_path / "in" / "model.onnx", out, 50_000, survives)
         assert result.returncode == (5 if survives else -signal.SIGXFSZ)
         assert [name for name in contents(out.parent) if not name.startswith(".")] == []
-        assert not survives or not contents(out.parent)
+        assert not contents(out.parent) or not (survives or knows_files_without_names(shm))
     assert contents(tmp_path / "in") == before
 
 
