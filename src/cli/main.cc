@@ -1,4 +1,9 @@
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
@@ -6,7 +11,9 @@
 #include "cli/verbs.h"
 #include "kvshare/version.h"
 
-int main(int argc, char** argv) {
+namespace {
+
+int Run(int argc, char** argv) {
   CLI::App app{"kvshare: KV-shared attention for released ONNX Runtime"};
   app.set_version_flag("--version", kvshare::kVersion);
   app.require_subcommand(1);
@@ -29,4 +36,14 @@ int main(int argc, char** argv) {
     return kvshare::cli::Report(kvshare::Status::Internal(error.what()));
   }
   return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int exit_code = Run(argc, argv);
+  // Whoever reads a report from a full disk would take a part of it for all.
+  if (exit_code == kvshare::cli::kFailed || (std::fflush(stdout) == 0 && std::ferror(stdout) == 0)) return exit_code;
+  return kvshare::cli::Report(
+      kvshare::Status::Internal(fmt::format("cannot print the report: {}", std::strerror(errno))));
 }

@@ -108,7 +108,8 @@ std::string Spelled(const std::string& text) {
 }
 
 ExitCode Report(const Status& failure) {
-  fmt::print(stderr, "kvshare: {}\n", Spelled(failure.message()));
+  const std::string line = fmt::format("kvshare: {}\n", Spelled(failure.message()));
+  static_cast<void>(std::fputs(line.c_str(), stderr));  // it may be closed; the exit code tells the kind all the same
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;
 }

@@ -9,6 +9,7 @@
 
 #include "genai/window_caches.h"
 #include "graph/atomic_file.h"
+#include "graph/external_data.h"
 #include "kvshare/genai.h"
 #include "kvshare/provider.h"
 #include "kvshare/rewrite.h"
@@ -21,6 +22,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kConfig = "genai_config.json";
 constexpr const char* kBackup = "genai_config.json.before-kvshare";
+// onnxruntime-genai's own files nest ten levels. Whoever writes JSON calls itself once a level.
+constexpr int kDeepestJson = 100;
 
 struct Config {
   std::string text;
@@ -33,10 +36,22 @@ Result<Config> ReadConfig(const fs::path& path) {
   if (!file || !(text << file.rdbuf()))
     return Status::InvalidInput(
         fmt::format("'{}' cannot be read; needs a folder that onnxruntime-genai's builder wrote", path.string()));
-  Config config{text.str(), Json::parse(text.str(), nullptr, /*allow_exceptions=*/false)};
+  bool is_deep = false;
+  const auto keep = [&](int depth, Json::parse_event_t, const Json&) {
+    is_deep = is_deep || depth > kDeepestJson;
+    return !is_deep;
+  };
+  Config config{text.str(), Json::parse(text.str(), keep, /*allow_exceptions=*/false)};
+  if (is_deep)
+    return Status::InvalidInput(
+        fmt::format("'{}' nests deeper than {} levels; needs onnxruntime-genai's format", path.string(), kDeepestJson));
   if (!config.json.is_object())
     return Status::InvalidInput(fmt::format("'{}' is no JSON object; needs onnxruntime-genai's format", path.string()));
   return config;
+}
+
+bool IsUtf8(const std::string& text) {
+  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::ignore)) == text;
 }
 
 // A member of an object that is itself an object; null where there is none.
@@ -96,7 +111,11 @@ Status Edit(const fs::path& folder, Json& config, const std::map<std::string, st
     return Status::InvalidInput(
         fmt::format("{} has no 'model.decoder'; needs the configuration of a decoder", kConfig));
   Json values = Json::object();
-  for (const auto& [name, value] : options) values[name] = value;
+  for (const auto& [name, value] : options) {
+    if (!IsUtf8(name) || !IsUtf8(value))
+      return Status::InvalidInput(fmt::format("an option for {} is no UTF-8 text; JSON needs it", kProviderName));
+    values[name] = value;
+  }
   const Json ours = {{kProviderName, values}};
   for (const auto& [place, stage] : Decoders(*decoder)) KVSHARE_RETURN_IF_ERROR(AddTo(place, *stage, ours, changes));
   const auto file = decoder->find("filename");
@@ -108,6 +127,9 @@ Status Edit(const fs::path& folder, Json& config, const std::map<std::string, st
 // Everything in `folder` but what kvshare left there.
 Status CopyFolder(const fs::path& folder, const fs::path& out, const graph::CopyProgress& progress) {
   std::error_code error;
+  if (graph::LiesIn(fs::weakly_canonical(fs::absolute(out, error), error), fs::canonical(folder, error)))
+    return Status::InvalidInput(fmt::format("'{}' lies in '{}', whose copy it would be; needs a folder outside",
+                                            out.string(), folder.string()));
   if (fs::exists(out, error) && !fs::is_empty(out, error))
     return Status::InvalidInput(fmt::format("'{}' holds files; needs a folder that is absent or empty", out.string()));
   fs::create_directories(out, error);

@@ -41,37 +41,65 @@ void SyncFolder(const fs::path& folder) {
   ::close(fd);
 }
 
-// A new file in `folder` for what will be `name`, with the mode that the umask leaves: the umask is all threads', so it
-// is not to be asked by setting it. `*path` is what it is called meanwhile.
-int CreateBeside(const fs::path& folder, const std::string& name, std::string* path) {
-  std::random_device random;
+// A file in `folder` for what will be `name`, with the mode that the umask leaves: the umask is all threads', so it is
+// not to be asked by setting it.
+struct NewFile {
   int fd = -1;
+  std::string path;  // what it is called meanwhile; "": it has no name, and is gone if the process ends
+};
+
+std::string NameBeside(const fs::path& folder, const std::string& name) {
+  static thread_local std::random_device random;
+  return (folder / fmt::format(".{}.{:08x}", name, random())).string();
+}
+
+std::string DescriptorPath(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
+
+// Without a name where the system can do that, and give it one later.
+NewFile CreateBeside(const fs::path& folder, const std::string& name) {
+  const int fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  if (fd >= 0 && ::access(DescriptorPath(fd).c_str(), F_OK) == 0) return {fd, ""};
+  if (fd >= 0) ::close(fd);
+  NewFile file;
   do {
-    *path = (folder / fmt::format(".{}.{:08x}", name, random())).string();
-    fd = ::open(path->c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  } while (fd < 0 && errno == EEXIST);
-  return fd;
+    file.path = NameBeside(folder, name);
+    file.fd = ::open(file.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (file.fd < 0 && errno == EEXIST);
+  return file;
+}
+
+// Gives `file` a name for the moment before it takes its place: only a file with a name can replace another.
+bool Name(const fs::path& folder, const std::string& name, NewFile& file) {
+  while (file.path.empty()) {
+    const std::string path = NameBeside(folder, name);
+    if (::linkat(AT_FDCWD, DescriptorPath(file.fd).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) == 0)
+      file.path = path;
+    else if (errno != EEXIST)
+      return false;
+  }
+  return true;
 }
 
 // `fill` writes the contents to a descriptor and says whether that went well (else errno).
 Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
+  KVSHARE_RETURN_IF_ERROR(CheckReplaceable(path));
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  std::string temporary;
-  const int fd = CreateBeside(folder, path.filename().string(), &temporary);
-  if (fd < 0) return Failure("create a file for", path);
+  const std::string name = path.filename().string();
+  NewFile file = CreateBeside(folder, name);
+  if (file.fd < 0) return Failure("create a file for", path);
   const auto give_up = [&](const char* what) {
     Status status = Failure(what, path);
-    ::close(fd);
-    ::unlink(temporary.c_str());
+    ::close(file.fd);
+    if (!file.path.empty()) ::unlink(file.path.c_str());
     return status;
   };
   struct stat replaced = {};
-  if (::stat(path.c_str(), &replaced) == 0 && ::fchmod(fd, replaced.st_mode & 07777) != 0)
+  if (::stat(path.c_str(), &replaced) == 0 && ::fchmod(file.fd, replaced.st_mode & 07777) != 0)
     return give_up("set the permissions of");
-  if (!fill(fd)) return give_up("write");
-  if (::fsync(fd) != 0) return give_up("sync");
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return give_up("rename to");
-  ::close(fd);
+  if (!fill(file.fd)) return give_up("write");
+  if (::fsync(file.fd) != 0) return give_up("sync");
+  if (!Name(folder, name, file) || ::rename(file.path.c_str(), path.c_str()) != 0) return give_up("rename to");
+  ::close(file.fd);
   SyncFolder(folder);
   return {};
 }
@@ -112,6 +140,16 @@ bool CopyBytes(int from, int to, const CopyProgress& progress) {
 }
 
 }  // namespace
+
+Status CheckReplaceable(const fs::path& path) {
+  if (!path.has_filename()) return Status::InvalidInput(fmt::format("'{}': names no file", path.string()));
+  std::error_code error;
+  const fs::file_status found = fs::status(path, error);
+  if (fs::is_directory(found)) return Status::InvalidInput(fmt::format("'{}': is a folder", path.string()));
+  if (fs::exists(found) && !fs::is_regular_file(found))
+    return Status::InvalidInput(fmt::format("'{}': is a device or a pipe; needs a file", path.string()));
+  return {};
+}
 
 Status WriteFileAtomically(const fs::path& path, std::string_view bytes) {
   return Replace(path, [&](int fd) { return WriteAll(fd, bytes.data(), bytes.size()); });

@@ -63,7 +63,7 @@ Status SaveModel(onnx::ModelProto model, const ModelFile& file, const fs::path& 
   const fs::path folder = FolderOf(out);
   if (!fs::is_directory(folder, error))
     return Status::InvalidInput(fmt::format("'{}': its folder does not exist", out.string()));
-  if (fs::is_directory(out, error)) return Status::InvalidInput(fmt::format("'{}': is a folder", out.string()));
+  KVSHARE_RETURN_IF_ERROR(CheckReplaceable(out));
   KVSHARE_ASSIGN_OR_RETURN(const NewLocations locations, NameLocations(file.locations, options.weights_name));
   // The output must not take the place of the weights it refers to.
   for (const auto& [before, after] : locations)

@@ -36,7 +36,8 @@ struct Move {
 // Is `target` to be made? kRefused where it must not be.
 Result<bool> NeedsMaking(const Move& move, const fs::path& folder) {
   std::error_code error;
-  if (!LiesIn(fs::weakly_canonical(move.target, error), fs::canonical(folder, error)))
+  // Absolute first: weakly_canonical leaves a relative path as it is where no part of it exists yet.
+  if (!LiesIn(fs::weakly_canonical(fs::absolute(move.target, error), error), fs::canonical(folder, error)))
     return Status::Refused(
         fmt::format("'{}' is a link that leaves its folder, which the written model could not load; write to another "
                     "folder, or give the weights a name of their own (option 'weights_name')",

@@ -98,6 +98,7 @@ Result<HeadsView> View(const std::string& where, const char* name, const Tensor&
 // The views and numbers of one call, before outputs.
 struct Problem {
   int64_t B = 0, S = 0, T = 0, past = 0;
+  int64_t keys = 0;  // those of T that key_mask has columns for
   HeadsView query, key, value, past_key, past_value;
   MaskView mask;
 };
@@ -193,6 +194,7 @@ class Attention final : public Kernel {
       p.past = p.past_key.tokens;
     }
     p.T = p.past + p.key.tokens;
+    p.keys = in[kKeyMask].rank == 2 ? in[kKeyMask].dims[1] : p.T;
     if (in[kMask]) {
       KVSHARE_ASSIGN_OR_RETURN(p.mask, ViewMask(where_, in[kMask], {p.B, p.query.heads, p.S, p.T}, p.query.type));
     }
@@ -253,7 +255,8 @@ class Attention final : public Kernel {
                              context.Output(attention::kY, in[kQ].rank == 3 ? std::span<const int64_t>(y3) : y4));
     KVSHARE_ASSIGN_OR_RETURN(out->present_key, context.Output(attention::kPresentKey, key));
     KVSHARE_ASSIGN_OR_RETURN(out->present_value, context.Output(attention::kPresentValue, value));
-    KVSHARE_ASSIGN_OR_RETURN(out->scores, context.Output(attention::kScores, std::array{p.B, p.query.heads, p.S, p.T}));
+    KVSHARE_ASSIGN_OR_RETURN(out->scores,
+                             context.Output(attention::kScores, std::array{p.B, p.query.heads, p.S, p.keys}));
     return {};
   }
 
@@ -274,11 +277,10 @@ class Attention final : public Kernel {
     // A key mask numbers positions, and with them comes causality: it stands for the exporters' whole mask.
     call.spec.window_right = attributes_.causal || in[kKeyMask] ? 0 : attributes_.window_right;
     call.mask = p.mask;
-    if (out.scores) call.scores = {out.scores.data, type, kScoreStages[attributes_.scores], p.T};
+    if (out.scores) call.scores = {out.scores.data, type, kScoreStages[attributes_.scores], p.keys};
     if (in[kKeyMask]) {
-      const int64_t keys = in[kKeyMask].dims[1];
-      call.key_mask = {in[kKeyMask].data, in[kKeyMask].CoreType(), keys};
-      call.key.tokens = call.value.tokens = keys;
+      call.key_mask = {in[kKeyMask].data, in[kKeyMask].CoreType(), p.keys};
+      call.key.tokens = call.value.tokens = p.keys;
     }
     return call;
   }

@@ -81,7 +81,8 @@ Result<MaskView> ViewMask(std::string_view where, const Tensor& mask, const std:
   for (size_t i = 0; i < mask.rank; ++i) {
     const size_t axis = scores.size() - 1 - i;
     const int64_t extent = mask.dims[mask.rank - 1 - i];
-    if (i == 0 ? extent > scores[axis] : (extent != 1 && extent != scores[axis]))
+    // A last extent may be short of T; 1 is every extent's, also that of no keys.
+    if (i == 0 ? extent > std::max<int64_t>(scores[axis], 1) : (extent != 1 && extent != scores[axis]))
       return InputError(
           where, "attn_mask", fmt::format("has shape {}", mask.ShapeText()),
           fmt::format("one that broadcasts to {}x{}x{}x{}, [B, Hq, S, T]", scores[0], scores[1], scores[2], scores[3]));

@@ -195,3 +195,32 @@ def test_a_bad_folder_is_named_and_left_alone(kvshare, tmp_path, name):
     done = kvshare("genai", model)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert {f: (model / f).read_bytes() for f in os.listdir(model)} == before
+
+
+@pytest.mark.parametrize("out", ["sub", "sub/deeper", ".", "empty"])
+def test_a_folder_is_not_copied_into_itself(kvshare, tmp_path, out):
+    model = folder(tmp_path / "m", {})
+    (model / "empty").mkdir()
+    before = sorted(model.rglob("*"))
+    done = kvshare("genai", model, "-o", model / out)
+    assert (done.returncode, "whose copy it would be; needs a folder outside" in done.stderr) == (BAD_INPUT, True), done.stderr
+    assert sorted(model.rglob("*")) == before
+
+
+@pytest.mark.parametrize("levels, deep", [(90, False), (200, True), (1_000_000, True)])
+def test_a_configuration_without_end_is_refused(kvshare, tmp_path, levels, deep):
+    model = folder(tmp_path / "m", {})
+    text = (model / "genai_config.json").read_text()
+    (model / "genai_config.json").write_text(text.replace('"vocab_size"', f'"x": {"[" * levels}{"]" * levels}, "vocab_size"'))
+    done = kvshare("genai", model)
+    assert (done.returncode, "nests deeper than 100 levels" in done.stderr) == ((BAD_INPUT, True) if deep else (EQUAL, False)), done.stderr
+
+
+def test_options_that_json_cannot_hold_are_refused(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    before = (model / "genai_config.json").read_bytes()
+    for option in ("mode=\udcff", "\udcc3=fuse"):  # a byte that is no UTF-8, as Python passes it on
+        done = kvshare("genai", model, "--option", option)
+        assert (done.returncode, "is no UTF-8 text; JSON needs it" in done.stderr) == (BAD_INPUT, True), done.stderr
+    assert (model / "genai_config.json").read_bytes() == before
+    assert kvshare("genai", model, "--option", "mode=ü").returncode == EQUAL

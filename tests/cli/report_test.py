@@ -1,8 +1,10 @@
 """What the verbs print for programs: one JSON object each."""
 import json
+import os
+import subprocess
 
 import pytest
-from conftest import EQUAL
+from conftest import BAD_INPUT, EQUAL, FAILED
 
 
 def test_rewrite_tells_its_outcomes_as_json(kvshare, case, tmp_path):
@@ -50,3 +52,26 @@ def test_the_program_tells_the_librarys_version(kvshare, case):
     assert done.returncode == EQUAL, done.stderr
     doctor = kvshare("doctor", case.model("head_shared_gqa"), "--entry", "kvshare.drop_in=1").stdout
     assert f"kvshare {done.stdout.strip()}, SIMD target" in doctor
+
+
+def with_streams(streams, *arguments):
+    """(exit code, standard error) of the program, started by a shell with `streams`, as in "2>&-"."""
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", os.environ["KVSHARE_BIN"], *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("streams", [">/dev/full", ">&-"])
+def test_a_report_that_cannot_be_printed_is_a_failure(case, streams, options):
+    code, error = with_streams(streams, "inspect", case.model("mixed_bias_asis"), *options)
+    assert code == FAILED and len(error.splitlines()) == 1, (code, error)
+
+
+def test_help_that_cannot_be_printed_is_a_failure():
+    assert with_streams(">/dev/full", "--help") == (FAILED, "kvshare: cannot print the report: No space left on device\n")
+
+
+def test_the_exit_code_tells_where_no_message_can(case):
+    assert with_streams("2>&-", "inspect", "absent.onnx")[0] == BAD_INPUT
+    assert with_streams("2>&-", "inspect", case.model("mixed_bias_asis"))[0] == EQUAL

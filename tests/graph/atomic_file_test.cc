@@ -85,13 +85,15 @@ TEST_F(AtomicFile, ADiskThatDoesNotConfirmLeavesTheOldFileAndNothingElse) {
   EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
 }
 
-TEST_F(AtomicFile, AFileIsSyncedUnderAnotherNameAndThenItsFolder) {
+TEST_F(AtomicFile, AFileIsSyncedBeforeItHasItsNameAndThenItsFolder) {
   const fs::path path = Path("model.onnx");
   ASSERT_TRUE(WriteFileAtomically(path, "new").ok());
   ASSERT_EQ(synced.size(), 2U);
-  EXPECT_THAT(synced[0], testing::HasSubstr(".model.onnx."));
+  EXPECT_THAT(synced[0], testing::StartsWith(path.parent_path().string()));
+  EXPECT_NE(synced[0], path);
   EXPECT_EQ(synced[1], fs::canonical(path.parent_path()));
   EXPECT_EQ(Read(path), "new");
+  EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
 }
 
 TEST_F(AtomicFile, ACopySharesItsBlocksWhereTheFileSystemCan) {
@@ -158,6 +160,20 @@ TEST_F(AtomicFile, AFileThatIsReplacedHandsItsPermissionsOn) {
     EXPECT_EQ(fs::status(path).permissions(), fs::perms(mode));
     fs::remove(path);
   }
+}
+
+TEST_F(AtomicFile, WhatIsNoFileIsNotReplaced) {
+  const fs::path pipe = Path("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const fs::path from = Write("from", "bytes");
+  for (const Status& status : {WriteFileAtomically(pipe, "new"), CopyFileAtomically(from, pipe)}) {
+    EXPECT_EQ(status.code(), StatusCode::kInvalidInput);
+    EXPECT_EQ(status.message(), "'" + pipe.string() + "': is a device or a pipe; needs a file");
+  }
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  EXPECT_EQ(CheckReplaceable(Path("")).message(), "'" + Path("").string() + "': names no file");
+  EXPECT_EQ(CheckReplaceable(Path(".")).message(), "'" + Path(".").string() + "': is a folder");
+  EXPECT_TRUE(CheckReplaceable(Path("new")).ok());
 }
 
 TEST_F(AtomicFile, ALinkThatIsReplacedLeavesWhatItLedTo) {

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import subprocess
 
 import cases
 import onnx
@@ -201,6 +202,18 @@ def test_weights_in_another_folder_are_a_copy_of_their_own(kvshare, decoder, tmp
     with open(copy, "r+b") as file:
         file.write(b"changed")
     assert contents(decoder.parent) == before
+
+
+@pytest.mark.parametrize("out", ["out.onnx", "./out.onnx", "sub/out.onnx", "sub/../out.onnx"])
+@pytest.mark.parametrize("options", [[], ["--weights", "w/out.data"], ["--link-weights"]], ids=lambda options: "".join(options[:1]))
+def test_an_output_may_be_named_from_the_folder_where_one_stands(kvshare, decoder, tmp_path, out, options):
+    here = folder(tmp_path / "here")
+    folder(here / "sub")
+    done = subprocess.run([str(kvshare), "rewrite", "../in/model.onnx", "-o", out, "--to", "ort", *options], cwd=here, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (location,) = locations(here / out)
+    assert ((here / out).parent / location).read_bytes() == (decoder.parent / "model.onnx.data").read_bytes()
 
 
 def test_weights_are_linked_on_request(kvshare, decoder, tmp_path):

@@ -261,6 +261,8 @@ def test_empty_new_keys_with_a_past():
 def test_no_keys_or_no_batch_at_all():
     inputs, attributes, *_ = case(15, S=2, new=0, rank=3)
     assert (ours(inputs, attributes)["Y"] == 0).all()
+    for shape in ((2, 0), (2, 1), (1,), (1, 1, 1, 1)):  # 1 is the extent of no keys as well
+        assert (ours({**inputs, "attn_mask": np.ones(shape, bool)}, attributes)["Y"] == 0).all()
     inputs, attributes, *_ = case(15, S=2, new=3, B=0)
     assert ours(inputs, attributes)["Y"].shape == (0, HQ, 2, D)
 

@@ -156,6 +156,20 @@ def test_rows_after_those_of_the_key_mask_are_spare(mask, S, dtype):
     assert_close(got, key_mask_truth(q, k, v, KEY_MASKS[mask], 6), dtype)
 
 
+@pytest.mark.parametrize("mode", [0, 1, 2, 3])
+def test_scores_have_a_column_for_each_of_the_key_masks(mode):
+    inputs, attributes, q, k, v = option_b(36, 5)
+    inputs["key_mask"] = KEY_MASKS["holes"].astype(np.int64)
+    asked = {**attributes, "qk_matmul_output_mode": mode, "softcap": 2.0}
+    want = attention({**inputs}, asked, ("Y", "qk_matmul_output"), domain="kvshare")
+    spare = np.full((2, HKV, 3, 16), np.nan, np.float32)
+    got = attention({**inputs, "K": np.concatenate([k, spare], 2), "V": np.concatenate([v, spare], 2)}, asked, ("Y", "qk_matmul_output"),
+                    domain="kvshare")
+    assert got["qk_matmul_output"].shape == (2, HQ, 5, T)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name])
+
+
 def test_key_mask_goes_with_a_bias():
     inputs, attributes, q, k, v = option_b(33, 3)
     inputs["key_mask"] = KEY_MASKS["right_padding"].astype(np.int64)
