@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from kvshare import _tools
+from kvshare._errors import InvalidInputError
 from kvshare._libraries import EP_NAME, library_path
 from kvshare._registration import devices, register
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 # Azure's calls services and stands in every CPU wheel's get_available_providers(); it runs no model on a device.
 _WITHOUT_DEVICE = {"CPUExecutionProvider", "AzureExecutionProvider"}
+
+# What SessionOptions got for kvshare's provider here. onnxruntime neither tells nor takes it back.
+_options_given: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 def _split(providers: Sequence[Any] | None) -> tuple[dict[str, str], list[Any]]:
@@ -43,10 +48,11 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
 
     kvshare_options: options of kvshare's provider: mode = fuse | nodes | off,
         causal_alignment = auto | spec | lower_right.
-    All other arguments are those of onnxruntime.InferenceSession.
+    All other arguments are those of onnxruntime.InferenceSession. sess_options keep kvshare's provider, with its options.
 
     Where `providers` names another device's provider, such as CUDA's, the session is theirs alone, and a warning says so.
-    Raises RefusedError where onnxruntime is older than 1.24; kvshare.session_options() serves those.
+    Raises RefusedError where onnxruntime is older than 1.24; kvshare.session_options() serves those. Raises InvalidInputError
+    where sess_options have the provider with other options already.
     """
     import onnxruntime as ort
 
@@ -62,8 +68,13 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     options = sess_options if sess_options is not None else ort.SessionOptions()
     # Options that made a session before have the provider already. A name in `providers` would not do: the domain of
     # rewritten models comes with the device, and a wrong option would only send the model to the CPU's provider.
+    wanted = {**ours, **(kvshare_options or {})}
     if not options.has_providers():
-        options.add_provider_for_devices(devices(ort), {**ours, **(kvshare_options or {})})
+        options.add_provider_for_devices(devices(ort), wanted)
+        _options_given[options] = wanted
+    elif _options_given.get(options, wanted) != wanted:
+        raise InvalidInputError(f"sess_options have {EP_NAME} with options {_options_given[options]} already, and {wanted} "
+                                "are given; needs new SessionOptions")
     # Without it onnxruntime 1.24's Python answers a wrong option with a session on the CPU's provider.
     return ort.InferenceSession(model, options, **{"enable_fallback": 0, **kwargs})
 

@@ -235,6 +235,17 @@ def test_the_provider_takes_the_callers_providers_and_options(tmp_path):
 
 
 @with_ep
+def test_options_that_session_options_cannot_take_any_more_are_refused(tmp_path):
+    path = borrower(tmp_path / "m.onnx")
+    reused = onnxruntime.SessionOptions()
+    for _ in range(2):
+        kvshare.InferenceSession(path, reused, kvshare_options={"mode": "off"})
+    for other in ({}, {"mode": "fuse"}, {"mode": "nonsense"}):
+        with pytest.raises(kvshare.InvalidInputError, match="with options {'mode': 'off'} already, and .*needs new SessionOptions"):
+            kvshare.InferenceSession(path, reused, kvshare_options=other)
+
+
+@with_ep
 @pytest.mark.parametrize("place", [0, 1])
 def test_another_devices_provider_is_never_dropped(tmp_path, monkeypatch, place):
     """onnxruntime's own class stands for a card that is not there: it says which providers it was asked for."""
