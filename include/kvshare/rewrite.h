@@ -59,19 +59,28 @@ struct CudaPlacement {
   std::vector<std::string> notes;             // why nodes are not on the GPU, one line a reason; what the table lacks
 };
 
+// A cache that holds at every step what an earlier one does, where the caller begins with caches that are alike.
+struct EqualCache {
+  std::string past;     // graph input
+  std::string present;  // graph output that hands it on
+  std::string of;       // the earlier one's input
+  int64_t bytes = 0;    // of one sequence of kCacheTokens; 0: not known
+};
+
 struct Inspection {
   std::vector<AttentionLayer> layers;
-  int64_t nodes = 0;                  // of the main graph and of bodies
-  int64_t mask_nodes = 0;             // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
-  int64_t borrowed_copies = 0;        // Transpose/Reshape on borrowed K/V
-  int64_t repeat_nodes = 0;           // Unsqueeze/Expand/Reshape that copy key-value heads
-  int64_t unfused_layers = 0;         // attention by MatMul and Softmax, which is in no list above
-  int64_t named_unused_presents = 0;  // presents that ORT copies for nobody
-  std::string producer;               // which exporter wrote the model, "" where it does not say
-  std::vector<std::string> imports;   // the domains of the opsets that the model imports; "" is ai.onnx
-  std::vector<int64_t> opsets;        // the version of each
-  std::vector<std::string> warnings;  // one line each, e.g. the is_causal trap of ORT >= 1.28
-  std::optional<CudaPlacement> cuda;  // where InspectOptions ask for it
+  int64_t nodes = 0;                     // of the main graph and of bodies
+  int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
+  int64_t borrowed_copies = 0;           // Transpose/Reshape on borrowed K/V
+  int64_t repeat_nodes = 0;              // Unsqueeze/Expand/Reshape that copy key-value heads
+  int64_t unfused_layers = 0;            // attention by MatMul and Softmax, which is in no list above
+  int64_t named_unused_presents = 0;     // presents that ORT copies for nobody
+  std::vector<EqualCache> equal_caches;  // that the model could do without
+  std::string producer;                  // which exporter wrote the model, "" where it does not say
+  std::vector<std::string> imports;      // the domains of the opsets that the model imports; "" is ai.onnx
+  std::vector<int64_t> opsets;           // the version of each
+  std::vector<std::string> warnings;     // one line each, e.g. the is_causal trap of ORT >= 1.28
+  std::optional<CudaPlacement> cuda;     // where InspectOptions ask for it
 };
 
 struct InspectOptions {

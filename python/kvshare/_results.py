@@ -64,6 +64,7 @@ class Inspection:
     producer: str = ""  # which exporter wrote the model
     opsets: dict[str, int] = dataclasses.field(default_factory=dict)  # by domain
     unfused_layers: int = 0  # attention made of MatMul and Softmax, which kvshare does not serve
+    equal_caches: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # by past, present, of which other, bytes
     cuda: CudaPlacement | None = None  # where inspect was asked for it
 
     @staticmethod

@@ -108,6 +108,8 @@ class Graph {
   void AddFloats(const std::string& name, const std::vector<float>& values);
   void RemoveInitializer(const std::string& name);
   void RemoveInput(const std::string& name);
+  // The value itself stays, with what is declared of it.
+  void RemoveOutput(const std::string& name);
   // What is declared of `value`, if anything: its extent `axis` (from the end) is `extent`.
   void SetExtent(const std::string& value, int64_t axis, int64_t extent);
   // The same, to a symbol.

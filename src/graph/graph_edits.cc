@@ -198,6 +198,21 @@ void Graph::RemoveInput(const std::string& name) {
   index_->types.erase(name);
 }
 
+void Graph::RemoveOutput(const std::string& name) {
+  const auto is_named = [&](const auto& info) { return info.name() == name; };
+  const auto& infos = proto_->value_info();
+  const auto known = std::find_if(infos.begin(), infos.end(), is_named);
+  const auto& outputs = proto_->output();
+  const auto output = std::find_if(outputs.begin(), outputs.end(), is_named);
+  if (output == outputs.end()) return;
+  const auto& kept = known == infos.end() ? *proto_->add_value_info() = *output : *known;
+  if (index_ != nullptr) {
+    index_->outputs.erase(name);
+    index_->types[name] = &kept.type();
+  }
+  EraseWhere(*proto_->mutable_output(), is_named);
+}
+
 onnx::TensorShapeProto::Dimension* Graph::MutableExtent(const std::string& value, int64_t axis) {
   const auto found = index().types.find(value);
   if (found == index().types.end() || !found->second->tensor_type().has_shape()) return nullptr;

@@ -8,6 +8,7 @@
 
 #include "graph/layers.h"
 #include "graph/masks.h"
+#include "graph/match/equal_caches.h"
 #include "graph/schema.h"
 #include "graph/unfused.h"
 #include "graph/written.h"
@@ -211,6 +212,17 @@ Inspection Describe(const Graph& graph) {
         "23 or later, which has Attention",
         inspection.unfused_layers));
   return inspection;
+}
+
+std::vector<EqualCache> DescribeEqualCaches(const Graph& graph) {
+  std::vector<EqualCache> caches = FindEqualCaches(graph, FindLayers(graph)).caches;
+  for (EqualCache& cache : caches) {
+    const int64_t row_bytes = RowBytes(graph, cache.past);
+    if (row_bytes == 0) continue;
+    const int64_t rows = graph.Shape(cache.past)->end()[-2];
+    cache.bytes = row_bytes * (rows > 0 ? rows : kCacheTokens);
+  }
+  return caches;
 }
 
 }  // namespace kvshare::graph

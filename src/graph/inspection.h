@@ -6,6 +6,8 @@
 
 namespace kvshare::graph {
 
+// All but the equal caches, which take a look at each value of the graph.
 Inspection Describe(const Graph& graph);
+std::vector<EqualCache> DescribeEqualCaches(const Graph& graph);
 
 }  // namespace kvshare::graph

@@ -95,13 +95,23 @@ int64_t CacheBytes(const Inspection& inspection) {
   return bytes;
 }
 
-RuleSaving SavingOf(const char* rule, const Inspection& before, const Inspection& after) {
+int64_t EqualCacheBytes(const Inspection& inspection) {
+  int64_t bytes = 0;
+  for (const EqualCache& cache : inspection.equal_caches) bytes += cache.bytes;
+  return bytes;
+}
+
+RuleSaving SavingOf(const std::string& rule, const Inspection& before, const Inspection& after) {
+  // Caches that no layer of the inspection has are seen here alone.
+  const bool is_of_equal = rule == kEqualCachesRule;
+  const int64_t cache_bytes =
+      is_of_equal ? EqualCacheBytes(before) - EqualCacheBytes(after) : CacheBytes(before) - CacheBytes(after);
   return {rule,
           before.nodes - after.nodes,
           before.mask_nodes - after.mask_nodes,
           before.borrowed_copies + before.repeat_nodes - after.borrowed_copies - after.repeat_nodes,
           before.named_unused_presents - after.named_unused_presents,
-          CacheBytes(before) - CacheBytes(after)};
+          cache_bytes};
 }
 
 bool HasChanged(const std::vector<RuleOutcome>& outcomes, size_t first) {
@@ -132,6 +142,7 @@ Result<Inspection> Inspect(const std::string& model_path, const InspectOptions& 
   KVSHARE_ASSIGN_OR_RETURN(const Graph graph, Graph::Make(std::move(file.model), file.folder));
   KVSHARE_RETURN_IF_ERROR(Validate(graph));
   Inspection inspection = Describe(graph);
+  inspection.equal_caches = DescribeEqualCaches(graph);
   if (!options.cuda.empty()) {
     KVSHARE_ASSIGN_OR_RETURN(inspection.cuda, PlaceOnCuda(graph, options.cuda));
   }
@@ -143,7 +154,9 @@ Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& as
   RewriteOptions options = asked;
   options.rope = asked.rope.value_or(DefaultRope(asked.target));
   RewriteReport report;
-  report.before = report.after = Describe(graph);
+  report.before = Describe(graph);
+  report.before.equal_caches = DescribeEqualCaches(graph);
+  report.after = report.before;
   Rewriting rewriting{graph, options, FeaturesOf(options, *ParseVersion(options.min_ort) < OrtVersion{1, 31})};
   for (const Rule& rule : AllRules()) {
     const bool skipped = std::find(options.skip.begin(), options.skip.end(), rule.name) != options.skip.end();
@@ -155,6 +168,7 @@ Result<RewriteReport> graph::RewriteGraph(Graph& graph, const RewriteOptions& as
       return Status::Internal(fmt::format("rule {} broke the model: {}", rule.name, status.message()));
     if (!HasChanged(rewriting.outcomes, told)) continue;
     Inspection after = Describe(graph);
+    after.equal_caches = rule.run == RunEqualCaches ? DescribeEqualCaches(graph) : report.after.equal_caches;
     report.savings.push_back(SavingOf(rule.name, report.after, after));
     report.after = std::move(after);
   }

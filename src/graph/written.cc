@@ -24,6 +24,12 @@ std::string_view TorchText(const Graph& graph) {
   return has_paths ? "torch.onnx.export (TorchScript), PyTorch" : "torch.onnx.export (dynamo), PyTorch";
 }
 
+// QEfficient hands what torch.onnx.export writes on through transforms of its own, and lists them.
+bool IsOfQEfficient(const onnx::ModelProto& model) {
+  return std::ranges::any_of(model.metadata_props(),
+                             [](const auto& entry) { return entry.key() == "qeff_transforms"; });
+}
+
 std::string CacheText(const Layer& layer) {
   const Node& node = *layer.node;
   if (!Input(node, layer.IsGqa() ? 3 : 4).empty()) return ", past and present of its own";
@@ -57,7 +63,8 @@ std::string ProducerText(const Graph& graph) {
   } else if (const auto* known = std::ranges::find(kProducers, text, &Producer::name); known != kProducers.end()) {
     text = known->text;
   }
-  return fmt::format("{}{}{}", text, model.producer_version().empty() ? "" : " ", model.producer_version());
+  return fmt::format("{}{}{}{}", IsOfQEfficient(model) ? "QEfficient, by " : "", text,
+                     model.producer_version().empty() ? "" : " ", model.producer_version());
 }
 
 std::string FormText(const Layer& layer) {

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "core/half.h"
+#include "graph/cache_names.h"
 
 namespace kvshare::host {
 namespace {
@@ -37,13 +38,6 @@ constexpr std::pair<std::string_view, Meaning> kKnown[] = {
 };
 
 bool Contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
-
-// "past_key_values.3.key" -> "present.3.key", "past_conv.0" -> "present_conv.0"; "" where `past` is no such name.
-std::string PresentOf(std::string past) {
-  for (const std::string_view name : {"past_key_values", "past"})
-    if (past.starts_with(name)) return past.replace(0, name.size(), "present");
-  return "";
-}
 
 // The axes of an input of `rank`, "?" for each axis more; nothing where the input has another form.
 std::string AxesOf(const Meaning& meaning, size_t rank) {
@@ -185,14 +179,22 @@ class Planner {
                        [&](const ValueInfo& output) { return output.name == name; });
   }
 
+  // The output that the next step takes as `past`; "" where there is none.
+  std::string PresentOf(const std::string& past) const {
+    for (const std::string& name : graph::PresentNames(past))
+      if (HasOutput(name)) return name;
+    return "";
+  }
+
   Result<Feed> PlanOf(const ValueInfo& input) {
-    Feed feed{.input = input, .role = Role::kOther, .axes = {}, .present = {}};
     const Meaning* known = Find(input);
-    if (known == nullptr && HasOutput(PresentOf(input.name))) return StateOf(std::move(feed));
+    Feed feed{.input = input, .role = Role::kOther, .axes = {}, .present = PresentOf(input.name)};
+    if (known == nullptr && !feed.present.empty()) return StateOf(std::move(feed));
     const bool is_cache = known == nullptr && known_.caches.contains(input.name) && input.shape.size() == 4;
     // Keys of an encoder stay as they are; a cache that nothing continues would be left behind at each step.
     if (input.name.starts_with("past_key_values") && !Contains(input.name, "encoder"))
-      return Status::Refused(fmt::format("input '{}' has no output '{}'", input.name, PresentOf(input.name)));
+      return Status::Refused(
+          fmt::format("input '{}' has no output '{}'", input.name, graph::PresentNames(input.name).front()));
     if (known != nullptr) feed.role = known->role;
     const std::string axes =
         known != nullptr ? AxesOf(*known, input.shape.size()) : std::string(input.shape.size(), '?');
@@ -257,7 +259,6 @@ class Planner {
 
   Result<Feed> StateOf(Feed feed) {
     feed.role = Role::kState;
-    feed.present = PresentOf(feed.input.name);
     const ValueInfo& input = feed.input;
     const auto of_graph = known_.caches.find(input.name);
     const CacheExtents cache = of_graph == known_.caches.end() ? CacheExtents{} : of_graph->second;

@@ -79,6 +79,13 @@ std::string CudaText(const CudaPlacement& c) {
   return text;
 }
 
+Json EqualCachesJson(const Inspection& i) {
+  Json caches = Json::array();
+  for (const EqualCache& c : i.equal_caches)
+    caches.push_back({{"past", c.past}, {"present", c.present}, {"of", c.of}, {"bytes", c.bytes}});
+  return caches;
+}
+
 Json InspectionJson(const Inspection& i) {
   Json layers = Json::array();
   for (const auto& layer : i.layers) layers.push_back(LayerJson(layer));
@@ -91,6 +98,7 @@ Json InspectionJson(const Inspection& i) {
                {"repeat_nodes", i.repeat_nodes},
                {"unfused_layers", i.unfused_layers},
                {"named_unused_presents", i.named_unused_presents},
+               {"equal_caches", EqualCachesJson(i)},
                {"warnings", i.warnings}};
   if (i.cuda) json["cuda"] = CudaJson(*i.cuda);
   return json;
@@ -148,6 +156,18 @@ std::string CacheBytes(const Inspection& i) {
                      BytesText(growing * kCacheTokens + fixed), kCacheTokens);
 }
 
+// What the caches of one sequence take that another cache makes needless.
+std::string EqualCachesText(const Inspection& i) {
+  if (i.equal_caches.empty()) return "";
+  int64_t bytes = 0;
+  for (const EqualCache& cache : i.equal_caches) bytes += cache.bytes;
+  const EqualCache& first = i.equal_caches.front();
+  return fmt::format(
+      "{} caches always hold what another does, {} at {} tokens: '{}' what '{}' does{}; kvshare rewrite deletes them\n",
+      i.equal_caches.size(), BytesText(bytes), kCacheTokens, first.past, first.of,
+      i.equal_caches.size() == 1 ? "" : ", ...");
+}
+
 // "; saves 34 mask nodes, 1.2 MB of caches at 32768 tokens", or nothing.
 std::string SavingText(const RewriteReport& report, const std::string& rule) {
   const auto found = std::ranges::find(report.savings, rule, &RuleSaving::rule);
@@ -201,7 +221,7 @@ std::string ToText(const Inspection& inspection) {
                         layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
                         layer.note.empty() ? "" : "  ! " + layer.note);
   }
-  text += Origin(inspection) + Counts(inspection) + CacheBytes(inspection);
+  text += Origin(inspection) + Counts(inspection) + CacheBytes(inspection) + EqualCachesText(inspection);
   if (inspection.cuda) text += CudaText(*inspection.cuda);
   for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
   return text;

@@ -109,6 +109,23 @@ TEST(Graph, AnEditKeepsTheIndex) {
   EXPECT_EQ(ToText(graph.Copy()), "a = Neg(x)\na_1 = Identity(a)\nc = Abs(x)\n");
 }
 
+TEST(Graph, AnOutputThatGoesIsAValueStill) {
+  for (const char* known : {"", "value y f32[B,2]\n"}) {
+    Graph graph = GraphOf(std::string(known) + "input x f32[B,2]\noutput y f32[B,2]\noutput z f32[B,2]\n" +
+                          "y = Neg(x)\nz = Neg(y)\n");
+    ASSERT_TRUE(graph.IsOutput("y"));
+    graph.RemoveOutput("y");
+    graph.RemoveOutput("x");  // which is none
+    EXPECT_FALSE(graph.IsOutput("y"));
+    EXPECT_EQ(graph.Shape("y"), (std::vector<int64_t>{-1, 2}));
+    EXPECT_EQ(graph.ExtentName("y", 0), "B");
+    ASSERT_EQ(graph.proto().output_size(), 1);
+    EXPECT_EQ(graph.proto().output(0).name(), "z");
+    ASSERT_EQ(graph.proto().value_info_size(), 1);
+    EXPECT_EQ(graph.proto().value_info(0).name(), "y");
+  }
+}
+
 TEST(Graph, AnEditInABodyIsToldToTheGraphAround) {
   onnx::ModelProto model = *ParseTextGraph("input x f32[4]\ninput c bool[]\noutput y f32[4]\nh = Neg(x)\ny = If(c)\n");
   auto& branch = *model.mutable_graph()->mutable_node(1)->add_attribute();

@@ -228,6 +228,18 @@ TEST(Decoder, FeedsEachPresentAsTheNextStepsPast) {
   EXPECT_THAT(All(calls[2].at("past_conv.0")), ElementsAre(2));
 }
 
+TEST(Feeds, StatesGoByTheNamesOfAllExporters) {
+  for (const auto& [past, present] :
+       {std::pair{"past_key_values.0.key", "present.0.key"}, std::pair{"past_conv.0", "present_conv.0"},
+        std::pair{"past_key.0", "past_key.0_RetainedState"}, std::pair{"state", "state_RetainedState"}}) {
+    const Extents extents = {"batch", "2", "4", "8"};
+    const auto feeds = Feeds::Create({{Value(past, DType::kF32, extents)}, {Value(present, DType::kF32, extents)}}, {});
+    ASSERT_TRUE(feeds.ok()) << feeds.status().message();
+    EXPECT_EQ(feeds->all().front().role, Role::kState) << past;
+    EXPECT_EQ(feeds->all().front().present, present);
+  }
+}
+
 TEST(Decoder, WithoutStatesCannotGoOn) {
   std::vector<NamedTensors> calls;
   const Signature signature{{Value("input_ids", DType::kI64, {"batch", "tokens"})},

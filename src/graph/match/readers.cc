@@ -9,7 +9,9 @@ Decline CheckReaders(const Graph& graph, const std::string& value, const IsTaken
   if (graph.IsOutput(value)) return Because(DeclineCode::kValueIsOutput, "is still read by graph output '{}'", value);
   for (const Node* reader : graph.Consumers(value)) {
     const auto& inputs = reader->input();
-    if (std::find(inputs.begin(), inputs.end(), value) == inputs.end())
+    std::ptrdiff_t readings = 0;
+    ForEachReading(*reader, [&](const std::string& name) { readings += name == value ? 1 : 0; });
+    if (readings > std::count(inputs.begin(), inputs.end(), value))
       return Because(DeclineCode::kValueIsCaptured, "is still read by a body of {}", Describe(*reader));
     if (!taken(*reader)) return Because(DeclineCode::kValueIsRead, "is still read by {}", Describe(*reader));
   }

@@ -7,6 +7,7 @@ namespace kvshare::graph {
 
 const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> rules = {
+      {kEqualCachesRule, {Feature::kOneOfEqualCaches}, RunEqualCaches},
       {kRepeatKvRule, {Feature::kHeadsAsTheyAre}, RunRepeatKv},
       {kOwnAttentionRule, {Feature::kOwnGqa}, RunOwnAttention},
       {kScatteredCacheRule, {Feature::kOwnInKvshare}, RunScatteredCache},

@@ -20,6 +20,7 @@ Features Preset(Target target) {
 
 Features FeaturesOf(const RewriteOptions& options, bool names_presents) {
   Features wanted = Preset(options.target);
+  wanted.Add(Feature::kOneOfEqualCaches);
   if (options.keep_own) {
     wanted.Remove(Feature::kOwnGqa);
     wanted.Remove(Feature::kOwnInKvshare);

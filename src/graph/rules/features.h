@@ -25,6 +25,7 @@ enum class Feature : uint32_t {
   kOwnToStandard = 1U << 13,  // own layers become ai.onnx's Attention of opset 25
   kToStandard = 1U << 14,     // shared layers do
   kStaticCaches = 1U << 15,   // Attention over caches that the graph writes runs in kvshare
+  kOneOfEqualCaches = 1U << 16,  // of caches that always hold the same one stays
 };
 
 class Features {

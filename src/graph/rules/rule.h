@@ -79,6 +79,7 @@ void ForEachLayer(Rewriting& rewriting, const char* rule,
 // In the order they run.
 const std::vector<Rule>& AllRules();
 
+inline constexpr const char* kEqualCachesRule = "equal-caches";
 inline constexpr const char* kRepeatKvRule = "repeat-kv";
 inline constexpr const char* kOwnAttentionRule = "own-attention";
 inline constexpr const char* kScatteredCacheRule = "scattered-cache";
@@ -98,6 +99,7 @@ inline constexpr const char* kStandardGqaRule = "standard-gqa";
 inline constexpr const char* kDeadNodesRule = "dead-nodes";
 inline constexpr const char* kPruneInputsRule = "prune-inputs";
 
+void RunEqualCaches(Rewriting& rewriting);
 void RunRepeatKv(Rewriting& rewriting);
 void RunOwnAttention(Rewriting& rewriting);
 void RunScatteredCache(Rewriting& rewriting);
