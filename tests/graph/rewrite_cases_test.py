@@ -312,7 +312,7 @@ def test_a_rewrite_that_changes_nothing_says_nothing_in_the_model(kvshare, tmp_p
     (["--to", "ort", "--min-ort", "1.26"], 3, "refuse key and value of length 0"),
     (["--to", "kvshare-attention", "--rope", "fold"], 3, "needs --rope keep"),
     (["--to", "ort", "--min-ort", "soon"], 2, "is no version"),
-    (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have repeat-kv, own-attention, scattered-cache, own-key-mask, shared-attention"),
+    (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have equal-caches, repeat-kv, own-attention, scattered-cache, own-key-mask, shared-attention"),
     (["--to", "cuda"], 2, "cuda"),
 ])
 def test_options_that_cannot_be_served_are_refused(kvshare, tmp_path, arguments, code, text):

@@ -14,10 +14,10 @@ struct EqualCaches {
   ValueNumbers numbers;            // of the graph's values where those caches are equal; none without such caches
 };
 
-// Of graph inputs and the outputs that hand them on, by their names (PresentNames); a layer's keys are no values. That
-// they begin alike is for the caller to see to. What a step makes of them is proven; a graph that tells caches apart in
-// more than kMostRounds ways, each by means of the one before, is not looked at to its end, and none of its caches
-// count as equal.
+// Of graph inputs and the outputs that hand them on, by their names (PresentNames). What a step hands on unchanged is
+// no cache, and a layer's keys are no values. That caches begin alike is for the caller to see to; what a step makes of
+// them is proven. No caches count as equal in a graph that tells them apart in more than kMostRounds steps, each by the
+// last.
 EqualCaches FindEqualCaches(const Graph& graph, const std::vector<Layer>& layers);
 
 inline constexpr int kMostRounds = 32;

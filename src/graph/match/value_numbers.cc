@@ -55,15 +55,13 @@ void Append(std::string& key, std::string_view text) {
 
 // Does a node of a known operator make the same whenever its operands are the same?
 bool IsRepeatable(const Node& node, int64_t version) {
-  static constexpr std::array<std::string_view, 11> kRandom = {"Bernoulli",          "Multinomial",
-                                                               "RandomNormal",       "RandomNormalLike",
-                                                               "RandomUniform",      "RandomUniformLike",
-                                                               "BiasDropout",        "BitmaskDropout",
-                                                               "BitmaskBiasDropout", "Sampling",
-                                                               "PagedAttention"};  // writes into its operands
-  constexpr int64_t kFirstWithoutTest = 7;                                         // versions before it drop by default
-  if (std::ranges::find(kRandom, node.op_type()) != kRandom.end()) return false;
-  if (node.op_type() == "Dropout") return version >= kFirstWithoutTest && Input(node, 2).empty();
+  // Random ones, and one that writes into its operands.
+  static constexpr std::array<std::string_view, 11> kUnrepeatable = {
+      "Bernoulli",   "Multinomial",    "RandomNormal",       "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+      "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout", "Sampling",         "PagedAttention"};
+  constexpr int64_t kFirstThatDropsOnRequest = 7;  // a version of Dropout
+  if (std::ranges::find(kUnrepeatable, node.op_type()) != kUnrepeatable.end()) return false;
+  if (node.op_type() == "Dropout") return version >= kFirstThatDropsOnRequest && Input(node, 2).empty();
   return true;
 }
 

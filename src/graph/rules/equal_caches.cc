@@ -58,6 +58,7 @@ void Merge(Rewriting& rewriting, const ValueNumbers& numbers, const std::unorder
     for (const std::string& value : ReadNames(*node)) rewriting.released.push_back({&graph, value, false});
     graph.Remove(*node);
   }
+  graph.TrimValueInfo();
 }
 
 }  // namespace
