@@ -1,7 +1,8 @@
-// What the disk is asked, and what is left when it says no. The calls are interposed: this program has its own fsync
-// and ioctl, which the library's objects are linked to.
+// What the disk is asked, and what is left when it says no. The calls are interposed: this program has its own fsync,
+// access and ioctl, which the library's objects are linked to.
 #include "graph/atomic_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/fs.h>
@@ -20,6 +21,7 @@ namespace {
 
 bool fsync_fails = false;
 bool clones = false;
+bool needs_names = false;         // a file without a name could not get one later
 std::vector<std::string> synced;  // what each descriptor led to
 
 std::string PathOf(int fd) { return std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)).string(); }
@@ -32,6 +34,8 @@ extern "C" int fsync(int fd) {
   errno = EIO;
   return -1;
 }
+
+extern "C" int access(const char* path, int mode) { return needs_names ? -1 : ::faccessat(AT_FDCWD, path, mode, 0); }
 
 // A file system that can share blocks does so here by a mark that no copy would leave.
 // NOLINTNEXTLINE(readability-identifier-naming): libc's name
@@ -50,7 +54,7 @@ class AtomicFile : public testing::Test {
  protected:
   AtomicFile() : folder_(fs::path(testing::TempDir()) / ("kvshare_atomic_" + std::to_string(::getpid()))) {
     fs::create_directories(folder_);
-    fsync_fails = clones = false;
+    fsync_fails = clones = needs_names = false;
     synced.clear();
   }
   ~AtomicFile() override { fs::remove_all(folder_); }
@@ -78,11 +82,14 @@ class AtomicFile : public testing::Test {
 TEST_F(AtomicFile, ADiskThatDoesNotConfirmLeavesTheOldFileAndNothingElse) {
   const fs::path path = Write("model.onnx", "old");
   fsync_fails = true;
-  const Status status = WriteFileAtomically(path, "new");
-  EXPECT_EQ(status.code(), StatusCode::kInternal);
-  EXPECT_EQ(status.message(), "cannot sync '" + path.string() + "': Input/output error");
-  EXPECT_EQ(Read(path), "old");
-  EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
+  for (const bool named : {false, true}) {
+    needs_names = named;
+    const Status status = WriteFileAtomically(path, "new");
+    EXPECT_EQ(status.code(), StatusCode::kInternal);
+    EXPECT_EQ(status.message(), "cannot sync '" + path.string() + "': Input/output error");
+    EXPECT_EQ(Read(path), "old");
+    EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
+  }
 }
 
 TEST_F(AtomicFile, AFileIsSyncedBeforeItHasItsNameAndThenItsFolder) {
