@@ -15,6 +15,9 @@ import tempfile
 import onnx
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+from served_cases import served  # noqa: E402
+
 TESTS = os.path.join(ROOT, "tests", "ort")
 EP_TESTS = os.path.join(ROOT, "tests", "ep")
 CASES = os.path.join(ROOT, "tests", "data")
@@ -25,16 +28,10 @@ EP_MODES = ["fuse", "nodes"]
 FP16_TOLERANCE = 0.024
 
 
-def is_case(folder):
-    return os.path.isfile(os.path.join(folder, "golden.npz"))
-
-
 def rewritten(folder):
     """The cases with their models rewritten to domain kvshare; a case with nothing to rewrite stays out."""
-    for name in sorted(os.listdir(CASES)):
+    for name in served(CASES):
         case = os.path.join(CASES, name)
-        if not is_case(case):
-            continue
         copy, work = os.path.join(folder, "cases", name), os.path.join(folder, "copies", name)
         shutil.copytree(case, work)  # rewrite may link external data: never those of the checkout
         os.makedirs(copy)
@@ -62,7 +59,7 @@ def golden(release, cases, mode):
     results = [json.loads(line) for line in done.stdout.splitlines()]
     tolerance = lambda r: FP16_TOLERANCE if r["tolerance"] == 0.02 else r["tolerance"]
     good = [r for r in results if "error" not in r and r["worst"] <= tolerance(r) and r["ran"] and r.get("layers") == r.get("want")]
-    total = len([d for d in os.listdir(cases) if is_case(os.path.join(cases, d))])
+    total = len(served(cases))
     bad = next((r for r in results if r not in good), None)
     note = "" if len(good) == total else f": {json.dumps(bad) if bad else done.stderr[-300:]}"
     return len(good) == total, f"{len(good)} of {total}{note}"

@@ -15,10 +15,10 @@ import harness
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "python"), os.path.join(ROOT, "tests", "support")]
 import logits  # noqa: E402
+from served_cases import served  # noqa: E402
 from kvshare.decoder import Decoder, golden_steps  # noqa: E402
 
-# A graph without golden logits is there to be read, not run.
-NAMES = sorted(d for d in os.listdir(harness.DATA) if os.path.isfile(os.path.join(harness.DATA, d, "golden.npz")))
+NAMES = served(harness.DATA)
 
 
 def differences(name, lib, session=None, **entries):
