@@ -68,7 +68,9 @@ RunOptions RunFlags::Options() const {
 void AddRunFlags(CLI::App& verb, RunFlags& flags) {
   verb.add_option("--ort", flags.ort,
                   "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
-  verb.add_option("--lib", flags.library, "Library to register (default: libkvshare_ort.so beside this program)");
+  verb.add_option(
+      "--lib", flags.library,
+      "Library to register (default: libkvshare_ort.so beside this program); with it --via is ops unless it is given");
   AddChoice(
       verb, "--via", flags.via, kVias,
       "How kvshare comes in: as an execution provider (ep, ONNX Runtime 1.24 or later), by its operators (ops), or "
