@@ -10,8 +10,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kvshare::graph {
@@ -55,11 +57,15 @@ std::string NameBeside(const fs::path& folder, const std::string& name) {
 
 std::string DescriptorPath(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
 
-// Without a name where the system can do that, and give it one later.
-NewFile CreateBeside(const fs::path& folder, const std::string& name) {
+// It gets its name later. No descriptor where the system cannot do that.
+NewFile CreateUnnamed(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
-  if (fd >= 0 && ::access(DescriptorPath(fd).c_str(), F_OK) == 0) return {fd, ""};
-  if (fd >= 0) ::close(fd);
+  if (fd < 0 || ::access(DescriptorPath(fd).c_str(), F_OK) == 0) return {fd, ""};
+  ::close(fd);
+  return {};
+}
+
+NewFile CreateNamed(const fs::path& folder, const std::string& name) {
   NewFile file;
   do {
     file.path = NameBeside(folder, name);
@@ -81,12 +87,10 @@ bool Name(const fs::path& folder, const std::string& name, NewFile& file) {
 }
 
 // `fill` writes the contents to a descriptor and says whether that went well (else errno).
-Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
-  KVSHARE_RETURN_IF_ERROR(CheckReplaceable(path));
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const std::string name = path.filename().string();
-  NewFile file = CreateBeside(folder, name);
-  if (file.fd < 0) return Failure("create a file for", path);
+using Fill = std::function<bool(int)>;
+
+// Fills `file` and puts it in the place of `path`. Nothing where the file system gives it no name.
+std::optional<Status> Place(const fs::path& folder, const fs::path& path, const Fill& fill, NewFile file) {
   const auto give_up = [&](const char* what) {
     Status status = Failure(what, path);
     ::close(file.fd);
@@ -98,10 +102,24 @@ Status Replace(const fs::path& path, const std::function<bool(int)>& fill) {
     return give_up("set the permissions of");
   if (!fill(file.fd)) return give_up("write");
   if (::fsync(file.fd) != 0) return give_up("sync");
-  if (!Name(folder, name, file) || ::rename(file.path.c_str(), path.c_str()) != 0) return give_up("rename to");
+  if (!Name(folder, path.filename().string(), file)) {
+    ::close(file.fd);
+    return std::nullopt;
+  }
+  if (::rename(file.path.c_str(), path.c_str()) != 0) return give_up("rename to");
   ::close(file.fd);
   SyncFolder(folder);
-  return {};
+  return Status();
+}
+
+Status Replace(const fs::path& path, const Fill& fill) {
+  KVSHARE_RETURN_IF_ERROR(CheckReplaceable(path));
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (NewFile file = CreateUnnamed(folder); file.fd >= 0)
+    if (const auto status = Place(folder, path, fill, std::move(file))) return *status;
+  NewFile file = CreateNamed(folder, path.filename().string());
+  if (file.fd < 0) return Failure("create a file for", path);
+  return *Place(folder, path, fill, std::move(file));
 }
 
 // [begin, end) of one file into the same place of another.

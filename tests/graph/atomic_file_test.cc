@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <linux/fs.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 namespace {
 
 bool fsync_fails = false;
+bool linkat_fails = false;
 bool clones = false;
 bool needs_names = false;         // a file without a name could not get one later
 std::vector<std::string> synced;  // what each descriptor led to
@@ -36,6 +38,12 @@ extern "C" int fsync(int fd) {
 }
 
 extern "C" int access(const char* path, int mode) { return needs_names ? -1 : ::faccessat(AT_FDCWD, path, mode, 0); }
+
+extern "C" int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) {
+  if (!linkat_fails) return static_cast<int>(::syscall(SYS_linkat, from_folder, from, to_folder, to, flags));
+  errno = EOPNOTSUPP;
+  return -1;
+}
 
 // A file system that can share blocks does so here by a mark that no copy would leave.
 // NOLINTNEXTLINE(readability-identifier-naming): libc's name
@@ -54,7 +62,7 @@ class AtomicFile : public testing::Test {
  protected:
   AtomicFile() : folder_(fs::path(testing::TempDir()) / ("kvshare_atomic_" + std::to_string(::getpid()))) {
     fs::create_directories(folder_);
-    fsync_fails = clones = needs_names = false;
+    fsync_fails = linkat_fails = clones = needs_names = false;
     synced.clear();
   }
   ~AtomicFile() override { fs::remove_all(folder_); }
@@ -101,6 +109,15 @@ TEST_F(AtomicFile, AFileIsSyncedBeforeItHasItsNameAndThenItsFolder) {
   EXPECT_EQ(synced[1], fs::canonical(path.parent_path()));
   EXPECT_EQ(Read(path), "new");
   EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
+}
+
+TEST_F(AtomicFile, AFileThatGetsNoNameLaterHasOneAtOnce) {
+  linkat_fails = true;
+  const fs::path path = Write("model.onnx", "old");
+  ASSERT_TRUE(WriteFileAtomically(path, "new").ok());
+  EXPECT_EQ(Read(path), "new");
+  EXPECT_THAT(Names(), testing::ElementsAre("model.onnx"));
+  EXPECT_THAT(synced[synced.size() - 2], testing::HasSubstr(".model.onnx."));
 }
 
 TEST_F(AtomicFile, ACopySharesItsBlocksWhereTheFileSystemCan) {
