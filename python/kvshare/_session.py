@@ -22,15 +22,18 @@ _WITHOUT_DEVICE = {"CPUExecutionProvider", "AzureExecutionProvider"}
 _options_given: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
-def _split(providers: Sequence[Any] | None) -> tuple[dict[str, str], list[Any]]:
-    """The options that `providers` has for kvshare's provider, and its entries for other devices."""
+def _split(providers: Sequence[Any] | None, available: Sequence[str]) -> tuple[dict[str, str], list[Any]]:
+    """The options that `providers` has for kvshare's provider, and its entries for other devices.
+
+    What onnxruntime has not `available` would not run: many programs name CUDA's provider wherever they run.
+    """
     ours: dict[str, str] = {}
     others = []
     for entry in providers or []:
         name, options = (entry, {}) if isinstance(entry, str) else entry
         if name == EP_NAME:
             ours = dict(options)
-        elif name not in _WITHOUT_DEVICE:
+        elif name in available and name not in _WITHOUT_DEVICE:
             others.append(entry)
     return ours, others
 
@@ -50,7 +53,8 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
         causal_alignment = auto | spec | lower_right.
     All other arguments are those of onnxruntime.InferenceSession. sess_options keep kvshare's provider, with its options.
 
-    Where `providers` names another device's provider, such as CUDA's, the session is theirs alone, and a warning says so.
+    Where `providers` names another device's provider, such as CUDA's, and this onnxruntime has it, the session is theirs alone,
+    and a warning says so.
     Raises RefusedError where onnxruntime is older than 1.24; kvshare.session_options() serves those. Raises InvalidInputError
     where sess_options have the provider with other options already.
     """
@@ -60,7 +64,7 @@ def InferenceSession(  # noqa: N802  the name of the class that it returns
     if provider_options is not None and providers is not None:
         providers = [(entry, dict(options)) for entry, options in zip(providers, provider_options, strict=True)]
     model = os.fspath(path_or_bytes) if isinstance(path_or_bytes, os.PathLike) else path_or_bytes
-    ours, others = _split(providers)
+    ours, others = _split(providers, ort.get_available_providers())
     if others:
         names = ", ".join(entry if isinstance(entry, str) else entry[0] for entry in others)
         warnings.warn(f"kvshare stands aside: providers has {names}, and kvshare's provider is for the CPU", stacklevel=2)

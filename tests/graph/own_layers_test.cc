@@ -37,6 +37,27 @@ TEST(OwnAttention, TurnsWithItsBorrowers) {
   }
 }
 
+// Its borrower would stay Attention, with a column of its mask for each padded key.
+TEST(OwnAttention, StaysBesideABorrowerThatIsNotKnownToHideTheSamePadding) {
+  const std::string prefix =
+      "borrower-keeps-padding: layer 1 borrows its cache, which would be compact, and is not known to hide its "
+      "padding: ";
+  const auto out1 = [](const std::string& mask) {
+    return "out1 = Attention(rotated, k1, v1, " + mask + ") {q_num_heads=4, kv_num_heads=1, is_causal=1}";
+  };
+  const std::string window = "window3 = Where(visible, zero, hidden)\nwindow4 = Unsqueeze(window3, one)\n";
+  for (const auto& [line, reason] : {std::pair{"input free f32[B,1,S,T]\n" + out1("free"), "mask: "},
+                                     std::pair{window + out1("window4"), "its mask does not hide the padding"},
+                                     std::pair{out1("_"), "has no mask; needs one that hides the padding"}}) {
+    const std::string text = TwoLayersWith("out1", line, AllAttention());
+    for (const Target target : {Target::kKvshare, Target::kOrt}) {
+      const Rewritten result = RewriteText(text, To(target));
+      EXPECT_THAT(result.CodedDeclineOf("own-attention"), testing::StartsWith(prefix + reason));
+      EXPECT_TRUE(result.before == result.after) << line;
+    }
+  }
+}
+
 TEST(OwnAttention, LengthsOfAMaskOfInt32AreCountedInInt64) {
   std::string text = AllAttention();
   text.replace(text.find("attention_mask i64"), 18, "attention_mask i32");

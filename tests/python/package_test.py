@@ -250,11 +250,18 @@ def test_options_that_session_options_cannot_take_any_more_are_refused(tmp_path)
 def test_another_devices_provider_is_never_dropped(tmp_path, monkeypatch, place):
     """onnxruntime's own class stands for a card that is not there: it says which providers it was asked for."""
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, providers, **__: providers)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     providers = [kvshare.get_ep_name(), "CPUExecutionProvider"]
     providers.insert(place, ("CUDAExecutionProvider", {"device_id": "0"}))
     with pytest.warns(UserWarning, match="kvshare stands aside: providers has CUDAExecutionProvider"):
         asked = kvshare.InferenceSession(borrower(tmp_path / "m.onnx"), providers=providers)
     assert asked == [("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"]
+
+
+@with_ep
+def test_a_provider_that_this_onnxruntime_lacks_does_not_send_kvshare_away(tmp_path):
+    session = kvshare.InferenceSession(borrower(tmp_path / "m.onnx"), providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    assert kvshare.get_ep_name() in session.get_providers()
 
 
 @with_ep

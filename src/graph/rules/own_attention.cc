@@ -56,8 +56,29 @@ Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
   return {};
 }
 
-Matched<MaskMeaning> Match(const Layer& layer, bool for_ort) {
+// The cache loses the padding between its rows, for all who read it: layers that borrow it are to hide the same.
+Decline CheckBorrowers(const std::vector<Layer>& layers, const Layer& own, const MaskMeaning& mask) {
+  if (!mask.padding) return {};
+  for (const Layer* borrower : BorrowersOf(layers, own)) {
+    if (borrower->IsGqa()) continue;
+    const auto fail = [&](const std::string& why) {
+      return Because(DeclineCode::kBorrowerKeepsPadding,
+                     "layer {} borrows its cache, which would be compact, and is not known to hide its padding: {}",
+                     borrower->index, why);
+    };
+    if (!borrower->trouble.ok()) return fail(borrower->trouble.message());
+    if (const Decline odd = CheckAttentionNode(*borrower); !odd.ok()) return fail(odd.message());
+    const auto its_mask = CheckAttentionMask(*borrower);
+    if (!its_mask.ok()) return fail(its_mask.status().message());
+    if (!its_mask->padding || its_mask->key_mask != mask.key_mask)
+      return fail(fmt::format("its mask does not hide what '{}' does", mask.key_mask));
+  }
+  return {};
+}
+
+Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer, bool for_ort) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckBorrowers(layers, layer, mask));
   if (!HasPast(*layer.node)) KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
   const Steps steps = StepsOf(layer);
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
@@ -162,7 +183,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
                                      Describe(*layer.static_key.writer)));
   if (!(HasPast(node) || IsJoined(layer))) return Outcome::NoMatch();
   const bool for_ort = !rewriting.wanted.Has(Feature::kOwnInKvshare);
-  const auto mask = Match(layer, for_ort);
+  const auto mask = Match(rewriting.layers, layer, for_ort);
   if (!mask.ok()) return Outcome::Declined(mask.status());
   Graph& graph = rewriting.GraphOf(layer);
   const Steps steps = StepsOf(layer);
