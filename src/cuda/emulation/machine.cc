@@ -1,6 +1,5 @@
 #include "cuda/emulation/machine.h"
 
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
