@@ -77,6 +77,10 @@ std::vector<NearMiss> NearMisses() {
        "Tanh 'logits': is not known to compute each token on its own"},
       {"ProductOfTokens", EndingIn("logits = MatMul(out1, out1)"), "tokens-mixed",
        "MatMul 'logits': is not known to compute each token on its own"},
+      {"WeightsOfOneAxis",
+       EndingIn("const three i64[1] = 3\nconst weights f32[1] = 1\ncolumn = Unsqueeze(out1, three)\n"
+                "logits = MatMul(column, weights)"),
+       "tokens-mixed", "MatMul 'logits': is not known to compute each token on its own"},
       {"ARowForEachToken", EndingIn("const rows f32[5,32] = 1\nlogits = Add(out1, rows)"), "tokens-mixed",
        "Add 'logits': constant 'rows' has a row for each token"},
       {"SlicedTokens", EndingIn("logits = Slice(out1, one, two, one)"), "tokens-mixed",

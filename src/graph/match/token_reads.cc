@@ -101,11 +101,12 @@ Reads ReadAlongAxis(const Asked& asked) {
   return reads;
 }
 
-// [.., S, K] times weights of rank 2 at most; or a matrix of each token times another.
+// [.., S, K] times weights [K, N]; or a matrix of each token times another. A vector of weights would take an axis
+// away.
 Reads ReadMatMul(const Asked& asked) {
   const int64_t rank = asked.RankOf(1);
   if (asked.axis <= -3 && rank >= -asked.axis && asked.RankOf(0) >= -asked.axis) return ReadElementwise(asked);
-  if (asked.axis > -2 || !asked.IsFixed(1) || rank < 1 || rank > 2) return Mixed(asked.node);
+  if (asked.axis > -2 || !asked.IsFixed(1) || rank != 2) return Mixed(asked.node);
   return TokenReads{{{0, asked.axis}}};
 }
 
