@@ -58,6 +58,16 @@ TEST(OwnAttention, StaysBesideABorrowerThatIsNotKnownToHideTheSamePadding) {
   }
 }
 
+// Without a mask nothing else tells that both are those of this step.
+TEST(OwnAttention, StaysWhereItsKeyMayHaveOtherTokensThanItsQuery) {
+  const std::string own =
+      "input fewer f32[B,U,8]\nout0, present_k, present_v = Attention(q0, fewer, fewer, _, past_k, past_v) "
+      "{q_num_heads=4, kv_num_heads=1, is_causal=1}";
+  for (const Target target : {Target::kKvshare, Target::kOrt})
+    EXPECT_EQ(RewriteText(AllAttention(own), To(target)).CodedDeclineOf("own-attention"),
+              "key-not-of-this-step: its key is not known to have as many tokens as its query");
+}
+
 TEST(OwnAttention, LengthsOfAMaskOfInt32AreCountedInInt64) {
   std::string text = AllAttention();
   text.replace(text.find("attention_mask i64"), 18, "attention_mask i32");

@@ -79,7 +79,11 @@ Decline CheckBorrowers(const std::vector<Layer>& layers, const Layer& own, const
 Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer, bool for_ort) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowers(layers, layer, mask));
-  if (!HasPast(*layer.node)) KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
+  if (!HasPast(*layer.node)) {
+    KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
+  } else if (Input(*layer.node, 3).empty() && TokensOf(layer, 0) != TokensOf(layer, 1)) {
+    return Because(DeclineCode::kKeyNotOfThisStep, "its key is not known to have as many tokens as its query");
+  }
   const Steps steps = StepsOf(layer);
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
   return mask;
