@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "graph/cache_names.h"
+#include "graph/match/readers.h"
 
 namespace kvshare::graph {
 namespace {
@@ -23,12 +24,7 @@ std::unordered_set<std::string> ValuesOfOtherInputs(const Graph& graph, const st
   std::unordered_set<std::string> values;
   for (const auto& input : graph.proto().input()) values.insert(input.name());
   for (const Cache& cache : caches) values.erase(cache.past);
-  for (const Node* node : graph.nodes()) {
-    const auto reads = ReadNames(*node);
-    if (std::ranges::any_of(reads, [&](const std::string& name) { return values.contains(name); }))
-      values.insert(node->output().begin(), node->output().end());
-  }
-  return values;
+  return MadeWith(graph, std::move(values));
 }
 
 // In the order in which they are written. What a step hands on as it is, as keys of an encoder, began elsewhere: how

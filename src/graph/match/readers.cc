@@ -24,6 +24,15 @@ Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& take
   return {};
 }
 
+std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values) {
+  for (const Node* node : graph.nodes()) {
+    const auto reads = ReadNames(*node);
+    if (std::ranges::any_of(reads, [&](const std::string& name) { return values.contains(name); }))
+      values.insert(node->output().begin(), node->output().end());
+  }
+  return values;
+}
+
 std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std::string>& values,
                                       const IsTaken& taken) {
   std::unordered_set<const Node*> only;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "graph/graph.h"
@@ -18,6 +19,9 @@ using IsTaken = std::function<bool(const Node& node)>;
 Decline CheckReaders(const Graph& graph, const std::string& value, const IsTaken& taken);
 // The same for all outputs of `node`.
 Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& taken);
+
+// `values`, and all that nodes of the graph make with any of them. A node reads what its bodies read.
+std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values);
 
 // The nodes, in the graph's order, that exist only to make `values`: each of their outputs is read by nodes that are
 // taken and by each other. Nodes that hold bodies are not among them.

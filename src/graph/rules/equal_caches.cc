@@ -29,32 +29,23 @@ void ReadInstead(Graph& graph, const std::string& value, const std::string& othe
       if (reader->input(i) == value) graph.SetInput(*reader, i, other);
 }
 
-std::unordered_set<const Node*> NodesBehind(const Graph& graph, std::unordered_set<std::string> values) {
-  std::unordered_set<const Node*> behind;
-  for (const Node* node : graph.nodes()) {
-    const auto reads = ReadNames(*node);
-    if (std::ranges::none_of(reads, [&](const std::string& name) { return values.contains(name); })) continue;
-    behind.insert(node);
-    values.insert(node->output().begin(), node->output().end());
-  }
-  return behind;
-}
-
-// Of equal values the first is read instead of those that the nodes make. It lies before all others, so that the order
-// of nodes holds.
-void Merge(Rewriting& rewriting, const ValueNumbers& numbers, const std::unordered_set<const Node*>& made_by) {
+// Of equal values the first is read instead of those of `behind`. It lies before all others, so that the order of nodes
+// holds.
+void Merge(Rewriting& rewriting, const ValueNumbers& numbers, const std::unordered_set<std::string>& behind) {
   Graph& graph = rewriting.graph;
   std::unordered_map<int64_t, std::string> first;
   for (const auto& input : graph.proto().input()) first.emplace(numbers.Of(input.name()), input.name());
   for (const Node* node : graph.nodes()) {
     bool is_needed = false;
+    bool is_behind = false;
     for (const std::string& output : node->output()) {
       if (output.empty()) continue;
+      is_behind = behind.contains(output);
       const auto& [number, earlier] = *first.emplace(numbers.Of(output), output).first;
-      if (earlier != output && made_by.contains(node)) ReadInstead(graph, output, earlier);
+      if (earlier != output && is_behind) ReadInstead(graph, output, earlier);
       is_needed = is_needed || earlier == output || graph.IsRead(output);
     }
-    if (is_needed || !made_by.contains(node)) continue;
+    if (is_needed || !is_behind) continue;
     for (const std::string& value : ReadNames(*node)) rewriting.released.push_back({&graph, value, false});
     graph.Remove(*node);
   }
@@ -76,7 +67,7 @@ void RunEqualCaches(Rewriting& rewriting) {
     pasts.insert(cache.past);
   }
   if (gone.empty()) return;
-  const auto behind = NodesBehind(graph, std::move(pasts));
+  const auto behind = MadeWith(graph, std::move(pasts));
   std::vector<std::string> texts;
   for (const EqualCache& cache : gone) {
     ReadInstead(graph, cache.past, cache.of);
