@@ -66,11 +66,10 @@ Decline CheckBorrowers(const std::vector<Layer>& layers, const Layer& own, const
                      "layer {} borrows its cache, which would be compact, and is not known to hide its padding: {}",
                      borrower->index, why);
     };
-    if (!borrower->trouble.ok()) return fail(borrower->trouble.message());
-    if (const Decline odd = CheckAttentionNode(*borrower); !odd.ok()) return fail(odd.message());
-    const auto its_mask = CheckAttentionMask(*borrower);
-    if (!its_mask.ok()) return fail(its_mask.status().message());
-    if (!its_mask->padding || its_mask->key_mask != mask.key_mask)
+    // Of lengths there is nothing to say before the layer counts them.
+    const auto match = MatchSharedAttention(layers, *borrower, /*counts_lengths=*/false);
+    if (!match.ok()) return fail(match.status().message());
+    if (!match->mask.padding || match->mask.key_mask != mask.key_mask)
       return fail(fmt::format("its mask does not hide what '{}' does", mask.key_mask));
   }
   return {};
