@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "tests/graph/rewrite_text.h"
@@ -66,6 +67,25 @@ TEST(OwnAttention, StaysWhereItsKeyMayHaveOtherTokensThanItsQuery) {
   for (const Target target : {Target::kKvshare, Target::kOrt})
     EXPECT_EQ(RewriteText(AllAttention(own), To(target)).CodedDeclineOf("own-attention"),
               "key-not-of-this-step: its key is not known to have as many tokens as its query");
+}
+
+// ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only.
+TEST(OwnAttention, StaysForOrtWhereEveryStepHasSeveralTokensOfSeveralSequences) {
+  const auto fixed = [](const std::string& batch, const std::string& tokens) {
+    return AllAttention("input own_q f32[" + batch + "," + tokens + ",32]\ninput own_k f32[" + batch + "," + tokens +
+                        ",8]\nout0, present_k, present_v = Attention(own_q, own_k, own_k, _, past_k, past_v) "
+                        "{q_num_heads=4, kv_num_heads=1, is_causal=1}");
+  };
+  const std::string note = "ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only";
+  EXPECT_EQ(RewriteText(fixed("2", "3"), To(Target::kOrt)).CodedDeclineOf("own-attention"),
+            "batch-of-tokens: has 3 new tokens and batch 2; " + note);
+  EXPECT_THAT(TextAfter(fixed("2", "3"), To(Target::kKvshare)), testing::HasSubstr("kvshare.GroupQueryAttention(own_q"));
+  for (const auto& [batch, tokens, notes] :
+       {std::tuple{"2", "S", 1}, std::tuple{"B", "3", 1}, std::tuple{"2", "1", 0}, std::tuple{"1", "3", 0}}) {
+    const std::string text = fixed(batch, tokens);
+    EXPECT_THAT(TextAfter(text, To(Target::kOrt)), testing::HasSubstr("com.microsoft.GroupQueryAttention(own_q"));
+    EXPECT_EQ(std::ranges::count(RewriteText(text, To(Target::kOrt)).report.notes, note), notes) << batch << tokens;
+  }
 }
 
 TEST(OwnAttention, LengthsOfAMaskOfInt32AreCountedInInt64) {

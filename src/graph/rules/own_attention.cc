@@ -75,6 +75,21 @@ Decline CheckBorrowers(const std::vector<Layer>& layers, const Layer& own, const
   return {};
 }
 
+constexpr const char* kOrtTakesTokens =
+    "ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only";
+
+Sum BatchOf(const Layer& layer) { return SumOfExtent(*layer.graph, Input(*layer.node, 0), 0); }
+
+// ONNX Runtime would run no step of a graph whose extents are fixed so.
+Decline CheckTokensForOrt(const Layer& layer, const Steps& steps) {
+  const Sum batch = BatchOf(layer);
+  const Sum tokens = TokensOf(layer, 0);
+  const bool fixed = batch.terms.empty() && tokens.terms.empty();
+  if (!fixed || batch.Is(1) || tokens.Is(1) || SumOfExtent(*layer.graph, steps.past_key, 2).Is(0)) return {};
+  return Because(DeclineCode::kBatchOfTokens, "has {} new tokens and batch {}; {}", tokens.number, batch.number,
+                 kOrtTakesTokens);
+}
+
 Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer, bool for_ort) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowers(layers, layer, mask));
@@ -85,6 +100,7 @@ Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer,
   }
   const Steps steps = StepsOf(layer);
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
+  if (for_ort) KVSHARE_RETURN_IF_ERROR(CheckTokensForOrt(layer, steps));
   return mask;
 }
 
@@ -204,12 +220,13 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   if (IsJoined(layer)) TakeOverPresents(graph, node, *layer.key_join.node, *layer.value_join.node);
   if (has_four_axes) UnfoldOutput(rewriting, layer);
   NoteRank3(rewriting, *mask);
+  if (for_ort && !BatchOf(layer).Is(1) && !TokensOf(layer, 0).Is(1)) rewriting.Note(kOrtTakesTokens);
   if (!mask->padding) return Outcome::Applied();
-  return Outcome::Applied(fmt::format(
-      "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
-      "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths{}",
-      mask->key_mask,
-      for_ort ? "; ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only" : ""));
+  return Outcome::Applied(
+      fmt::format("changed contract: caches are compact: a sequence's new keys go right after its last kept one, no "
+                  "longer to the padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for "
+                  "equal lengths",
+                  mask->key_mask));
 }
 
 }  // namespace
