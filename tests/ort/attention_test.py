@@ -129,8 +129,9 @@ def test_a_mask_of_any_type_is_added(type, query, domain):
     if domain or np.dtype(query) == BF16:  # for which ORT has no kernel
         return
     for opset in (23, 24, 25) if VERSION >= (1, 28) else (23,):
-        # From opset 24 on ORT's function pads the mask, and has no Pad of these.
-        if (opset == 23 or type not in (np.int16, np.uint16)) and VERSION >= (1, 30):
+        # From opset 24 on ORT's function pads the mask, and has no Pad of these; before 1.32 none of bfloat16 either.
+        unpadded = (np.int16, np.uint16) if VERSION >= (1, 32) else (np.int16, np.uint16, BF16)
+        if (opset == 23 or type not in unpadded) and VERSION >= (1, 30):
             got = ours(inputs, attributes, opset=opset)["Y"]
             assert_close(got, want, query)
             assert_close(got, attention(inputs, attributes, lib=None, opset=opset)["Y"], query, least=1e-6)
