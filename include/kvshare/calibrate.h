@@ -1,4 +1,4 @@
-// What values a decoder's caches take: from one run on given tokens.
+// The largest values that a decoder's caches take in one run on given tokens.
 #pragma once
 
 #include <map>

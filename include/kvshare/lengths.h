@@ -9,7 +9,7 @@
 
 namespace kvshare {
 
-// Who can read an address.
+// Where the memory at an address is.
 enum class Memory : uint8_t { kHost, kDevice };
 
 // One number for each sequence of a call.
@@ -66,7 +66,7 @@ struct RotaryPositions {
   RotaryPositions(const int64_t* positions) : data(positions) {}  // NOLINT(google-explicit-constructor)
 
   bool OnHost() const { return data == nullptr || memory == Memory::kHost; }
-  // Of row s of sequence b, whose row 0 stands at `first`.
+  // The position of row s of sequence b, whose row 0 stands at `first`.
   int64_t At(int64_t b, int64_t s, int64_t S, int64_t first) const {
     if (data == nullptr) return first + s;
     return same_start ? data[0] + s : data[b * S + s];

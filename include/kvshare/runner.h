@@ -1,4 +1,4 @@
-// Who runs models for verify and doctor: ONNX Runtime's library opened by this one, or a session of the caller's own.
+// Runs models for verify, doctor and calibrate: in an ONNX Runtime that kvshare opens, or in a session of the caller.
 #pragma once
 
 #include <memory>

@@ -52,7 +52,7 @@ constexpr int64_t BytesOf(DType type, int64_t elements) {
 // "f32", "bf16", ...: the spelling of error messages.
 const char* NameOf(DType type);
 
-// What the codes of a quantized cache mean: code * scale[0], or code * scale[head * D + d] where per_channel.
+// The scales of a quantized cache: a code stands for code * scale[0], or code * scale[head * D + d] where per_channel.
 struct Quant {
   const float* scale = nullptr;
   bool per_channel = false;
@@ -138,7 +138,7 @@ struct NormView {
   explicit operator bool() const { return weight != nullptr; }
 };
 
-// What a score is on its way to a weight.
+// The stages of a score on its way to a weight.
 enum class ScoreStage : uint8_t {
   kRaw,         // scale * q.k, of every key, visible or not
   kSoftcapped,  // after softcap, of every key

@@ -61,8 +61,8 @@ KeyRange KeysOf(const Job& job, const Place& place, const Scratch& scratch) {
   return {static_cast<int32_t>(begin), static_cast<int32_t>(std::min<int64_t>(begin + share, all.end))};
 }
 
-// What lies between the two kernels: the scores of `count` keys from `begin` on become weights; `rescale` is what the
-// block's earlier sums must be multiplied by. Returns whether any of it differs from 1.
+// The step between the two kernels: the scores of `count` keys from `begin` on become weights. `rescale` gets the
+// factors of the block's earlier sums. Returns whether any factor differs from 1.
 template <int R>
 bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch, int64_t block, const BlockRange& seen,
                      int64_t begin, int64_t count, float* rescale) {
@@ -73,7 +73,7 @@ bool ScoresToWeights(const Job& job, const Place& place, const Scratch& scratch,
                : UpdateSoftmax<R>(scratch.scores, lanes, StateOf<R>(scratch, block), rescale);
 }
 
-// What the two kernels bring while they work on the keys from `begin` on.
+// The lines that the two kernels prefetch while they work on the keys from `begin` on.
 struct Ahead {
   Fetch in_scores, in_weights;
 };
@@ -141,7 +141,7 @@ void AddRows(const View& view, int64_t b, int64_t head, int64_t heads, int64_t f
               BytesOf(view.type, view.head_stride), tokens, BytesOf(view.type, view.token_stride));
 }
 
-// What is wanted next, for a block to bring into L2 while its scores are computed: its share of the next tile of K and
+// The lines that a block prefetches into L2 while its scores are computed: its share of the next tile of K and
 // V, [first_key, first_key + keys); in a unit's first tile the next block's queries; in the block's last its output.
 Lines LinesAhead(const Job& job, const Place& place, int64_t block, int64_t first_key, int64_t keys, bool first_tile,
                  bool last_tile) {

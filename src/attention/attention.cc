@@ -125,7 +125,7 @@ void TrimRanges(const Job& job, const UnitCode& code, const ParallelFor& paralle
 Status OutOfMemory() { return Status::Internal("out of memory for the scratch of an attention call"); }
 Status NoKernelForF64() { return Status::Refused("no SIMD kernel for f64; AttendOracle and AppendOracle compute it"); }
 
-// What a call's rows see: filled before the plan, read until the call ends.
+// The keys that each row of a call sees: filled before the plan, read until the call ends.
 struct RowMemory {
   SequencePlace* sequences = nullptr;  // [B]
   KeyRange* ranges = nullptr;          // [rows]

@@ -89,7 +89,7 @@ HWY_INLINE void StoreColumns(const Vec (&columns)[4][4], int64_t stride, float* 
   }
 }
 
-// What the digits' sums of a lane are together.
+// The number that the sums of a lane's digits are together.
 HWY_INLINE Vec SumOfDigits(Sums low, Sums middle, Sums high) {
   const F32 df;
   const Vec lower = hn::MulAdd(hn::ConvertTo(df, middle), hn::Set(df, 256.0F), hn::ConvertTo(df, low));

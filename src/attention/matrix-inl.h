@@ -150,12 +150,12 @@ HWY_INLINE void StoreMatrixScores(const int32_t* HWY_RESTRICT sums, const float*
   }
 }
 
-// What is brought while 16 keys are scored: the rows that a Fetch has for them, into L2, and later keys, into L1. A
+// Prefetches while 16 keys are scored: the rows that a Fetch has for them, into L2, and later keys, into L1. It takes a
 // line of each row at a time, so that the memory works while matrices are multiplied.
 template <typename T>
 class MatrixFetch {
  public:
-  // Of keys [j, j + 16) of `count`.
+  // For the keys [j, j + 16) of `count`.
   MatrixFetch(typename Element<T>::Pointer keys, int64_t stride, int64_t head_size, int64_t count, const Fetch& fetch,
               int64_t j)
       : keys_(static_cast<const char*>(Element<T>::Address(keys + j * stride))), stride_(Element<T>::Bytes(stride)) {

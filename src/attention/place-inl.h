@@ -16,7 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
 
-// Of a row in f32; of a packed query row or key, whatever it is packed for (products-inl.h, digits-inl.h).
+// Cells from one f32 row to the next, and from one packed query row or key to the next (products-inl.h, digits-inl.h).
 inline int64_t RowStride(const Job& job) { return RoundUp(job.call->key.head_size, kLanes); }
 inline int64_t KeyStride(const Job& job) {
   const int64_t D = job.call->key.head_size;

@@ -87,12 +87,12 @@ bool MayUseDots(const AttentionCall& call, const HeadsView& view, int64_t rows, 
   return fast_dots(view.type);
 }
 
-// Of K and V of one head.
+// Bytes that one token has in K and V of one head.
 int64_t TokenBytes(const AttentionCall& call) {
   return BytesOf(call.key.type, call.key.head_size) + BytesOf(call.value.type, call.value.head_size);
 }
 
-// Of narrow rows: the shorter K and V are, the more keys a split needs.
+// The least keys of a split for narrow kernels: the shorter rows of K and V are, the more keys it needs.
 int64_t KeysPerSplit(const AttentionCall& call) {
   return std::max(kKeysPerSplit, kBytesPerSplit / std::max<int64_t>(1, TokenBytes(call)));
 }

@@ -44,7 +44,7 @@ struct TargetTraits {
 // Fills `ranges` [B, S] and `holes` [B] (whether a key mask has zeros inside some row's range); `sequences` is [B].
 void FillKeyRanges(const AttentionCall& call, const SequencePlace* sequences, KeyRange* ranges, bool* holes);
 
-// Of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
+// The plan of the pass that shows scores: narrow kernels, which score keys where they lie, and no splits.
 Plan PlanScores(const AttentionCall& call);
 
 // `ranges`: those of all rows, in any order.

@@ -54,7 +54,7 @@ struct Fma {
   static HWY_INLINE void PackWeights(float*, int64_t) {}
 };
 
-// What the two kinds of dot products share.
+// The base of the two kinds of dot products.
 template <typename T, typename Half>
 struct DotsBase {
   using Type = T;

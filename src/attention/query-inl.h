@@ -88,7 +88,7 @@ inline void PackQueries(const Job& job, const Place& place, const Scratch& scrat
   }
 }
 
-// What scores a block that PackQueries packed.
+// The kernel that scores a block which PackQueries packed.
 inline auto ScoreCode(const Job& job, const Scratch& scratch, int64_t block) {
   const TileCode& code = CodeOf(job.plan.key_kernel);
   switch (scratch.scoring[block]) {

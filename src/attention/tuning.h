@@ -1,6 +1,6 @@
-// What the plan and the kernels are tuned by at run time: the numbers of the plan, and what a CPU prefers where CPUs of
-// one SIMD target disagree. tuning-inl.h has what differs by SIMD target. No other file decides by target, by CPU or by
-// the number of lanes what is faster.
+// Tuning at run time: the numbers of the plan, and the preferences of a CPU where CPUs of one SIMD target disagree.
+// tuning-inl.h has what differs by SIMD target. No other file decides by target, by CPU or by the number of lanes what
+// is faster.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ enum class Cpu {
   kZen5,  // AMD's family 0x1A
 };
 Cpu ThisCpu();
-// What ThisCpu() says from now on. Which CPU it is decides what is fast, not what is right.
+// Makes ThisCpu() answer `cpu` from now on. The CPU decides what is fast, not what is right.
 void SetCpuForTest(Cpu cpu);
 
 // Whether dot products of bf16, where the target has them, are faster than f32 FMA. On Sapphire Rapids one takes as
@@ -34,7 +34,7 @@ bool HasFastBF16Dots();
 bool HasByteDots();
 // Whether this CPU multiplies matrices of bytes (Intel's AMX) and the system lets this process do so: asked once.
 bool HasMatrixProducts();
-// What HasMatrixProducts() says from now on, where the CPU has them. Results are the same to the bit.
+// Makes HasMatrixProducts() answer `use` from now on, where the CPU has them. Results are the same to the bit.
 void UseMatrixProductsForTest(bool use);
 
 // The most channels that kernels of digits serve: their packed keys and sums stay in L1.

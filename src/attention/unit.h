@@ -9,8 +9,8 @@
 
 namespace kvshare {
 
-// What every unit of one call shares. Items are numbered ((b * Hkv) + kv_head) * position_tiles + tile; units
-// item * splits + split.
+// The facts that all units of one call share. An item's number is ((b * Hkv) + kv_head) * position_tiles + tile, a
+// unit's is item * splits + split.
 struct Job {
   const AttentionCall* call = nullptr;
   Plan plan;

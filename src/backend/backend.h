@@ -23,7 +23,7 @@ class CallMemory {
   virtual Result<void*> Take(size_t bytes) = 0;
 };
 
-// What a call computes with.
+// Threads and memory that a call uses.
 struct Exec {
   ParallelFor parallel;          // the host's threads
   WorkspacePool& pool;           // scratch of host kernels

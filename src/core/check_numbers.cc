@@ -10,7 +10,7 @@ namespace {
 
 bool InRange(int64_t number, int64_t least, int64_t most) { return least <= number && number <= most; }
 
-// Of numbers that the places of rows are computed from.
+// Refuses numbers so large that computing places from them could overflow.
 Status CheckMagnitude(const Lengths& lengths, const char* what, int64_t b, std::string_view where) {
   if (!lengths || lengths.kind == Lengths::Kind::kAtEnd) return {};
   const int64_t number = lengths.At(b);

@@ -30,7 +30,7 @@ constexpr WindowPlace PlaceInWindow(const WindowCache& cache, int64_t T, int64_t
   return {held_before, held, T - held, held_before + (T - before) - held};
 }
 
-// Of a sequence with T tokens after the call, `before` of them before it, and `rows` query rows that are tokens.
+// Where the queries of a sequence stand: T tokens after the call, `before` before it, `rows` query rows with a token.
 constexpr SequencePlace PlaceQueries(const WindowCache& cache, int64_t T, int64_t before, int64_t rows,
                                      int64_t first_column) {
   if (cache.capacity == 0) return {T, before, rows, first_column, before};
@@ -39,7 +39,7 @@ constexpr SequencePlace PlaceQueries(const WindowCache& cache, int64_t T, int64_
   return {window.held + kept, before - window.first + kept, rows, window.first - kept, before};
 }
 
-// Of a sequence with T tokens afterwards, or, where no cache drops rows by its own rule, T of them kept.
+// Where the new rows of a sequence go: T tokens after the call, or T kept ones where no window-sized cache drops rows.
 constexpr AppendPlace PlaceAppend(const WindowCache& cache, int64_t T, int64_t before, int64_t skip) {
   if (cache.capacity == 0) return {before, T, skip, before};
   const WindowPlace window = PlaceInWindow(cache, T, before);

@@ -88,7 +88,7 @@ bool Prepares(const DeviceAttention& call) {
   return call.query_row.norm_weight != nullptr || call.query_row.cos != nullptr;
 }
 
-// What kernels of tiles can serve, where one has the types; the rest is the plain kernel's.
+// Whether tile kernels can serve the call, if one has its types. The plain kernel serves all other calls.
 bool InTiles(const DeviceAttention& call) {
   if (call.output.type != call.query.type || call.value.type != call.key.type) return false;
   if (call.D != call.Dv || call.scores.data != nullptr) return false;
@@ -126,7 +126,7 @@ int64_t Reach(const DeviceAttention& call, const AttendKernel& kernel) {
   return std::min<int64_t>(call.T, call.window_left + call.window_right + tokens);
 }
 
-// As many blocks as fill the device once; a CUDA graph keeps the number, whatever the lengths become.
+// How many splits make as many blocks as fill the device once. A CUDA graph keeps the number when lengths change.
 int SplitsOf(const DeviceAttention& call, const AttendKernel& kernel, int64_t tiles, const DeviceFacts& device) {
   const auto blocks_at_once = static_cast<int64_t>(device.shared_bytes / kernel.shared_bytes) * device.multiprocessors;
   const int64_t turns = (Reach(call, kernel) + kernel.keys - 1) / kernel.keys;

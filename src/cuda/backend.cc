@@ -65,12 +65,12 @@ DeviceNumbers Row(const DeviceRules& rules, int row, int64_t least, int64_t most
   return {rules.places + static_cast<int64_t>(row) * rules.B, true, 0, least, most};
 }
 
-// Of the cache when its call is a window's, of the keys otherwise: how many tokens a sequence may count.
+// The most tokens that a sequence may count: a window-sized cache drops rows, so it counts more than it holds.
 int64_t MostTokens(const Lengths& length, const WindowCache& cache, int64_t rows) {
   return cache ? std::min(length.bound, kFar) : rows;
 }
 
-// What follows past_length where nothing else is said: all new rows, less those that are dropped.
+// The lengths after an append that names none: past_length and all new rows, less those that are dropped.
 DeviceNumbers DefaultLength(const AppendPositions& positions, int64_t S) {
   return Shifted(positions.past_length, S - positions.skip.add);
 }

@@ -5,8 +5,8 @@
 
 namespace kvshare::cuda {
 
-// Of ONNX Runtime's provider `provider`; null: the CPU's, for the emulator, whose device memory is the host's. Both
-// strings are of static storage.
+// The backend for nodes of ONNX Runtime's provider `provider`. Null: for nodes of the CPU's provider, in the emulator,
+// whose device memory is the host's. Both strings are of static storage.
 Backend CudaBackend(const char* name, const char* provider);
 
 }  // namespace kvshare::cuda

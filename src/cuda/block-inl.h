@@ -1,4 +1,4 @@
-// What one block of a tile kernel computes.
+// The work of one block of a tile kernel.
 #pragma once
 
 #include "cuda/kernel_table.h"

@@ -1,4 +1,4 @@
-// What a cache may hold, as tags of its elements, and its codes as numbers: four bytes of a tile at a time, in
+// Tags for the element types of caches, and codes as numbers: four bytes of a tile become numbers at a time, in
 // registers, without their scales.
 #pragma once
 
@@ -68,8 +68,8 @@ GPU_FN void LoadFour(float (&four)[4], const uint16_t* row, int channel) {
   }
 }
 
-// What the codes of K mean for the scores of a KV head. Scales of channels go into the query, in proportion to the
-// largest: so a query of 16 bits neither overflows nor vanishes, however small they are. All lanes take part.
+// The scales of K's codes in the scores of a KV head. A channel's scale, divided by the largest, goes into the query:
+// so a query of 16 bits neither overflows nor vanishes, however small scales are. All lanes take part.
 struct KeyScale {
   float factor = 1;                 // of every score
   const float* channels = nullptr;  // [D], where each channel has its own

@@ -48,7 +48,7 @@ struct FmaProducts {
     gpu::SyncThreads();
   }
 
-  // As a fragment of tensor cores: element e is of key lane / 4 + e / 2 * 8 and row lane % 4 * 2 + e % 2.
+  // Laid out as a fragment of tensor cores: element e is key lane / 4 + e / 2 * 8 by row lane % 4 * 2 + e % 2.
   GPU_FN void Scores(float (&scores)[kTiles][4], const uint16_t* tile) const {
     const int lane = gpu::Thread() % 32;
     const uint16_t* const key = tile + lane / 4 * kTileRow;

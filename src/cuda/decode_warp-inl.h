@@ -48,7 +48,7 @@ struct DecodeShape {
   static_assert(kTiles % kTeam == 0 && kWarps % kTeam == 0 && kTeams <= 15);
 };
 
-// Of the warps that share a ring.
+// A barrier for the warps that share a ring.
 template <typename Shape>
 GPU_FN void SyncRing() {
   if constexpr (Shape::kTeam == 1)
@@ -57,7 +57,7 @@ GPU_FN void SyncRing() {
     gpu::SyncTeam(gpu::Thread() / 32 / Shape::kTeam, Shape::kTeam);
 }
 
-// Of this warp, in the block's tile of rows.
+// The first row of this warp in the block's tile of rows.
 template <typename Shape>
 GPU_FN int FirstRow() {
   return gpu::Thread() / 32 % Shape::kTeam * Shape::kWarpTiles * 8;
@@ -85,7 +85,7 @@ struct DecodeSoftmax {
   }
 };
 
-// What a warp keeps of the keys that it has seen.
+// The sums that a warp keeps of the keys that it has seen.
 template <typename Shape>
 struct DecodeState {
   typename Shape::Products products;
@@ -208,7 +208,7 @@ struct DecodeMerge {
     }
     mine.products.ForEachSum([&](int row, int d, float sum) { sums[(first + row) * Shape::kSumRow + d] = sum; });
   }
-  // Of row r and channels d, d + 1: all teams' weighted sums, relative to the maximum that is returned.
+  // The weighted sums of all teams for row r and channels d, d + 1, relative to the maximum that is returned.
   GPU_FN float Get(int r, int d, float (&two)[2], float* weights) const {
     float top = -gpu::Infinity();
     GPU_UNROLL

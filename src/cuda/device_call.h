@@ -1,5 +1,5 @@
-// What a CUDA kernel is told of one call: plain data that travels by value. Every pointer is a device pointer; the host
-// looks at none of what they point at. The letters are those of shapes.h.
+// One call as a CUDA kernel gets it: plain data that travels by value. Every pointer is a device pointer, and the host
+// reads no memory through it. The letters are those of shapes.h.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct DeviceScores {
   float outside = 0;
 };
 
-// What a row of channels goes through on its way: NormView, then RotaryView.
+// How a row of channels changes before it is used: a norm (NormView), then a rotation (RotaryView).
 struct DeviceRow {
   const void* norm_weight = nullptr;  // [D]
   DType norm_type = DType::kF32;
@@ -88,7 +88,7 @@ struct DeviceAttention {
   const void* key_mask = nullptr;  // KeyMaskView [B, T]
   DType key_mask_type = DType::kI64;
   int64_t key_mask_stride = 0;
-  // Of a key mask, in scratch memory; CountKeysKernel writes both.
+  // What CountKeysKernel finds in a key mask, in scratch memory.
   int32_t* key_counts = nullptr;  // [B, T] how many keys are kept up to key j; of a hidden key, its complement
   int32_t* kept_keys = nullptr;   // [B, T] the keys that are kept, in order
   DeviceRow query_row;

@@ -16,7 +16,7 @@ struct ScoreScale {
   GPU_FN float operator()(float dot) const { return cap > 0 ? cap * gpu::Tanh(dot * factor) : dot * factor; }
 };
 
-// What to subtract before Exp2: the maximum, or 0 of a row that has seen nothing, where -inf - -inf would be NaN.
+// The number to subtract before Exp2: the maximum; 0 for a row that has seen nothing, where -inf - -inf would be NaN.
 GPU_FN float BaseOf(float maximum) { return maximum == -gpu::Infinity() ? 0.0F : maximum; }
 
 // The factor of a row's weighted sum, `sum` of whose weights are relative to `maximum`: 1 / sum, where a smooth softmax

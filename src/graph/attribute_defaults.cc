@@ -12,8 +12,8 @@ struct Row {
   double value;
 };
 
-// Of the operators that layer forms, masks and rules look at. Attributes without a default are left out, zeros kept: a
-// zero that is written out must equal absence.
+// The operators that layer forms, masks and rules look at. An attribute without a default has no row. A default of 0
+// has one: a zero that is written out must equal absence.
 constexpr std::array kRows = {
     Row{"Attention", "is_causal", 0},
     Row{"Attention", "left_window_size", -1},

@@ -1,4 +1,4 @@
-// What operators' schemas give attributes that a node leaves out: the one place that knows a default.
+// The defaults of attributes that a node leaves out, by operators' schemas. No other file knows a default.
 #pragma once
 
 #include <optional>

@@ -10,7 +10,7 @@
 
 namespace kvshare::graph {
 
-// Of what is read by its elements: shapes, indices and masks of fixed shapes.
+// The largest tensor whose elements are read: shapes, indices and masks of fixed shapes are smaller.
 inline constexpr int64_t kMostElements = int64_t{1} << 22;
 
 // Integer and bool tensors of up to kMostElements; nothing for other types, larger tensors or unreadable data.

@@ -9,7 +9,7 @@
 
 namespace kvshare::graph {
 
-// What depends on one value of `owner`, in it and in the bodies below it.
+// The values that depend on one value of `owner`, in it and in the bodies below it.
 struct Graph::Dependents {
   const Graph* owner;
   std::string ancestor;

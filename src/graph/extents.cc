@@ -35,7 +35,7 @@ class Reader {
     if (graph_.IsOnnx(node, "Shape")) return ReadShape(*node);
     if (graph_.IsOnnx(node, "Gather")) return ReadGather(*node);
     if (graph_.IsOnnx(node, "Concat")) return ReadConcat(*node);
-    // Of a value of one axis: its elements stay. Of a scalar or of one element: that one stays.
+    // These keep the elements of a value, and only shapes of at most one axis are read.
     for (const char* op : {"Unsqueeze", "Squeeze", "Reshape"})
       if (graph_.IsOnnx(node, op)) return Read(Input(*node, 0));
     for (const char* op : {"Add", "Sub", "Mul"})

@@ -1,5 +1,5 @@
-// What numbers does a shape computation give? Constants, extents of other values, and arithmetic on what is fixed: the
-// same whether an optimizer folded the nodes or left them.
+// Reads the numbers that a shape computation gives: constants, extents of other values, arithmetic on fixed numbers.
+// The answer is the same whether an optimizer folded the nodes or left them.
 #pragma once
 
 #include <cstdint>

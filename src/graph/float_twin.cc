@@ -63,7 +63,7 @@ class Maker {
     for (const Layer* borrower : BorrowersOf(layers_, own)) DropCodes(*borrower->node);
   }
 
-  // What is read of a widened cache, from an input of its own.
+  // Lets all readers of a widened cache read it from a new graph input.
   void Give(const Layer& own) {
     std::array<std::string, 2> read;
     for (const int side : {0, 1}) read[static_cast<size_t>(side)] = NewInput(own, side);

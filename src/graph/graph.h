@@ -35,7 +35,7 @@ class Graph {
   // A copy of it, for comparison and tests.
   onnx::ModelProto Copy() const { return model(); }
 
-  // Of this graph alone, not of its bodies.
+  // The nodes of this graph alone, without those of its bodies.
   std::vector<const Node*> nodes() const;
   const onnx::GraphProto& proto() const;
   const onnx::ModelProto& model() const;
@@ -62,7 +62,7 @@ class Graph {
   const std::string& Origin(const std::string& value) const;
   // Each node of the value's graph that reads `value`, once, those whose bodies capture it included.
   const std::vector<const Node*>& Consumers(const std::string& value) const;
-  // Of this graph or one around it; a body's inputs are inputs as well.
+  // Is `value` an input or output of this graph or of one around it? A body's inputs are inputs as well.
   bool IsInput(const std::string& value) const;
   bool IsOutput(const std::string& value) const;
   bool IsRead(const std::string& value) const { return IsOutput(value) || !Consumers(value).empty(); }
@@ -110,18 +110,18 @@ class Graph {
   void RemoveInput(const std::string& name);
   // The value itself stays, with what is declared of it.
   void RemoveOutput(const std::string& name);
-  // What is declared of `value`, if anything: its extent `axis` (from the end) is `extent`.
+  // Declares that the extent `axis` of `value` (from the end) is `extent`, where anything is declared of it.
   void SetExtent(const std::string& value, int64_t axis, int64_t extent);
   // The same, to a symbol.
   void SetExtent(const std::string& value, int64_t axis, const std::string& symbol);
-  // What is declared of `value`, if anything: its elements are of `type`, of onnx::TensorProto.
+  // Declares that the elements of `value` are of `type` (onnx::TensorProto), where anything is declared of it.
   void SetElementType(const std::string& value, int type);
   // Nodes in execution order again, after some were put before what they read. kInvalidInput: a cycle.
   Status Reorder();
   // Drops value_info of values that no longer exist, in bodies too.
   void TrimValueInfo();
   void RequireImport(const std::string& domain, int64_t version);
-  // Of the model and of its functions, where they import the domain in a version before `version`.
+  // Raises the model's and its functions' imports of the domain to `version`, where they are older.
   void RaiseImport(const std::string& domain, int64_t version);
 
  private:
@@ -136,7 +136,7 @@ class Graph {
   void MakeIndices();                                                  // of this graph and those around it
   void AddRead(const std::string& value, const Node& reader, bool is_new = false);
   void RemoveRead(const std::string& value, const Node& reader);
-  // What nodes and initializers were removed leaves the protobuf when somebody looks: one by one it would take a
+  // Drops removed nodes and initializers from the protobuf, before it is looked at. To drop each at once would take
   // quadratic time.
   void Compact() const;
   void CompactAll() const;
@@ -150,7 +150,7 @@ class Graph {
   Status MakeFunction(const onnx::FunctionProto& function);
   const onnx::TypeProto* TypeOf(const std::string& value) const;
   onnx::TensorProto& AddInitializer(const std::string& name, int type, size_t elements);  // of rank 1, still empty
-  // Of what is declared of `value`, to edit; null where that has no such axis.
+  // The declared extent of `value` along `axis`, to edit; null where no such axis is declared.
   onnx::TensorShapeProto::Dimension* MutableExtent(const std::string& value, int64_t axis);
   const Graph& Main() const { return outer_ == nullptr ? *this : outer_->Main(); }
 

@@ -17,7 +17,7 @@ inline constexpr int kKeyMask = 7;  // input of kvshare::Attention
 inline constexpr int64_t kFullWindow = -1;
 inline constexpr const char* kWindowCacheRows = "window_cache_rows";  // of kvshare::GroupQueryAttention
 
-// What is a present where the graph itself puts new keys after past ones: Concat(past, added), BNSH.
+// A present that the graph itself makes, by putting new keys after past ones: Concat(past, added), BNSH.
 struct Join {
   const Node* node = nullptr;  // null: there is none
   std::string past;
@@ -65,10 +65,10 @@ struct Layer {
 // Has the Attention a past, or a part of one?
 bool HasPast(const Node& attention);
 
-// What the layer's node is given as its mask or bias; "" where there is none.
+// The mask or bias that the layer's node reads; "": none.
 const std::string& MaskValueOf(const Layer& layer);
 
-// Of the main graph and of its bodies in execution order, then those of the model's functions; Layer::index is the
+// The layers of the main graph and of its bodies in execution order, then those of functions. Layer::index is a layer's
 // place in the vector. A layer in a body may borrow from a layer of a graph around it.
 std::vector<Layer> FindLayers(const Graph& graph);
 

@@ -12,7 +12,7 @@
 
 namespace kvshare::graph {
 
-// Of a mask that compares columns: query s stands at column keys - queries + s, whatever attention_mask holds.
+// How a mask that compares columns places queries: query s stands at column keys - queries + s, whatever the padding.
 struct Columns {
   std::optional<Sum> queries;  // nothing: the mask hides padding alone
   Sum keys;

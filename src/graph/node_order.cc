@@ -54,7 +54,7 @@ Status CheckOutputs(const onnx::GraphProto& graph, const std::string& place, con
   return {};
 }
 
-// Who waits for whom.
+// Which nodes still wait for values of other nodes.
 struct Waiting {
   std::vector<int> open;                     // of each node: values that it reads of nodes not yet in order
   std::vector<std::vector<size_t>> readers;  // of each node

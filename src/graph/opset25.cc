@@ -14,7 +14,7 @@ struct Changed {
   int64_t since;  // the opset from which on a node means what it means in 25, more types aside
 };
 
-// Of the operators that changed behind kOldest.
+// Operators whose meaning changed after opset kOldest, with the opset that changed it first.
 constexpr std::array kChanged = {
     Changed{"AveragePool", 19},     Changed{"DFT", 20},
     Changed{"GridSample", 20},      Changed{"GroupNormalization", 21},

@@ -138,7 +138,7 @@ class Reader {
   }
 
   Sum OfConcat(const Node& concat, int64_t joined, int64_t axis, int depth) {
-    // What is not joined is the same in all inputs.
+    // All inputs have the same extent along axes that are not joined.
     if (axis != joined) {
       const Sum own = Named(concat.output(0), axis);
       const bool has_name = !graph_.ExtentName(concat.output(0), axis).empty();

@@ -28,7 +28,7 @@ Sum Subtract(Sum left, const Sum& right);
 // "past + seq - 4".
 std::string TextOf(const Sum& sum);
 
-// Of a value along `axis`, counted from the front.
+// The extent of `value` along `axis`, which counts from the front.
 Sum SumOfExtent(const Graph& graph, const std::string& value, int64_t axis);
 
 // The only element of an integer value that is made of constants, extents, sums and differences; else nothing.

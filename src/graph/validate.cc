@@ -7,8 +7,8 @@ namespace {
 
 using Names = std::unordered_set<std::string>;
 
-// What a graph has produced so far, and what the graphs around it have: not copied for each body, of which a model may
-// have thousands.
+// The values that a graph has produced so far, and those of the graphs around it. A body refers to the outer ones:
+// a model may have thousands of bodies.
 struct Scope {
   const Scope* outer;
   Names names = {};

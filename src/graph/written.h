@@ -1,4 +1,4 @@
-// By which exporter a model is written, and in which form each layer is: words for people, from what the file says.
+// Words for people: which exporter wrote a model, and in which form each layer is. Both follow from the file.
 #pragma once
 
 #include <string>

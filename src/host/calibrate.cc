@@ -41,7 +41,7 @@ Result<Step> PromptOf(NamedTensors arrays, const Feeds& feeds, const std::string
   return step;
 }
 
-// Of each of Hkv * D channels of `present`, [B, Hkv, T, D].
+// The largest magnitude of each of the Hkv * D channels of `present`, [B, Hkv, T, D].
 Result<std::vector<float>> LargestOf(const std::string& name, const Tensor& present) {
   const int64_t heads = present.shape[1];
   const int64_t rows = present.shape[2];

@@ -9,24 +9,24 @@
 namespace kvshare::host {
 namespace {
 
-// What a right model in f32 stays within.
+// The tolerance of a model in f32.
 constexpr double kF32Tolerance = 1e-4;
-// What a right model in f16 or bf16 stays within, in roundings to its type of the row's largest logit: in the exported
-// cases 34 are seen.
+// The tolerance of a model in f16 or bf16, in roundings of the row's largest logit to that type. The exported cases
+// show at most 34.
 constexpr double kRoundingsOfHalfPrecision = 64;
 
-// What a model with caches of codes stays within, in shares of the row's largest logit: what narrowed exported
-// cases show at most (docs/caches.md), whose random weights magnify an error.
+// Tolerances of models with caches of codes, as shares of the row's largest logit. They are the largest errors of the
+// exported cases (docs/caches.md), whose random weights magnify an error.
 constexpr double kInt8Tolerance = 0.25;
 constexpr double kFp8Tolerance = 0.75;
 constexpr double kInt4Tolerance = 1.5;
 
-// By how much logits may differ from those of the same codes in f32, in shares of the row's largest: other sums, and
-// queries and weights rounded for integer products in decode, which an output is off by 1e-4 for.
+// The largest difference between logits and those of the same codes in f32, as a share of the row's largest logit. Sums
+// differ in order, and decode rounds queries and weights for integer products: outputs are off by up to 1e-4.
 constexpr double kTwinTolerance = 5e-3;
 
-// What rounding to codes takes from a cache's channels, in shares of each channel's root mean square, with a scale that
-// suits them: a step of int8 is 1/85 of a channel's largest value, one of int4 1/7, and fp8 has 3 bits behind the
+// The largest error that rounding to codes may cause in a channel with a scale that suits it, as a share of its root
+// mean square. A step of int8 is 1/85 of a channel's largest value, one of int4 1/7, and fp8 has 3 bits behind the
 // first.
 double RoundingOf(DType precision) {
   switch (precision) {
@@ -36,7 +36,7 @@ double RoundingOf(DType precision) {
   }
 }
 
-// By default, of the row's largest logit.
+// The default tolerance, as a share of the row's largest logit.
 double RelativeTolerance(DType precision) {
   switch (precision) {
     case DType::kI8: return kInt8Tolerance;
@@ -97,7 +97,7 @@ class Answers {
     return logits;
   }
 
-  // Of a step that Logits has answered.
+  // Compares the unrounded model in a step that Logits has answered.
   Status CompareUnrounded(const Step& step, const Tensor& expected) {
     if (model_.twin == nullptr) return {};
     KVSHARE_ASSIGN_OR_RETURN(const Tensor logits, model_.Unrounded().Logits(step));
@@ -129,7 +129,7 @@ void Add(StepDifference difference, int64_t steps, const VerifyProgress& progres
   if (progress) progress(verification.steps.size(), static_cast<uint64_t>(steps));
 }
 
-// What golden.npz gives a model, step by step.
+// The inputs of golden.npz for a model, step by step.
 class GoldenInputs {
  public:
   GoldenInputs(const NamedTensors& golden, const Feeds& feeds) : golden_(golden), feeds_(feeds) {}
@@ -292,7 +292,7 @@ Result<Verification> VerifyAgainst(const Judged& model, const Judged& other, con
   return verification;
 }
 
-// By what a model with caches of codes is judged beside its logits.
+// Judges the codes of a model: its logits beside the twin's, and what rounding takes from each cache.
 void JudgeCodes(DType precision, CodesCheck& codes) {
   codes.tolerance = kTwinTolerance;
   codes.rounding = RoundingOf(precision);

@@ -20,7 +20,7 @@ struct Judged {
   Decoder* decoder = nullptr;
   Twin* twin = nullptr;
 
-  // What another model's logits are compared with.
+  // The decoder whose logits are compared with golden ones or another model's.
   Decoder& Unrounded() const { return twin == nullptr ? *decoder : twin->unrounded(); }
 };
 

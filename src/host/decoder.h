@@ -41,7 +41,7 @@ class Decoder {
   NamedTensors states_;  // by input; empty before the first step
 };
 
-// Of two types of numbers, codes included, the one with fewer steps.
+// The type with the coarser steps of two types of numbers, codes included.
 DType Coarser(DType a, DType b);
 
 // Step 0 is the prompt, the others have one token each; batch 1, token ids in [0, vocabulary).

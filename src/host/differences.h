@@ -19,7 +19,7 @@ bool OfLastTokens(const Tensor& logits, const std::vector<int64_t>& want);
 // kInvalidInput where `logits` have another shape.
 Status CheckLogits(const Tensor& logits, const std::vector<int64_t>& want);
 
-// Of two logits [B, S, V], row by row. Sequence b has lens[b] tokens, behind which there is padding; none: S. Either
+// Compares two logits [B, S, V] row by row. Sequence b has lens[b] tokens, then padding; empty `lens`: S tokens. Either
 // may be [B, 1, V], the logits of each sequence's last token alone. kInvalidInput for other shapes, kRefused for none.
 Result<StepDifference> DifferenceOf(std::string step, const Tensor& got, const Tensor& want,
                                     const std::vector<int64_t>& lens);

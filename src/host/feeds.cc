@@ -99,7 +99,7 @@ void Invent(std::mt19937_64& random, Tensor& tensor) {
   for (std::byte& code : tensor.data) code = static_cast<std::byte>(random() & 0xFF);
 }
 
-// Of an input that counts tokens, the element at `column` of its last axis.
+// The element at `column` of the last axis of an input that counts tokens.
 int64_t CountAt(Role role, const Step& step, int64_t column) {
   switch (role) {
     case Role::kMask: return column < step.total() ? 1 : 0;
@@ -227,7 +227,7 @@ class Planner {
     return {Axis::Kind::kTotal, 0};
   }
 
-  // Of a cache [B, heads, rows, head size] that the graph reads and no step continues.
+  // Axis i of a cache [B, heads, rows, head size] that the graph reads and no step continues.
   Axis CacheAxis(const ValueInfo& input, size_t i) {
     const CacheExtents& cache = known_.caches.at(input.name);
     if (input.shape[i] < 0 && i == 1 && cache.heads > 0) return {Axis::Kind::kGiven, cache.heads};

@@ -72,7 +72,7 @@ std::vector<int64_t> ChunkSizes(int64_t window) {
   return {3, window - 1, 1, window, window + 1, 1, 2};
 }
 
-// Of two sequences padded behind: which of `columns` have a token, in the step at `past` of a prompt of `prompt`.
+// The mask [2, columns] of two sequences: a prompt of `prompt` columns, padded behind `lens` tokens, then decoded ones.
 std::vector<int64_t> MaskOf(const std::array<int64_t, 2>& lens, int64_t prompt, int64_t columns, Padding padding) {
   std::vector<int64_t> mask;
   for (const int64_t len : lens)

@@ -38,7 +38,7 @@ Result<std::vector<Tensor>> AnswersOf(Decoder& decoder, const Runs& runs) {
   return answers;
 }
 
-// Of logits [1, S, V] of each sequence alone, the last rows: [B, 1, V].
+// [B, 1, V]: the last row of each sequence's own logits [1, S, V].
 Tensor LastOfEach(const std::vector<const Tensor*>& alone) {
   Tensor last = Tensor::Zeros(alone.front()->type, {static_cast<int64_t>(alone.size()), 1, alone.front()->shape[2]});
   const size_t bytes = last.data.size() / alone.size();
@@ -48,7 +48,7 @@ Tensor LastOfEach(const std::vector<const Tensor*>& alone) {
   return last;
 }
 
-// What two sequences should answer at once, by each alone.
+// The answers that two sequences should give in one batch, from runs of each alone.
 Result<std::vector<Tensor>> AnswersAlone(Decoder& decoder, const RaggedRuns& runs) {
   std::vector<std::vector<Tensor>> alone;
   for (const Runs& each : runs.alone) {

@@ -30,7 +30,7 @@ std::optional<DType> TypeOf(std::string_view descr) {
   return std::nullopt;
 }
 
-// What follows `'key':` in the header's dictionary, blanks skipped; empty where there is no such key.
+// The text behind `'key':` in the header's dictionary, blanks skipped; empty where there is no such key.
 std::string_view ValueOf(std::string_view header, std::string_view key) {
   const std::string quoted = fmt::format("'{}':", key);
   const size_t at = header.find(quoted);

@@ -15,9 +15,9 @@
 namespace kvshare::host {
 namespace {
 
-// What OrtCustomOp.version = 18 speaks; all the host calls is older than that,
+// The C API of OrtCustomOp.version = 18. All that the host calls is older,
 constexpr uint32_t kApiVersion = 18;
-// but for what concerns execution providers: the version that kvshare's own needs.
+// but for execution providers: the version that kvshare's own needs.
 constexpr uint32_t kProviderApiVersion = 24;
 
 template <typename T>
@@ -47,7 +47,7 @@ Status Refusal(const OrtApi& api, OrtStatus* status, const std::string& what) {
   return {no_model ? StatusCode::kInvalidInput : StatusCode::kRefused, fmt::format("{}: {}", what, error->text)};
 }
 
-// Of a session that was not made; says what ONNX Runtime cannot know.
+// The refusal of a session, with a hint at the import condition where that is the cause.
 Status WhyNoSession(Status refusal, const SessionSetup& setup) {
   const std::string& text = refusal.message();
   if (setup.library.empty() || setup.imports_microsoft || text.find("com.microsoft:") == std::string::npos ||

@@ -55,7 +55,7 @@ class OrtHost final : public Runtime, public std::enable_shared_from_this<OrtHos
 
 class Session final : public Runner {
  public:
-  // As Runtime::Load.
+  // What Runtime::Load does, with its errors.
   static Result<Session> Create(std::shared_ptr<const OrtHost> ort, const std::string& model_path,
                                 const SessionSetup& setup);
   // With options of the caller's own. `model`: SessionSetup::model.

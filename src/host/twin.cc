@@ -33,7 +33,7 @@ float ScaleOf(const TwinCache& cache, int64_t channel) {
   return cache.scales.size() == 1 ? cache.scales.front() : cache.scales[static_cast<size_t>(channel)];
 }
 
-// Of row `row` and channel `d`, as LoadElement counts them: a row of int4 ends with a whole byte.
+// The index of row `row`, channel `d`, as LoadElement counts elements: a row of int4 ends with a whole byte.
 int64_t CodeAt(const TwinCache& cache, const Tensor& codes, int64_t row, int64_t d) {
   const int64_t width = codes.type == DType::kI4 ? 2 * ((cache.head_size + 1) / 2) : cache.head_size;
   return row * width + d;

@@ -28,11 +28,11 @@ class Twin {
   const std::vector<TwinCache>& caches() const { return twin_.caches; }
   Decoder& unrounded() { return unrounded_; }
 
-  // What became of each cache's rows in all steps so far.
+  // The rounding of each cache's rows in all steps so far.
   std::vector<CacheRounding> Roundings() const;
 
  private:
-  // Of one channel of one cache.
+  // The sums of one channel of one cache.
   struct Sums {
     double squares = 0;
     double errors = 0;
@@ -50,7 +50,7 @@ class Twin {
   std::map<std::string, Rounding> roundings_;  // by present
 };
 
-// What `codes` [B, Hkv, rows, D] of `cache` mean, in f32. kRefused for another shape.
+// The numbers, in f32, that `codes` [B, Hkv, rows, D] of `cache` stand for. kRefused for another shape.
 Result<Tensor> MeaningOf(const TwinCache& cache, const Tensor& codes);
 
 }  // namespace kvshare::host

@@ -19,7 +19,7 @@ namespace {
 using enum attention::Input;
 using Inputs = std::array<Tensor, kInputs>;
 
-// By qk_matmul_output_mode.
+// What output 3 holds, by attribute qk_matmul_output_mode.
 constexpr ScoreStage kScoreStages[] = {ScoreStage::kRaw, ScoreStage::kSoftcapped, ScoreStage::kMasked,
                                        ScoreStage::kWeights};
 

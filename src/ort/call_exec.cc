@@ -17,7 +17,7 @@ Result<void*> DeviceMemory::Take(size_t bytes) {
 DeviceMemory::~DeviceMemory() {
   if (allocator_ == nullptr) return;
   const OrtApi& api = context_.api();
-  // What cannot be given back stays with the provider until its session ends.
+  // A block that cannot be given back stays with the provider until its session ends.
   for (size_t i = 0; i < taken_; ++i) static_cast<void>(FromOrt(api, api.AllocatorFree(allocator_, blocks_.at(i))));
   api.ReleaseAllocator(allocator_);
 }

@@ -1,4 +1,4 @@
-// What a call computes with in ONNX Runtime: threads, stream, and memory where the backend computes.
+// The resources of a call in ONNX Runtime: threads, stream, and memory where the backend computes.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ class DeviceMemory final : public CallMemory {
   const CallContext& context_;
   const OrtValue* like_;
   OrtAllocator* allocator_ = nullptr;
-  // What a host backend takes, and a device's places and scratch of every append and attention.
+  // Memory that was taken: by a host backend, or for a device's places and scratch of every append and attention.
   std::array<void*, 16> blocks_ = {};
   size_t taken_ = 0;
 };

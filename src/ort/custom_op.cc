@@ -58,13 +58,13 @@ void Announce(const KernelInfo& node) {
   node.LogInfo(announcement.line);
 }
 
-// Of a node that fits no kernel: the first input whose type is the reason.
+// Why a node fits no kernel: names the first input whose type is the reason.
 Status ExplainTypes(const CustomOp& op, const NodeInfo& node) {
   KVSHARE_RETURN_IF_ERROR(BindTypes(op.row, node, op.binding.config, *op.binding.backend).status());
   return Status::InvalidInput(fmt::format("{} '{}': no kernel for these types", op.row.op, node.Name()));
 }
 
-// What ORT calls a kernel: ours, and the API of the ORT that made it.
+// The kernel object that ORT holds: ours, and the API of the ORT that made it.
 struct HostedKernel {
   const OrtApi& api;
   std::unique_ptr<Kernel> kernel;

@@ -1,4 +1,4 @@
-// What every op of the library is to ONNX Runtime: a row of names and types, a kernel, a shape inference.
+// A custom op as ONNX Runtime sees it: a row of names and types, a kernel, a shape inference.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -33,7 +33,7 @@ class Kernel {
   virtual Status Run(CallContext& context) = 0;
 };
 
-// What a shape inference sees. All methods are quiet about what the graph does not know.
+// The node that a shape inference looks at. Its methods report nothing that the graph does not know.
 class InferContext {
  public:
   InferContext(const OrtApi& api, OrtShapeInferContext* context, bool all_outputs)
@@ -78,7 +78,7 @@ struct CustomOp : OrtCustomOp {
   CustomOp(const OrtApi& api, const OpRow& row, const OpBinding& binding);
   // The last ones of a row: they take whatever no other does, and refuse it by name.
   bool AnyTypes() const { return binding.cache == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; }
-  // Of the ONNX Runtime that this op was registered with: a process may have loaded several.
+  // The ONNX Runtime that this op was registered with: a process may have loaded several.
   const OrtApi& api;
   const OpRow& row;
   OpBinding binding;
@@ -87,7 +87,7 @@ struct CustomOp : OrtCustomOp {
 // Keeps `line` for the logger of the next kernel that is created: registration itself has no logger.
 void AnnounceAtFirstKernel(std::string line);
 
-// Of the op table: null where it has no such op.
+// The op's row in the op table; null where there is none.
 const OpRow* FindOp(std::string_view domain, std::string_view op);
 // The ops that `config` asks for in the ONNX Runtime of `api`, domain by domain; for the life of the process.
 Result<std::vector<OrtCustomOpDomain*>> DomainsOf(const OrtApi& api, const SessionConfig& config);

@@ -11,7 +11,7 @@
 namespace kvshare::ort {
 namespace {
 
-// What a step does to one sequence.
+// The tokens of one sequence in a step.
 struct Step {
   int64_t T = 0;       // tokens after it
   int64_t before = 0;  // tokens before it

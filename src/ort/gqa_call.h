@@ -24,8 +24,8 @@ struct GqaRules {
   bool Staged() const { return positions.cache.staged; }
 };
 
-// What seqlens_k, query_seqlens and position_ids say. Judges them where they lie in `memory` that the host can read;
-// elsewhere it plans for whatever they may hold.
+// Reads the rules that seqlens_k, query_seqlens and position_ids give. Judges their numbers in `memory` that the host
+// can read; elsewhere the rules serve whatever numbers they may hold.
 Result<GqaRules> GqaRulesOf(std::string_view where, const GqaAttributes& attributes, const GqaInputs& inputs,
                             const GqaShape& shape, Memory memory);
 

@@ -160,7 +160,7 @@ Status CheckNewKeys(std::string_view where, const GqaInputs& in, const GqaShape&
   return InputError(where, "value", HasShape(in[kValue]), fmt::format("{}, that of 'key'", key.ShapeText()));
 }
 
-// Of past, or of the external pair; sets past_tokens.
+// Checks past or the external pair, and sets past_tokens.
 Status CheckCaches(std::string_view where, const GqaAttributes& attributes, const GqaInputs& in, GqaShape& shape) {
   if (in[kPastKey])
     KVSHARE_RETURN_IF_ERROR(

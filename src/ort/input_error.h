@@ -1,4 +1,4 @@
-// What every adapter says of an input that is not as it must be.
+// The error messages of all adapters about an input that is not as it must be.
 #pragma once
 
 #include <string>

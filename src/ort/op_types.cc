@@ -16,7 +16,7 @@ std::string Names(std::span<const ONNXTensorElementDataType> types) {
   return names;
 }
 
-// What a slot needs instead of `type`; "" where it fits. `bound` is the type of earlier inputs of the same variable.
+// The types that a slot needs instead of `type`; "" where `type` fits. `bound`: of earlier inputs of the same variable.
 std::string Want(std::span<const ONNXTensorElementDataType> accepted, ONNXTensorElementDataType bound,
                  ONNXTensorElementDataType type) {
   if (bound != kUnknown && bound != type) return fmt::format("{}, that of the inputs before it", NameOf(bound));

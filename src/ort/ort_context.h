@@ -71,9 +71,9 @@ class NodeInfo {
   // Undefined where the node lacks that input.
   virtual ONNXTensorElementDataType InputType(size_t index) const = 0;
 
-  // As ONNX Runtime reads them: 1 is on, and anything else off.
+  // A switch as ONNX Runtime reads it: 1 is on, and anything else is off.
   bool IsOn(const char* attribute) const { return Int(attribute) == 1; }
-  // 0, no cap, for what is not above it, as in ONNX Runtime.
+  // The attribute softcap; 0, which means no cap, for values of 0 or less, as in ONNX Runtime.
   float Softcap() const;
 };
 
@@ -121,7 +121,7 @@ class CallContext {
   virtual Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const;
   // ORT's own thread pool; valid as long as this context.
   ParallelFor Parallel();
-  // Of the provider that runs the node: its queue of work on the device; null on the CPU.
+  // The device queue of the provider that runs the node; null on the CPU.
   Result<void*> Stream() const;
 
   const OrtApi& api() const { return api_; }

@@ -8,7 +8,7 @@
 
 namespace kvshare::ort {
 
-// What this thread did before is seen by whoever observes `token` afterwards.
+// Tells ThreadSanitizer: this thread's earlier writes happen before a later TsanObserve of `token`.
 inline void TsanPublish([[maybe_unused]] void* token) {
 #ifdef __SANITIZE_THREAD__
   __tsan_release(token);

@@ -10,10 +10,10 @@ namespace kvshare::report {
 // Empty where standard error is no terminal.
 using Progress = std::function<void(uint64_t done, uint64_t all)>;
 
-// Of a file that is copied; in bytes.
+// A bar for a file that is copied, in bytes.
 Progress CopyBar();
 
-// Of a decoder that is compared; in runs of the model.
+// A bar for a decoder that is compared, in runs of the model.
 Progress VerifyBar();
 
 }  // namespace kvshare::report

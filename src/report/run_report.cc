@@ -54,7 +54,7 @@ Json EntriesJson(const SessionEntries& entries) {
   return json;
 }
 
-// What the codes of a quantized model do, beside what they could.
+// The measures of a model with caches of codes, and their limits.
 std::string CodesText(const CodesCheck& codes) {
   std::string text =
       fmt::format("codes      max diff {:.1e} of the row's largest logit from the same codes in f32; needs {:g}\n",
@@ -71,7 +71,7 @@ std::string CodesText(const CodesCheck& codes) {
                             codes.unrounded.difference, codes.unrounded.relative);
 }
 
-// What was found, and by which limit.
+// The verdict, and the limit that it was judged by.
 std::string Judgement(const Verification& v) {
   std::string text = v.equal ? "equal" : "NOT equal";
   if (v.codes && !v.codes->right) return text + ": codes are wrong";
@@ -143,7 +143,7 @@ std::string ToText(const Diagnosis& d) {
   const int64_t here = d.NodesHere();
   text += fmt::format("\n{} {} ran in kvshare.\n", here, here == 1 ? "node" : "nodes");
   if (here == 0) text += WhatToDo(d);
-  // What the graph tool finds odd, misspelt attributes among it: a custom op's schema accepts any attribute, so neither
+  // The graph tool's warnings. Only it sees misspelt attributes: a custom op's schema accepts any attribute, so neither
   // ONNX Runtime nor the library can tell.
   if (!d.warnings.empty()) text += "\nwarnings\n";
   for (const std::string& warning : d.warnings) text += fmt::format("  {}\n", warning);

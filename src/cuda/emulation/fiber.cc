@@ -7,7 +7,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
-// As <sanitizer/common_interface_defs.h> and <sanitizer/asan_interface.h> declare them.
+// Declared as in <sanitizer/common_interface_defs.h> and <sanitizer/asan_interface.h>, which not every host has.
 extern "C" {
 void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);            // NOLINT
 void __sanitizer_finish_switch_fiber(void* fake_stack, const void** old_bottom, size_t* old_size);  // NOLINT
@@ -16,7 +16,7 @@ void __asan_unpoison_memory_region(const volatile void* address, size_t size);  
 #endif
 
 #if defined(__x86_64__)
-// What the System V ABI wants kept, then the other stack, whose return address is where it left.
+// Pushes the registers that the System V ABI preserves, changes stacks, pops them, and returns where that stack left.
 extern "C" void kvshare_switch_fiber(void** save, void* load);
 asm(R"(
 .text

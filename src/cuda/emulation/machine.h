@@ -30,7 +30,7 @@ struct Copy {
   int group;
 };
 
-// What a lane brings to a warp operation, and takes from it.
+// The operands and results of one lane in a warp operation.
 struct Slot {
   uint32_t in[10];
   uint32_t out[4];

@@ -51,7 +51,7 @@ bool Ordered(const Mark& other) {
   return (other.warps & ~state.team[warp]) == 0 && other.team_epoch != state.team_epoch[warp];
 }
 
-// As addr2line -e PROGRAM takes it.
+// The address of `pc` in the file of its program, as addr2line -e takes it.
 uintptr_t Place(void* pc) {
   Dl_info info = {};
   const bool known = dladdr(pc, &info) != 0;

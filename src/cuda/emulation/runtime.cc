@@ -14,7 +14,7 @@
 namespace kvshare::cuda {
 namespace {
 
-// What a block may have without asking (AllowShared).
+// Shared memory that a block may have without AllowShared.
 constexpr size_t kSharedUnasked = size_t{48} << 10;
 constexpr unsigned kMostInYZ = 65535;
 constexpr int kMostThreads = 1024;

@@ -9,7 +9,7 @@
 
 namespace kvshare::cuda::emulation {
 
-// What the device is like from now on; default 132 multiprocessors and 227 KB, an H100.
+// Sets the facts of the emulated device. By default they are an H100's: 132 multiprocessors, 227 KB of shared memory.
 void SetDevice(const DeviceFacts& facts);
 
 Status Enqueue(const void* kernel, const gpu::Dim& grid, int threads, size_t shared_bytes, void* stream,

@@ -1,4 +1,4 @@
-// What warps do together, and asynchronous copies.
+// Operations of whole warps, and asynchronous copies.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -49,7 +49,7 @@ void ExecuteMma(CudaThread* lanes, bool bf16) {
   }
 }
 
-// Of the 16 bytes that each of eight lanes names: those of one address are read together.
+// Counts bank conflicts of eight lanes that read 16 bytes each. Lanes of one address read together.
 void CountConflicts(const CudaThread* lanes) {
   int turns[8] = {};  // of each group of four banks
   for (int lane = 0; lane < 8; ++lane) {

@@ -49,7 +49,7 @@ Decline OddSteps(const Graph& graph, const Trace& trace, int64_t width) {
   return {};
 }
 
-// What is odd about a layer that borrows `key` and `value`, presents of the layers `from_key` and `from_value`.
+// Why a layer cannot borrow `key` and `value`, presents of the layers `from_key` and `from_value`, if it cannot.
 Decline OddSource(const LayersBefore& before, const Layer& layer, const Trace& key, const Trace& value, int from_key,
                   int from_value) {
   if (from_key != from_value)

@@ -1,4 +1,4 @@
-// What several forms read of a layer.
+// Facts of a layer that several forms read.
 #pragma once
 
 #include <string>
@@ -11,9 +11,9 @@ namespace kvshare::graph {
 // A number of heads or channels; 0, not known, for what no tensor can have, so that products of two stay in range.
 int64_t ExtentOrZero(int64_t value);
 
-// Of a BNSH value; 0: not known.
+// The head size of a BNSH value; 0: not known.
 int64_t HeadSizeFrom(const Graph& graph, const std::string& bnsh);
-// Of a 3-D value that holds `heads` heads side by side; 0: not known.
+// The head size of a 3-D value that holds `heads` heads side by side; 0: not known.
 int64_t HeadSizeIn(const Graph& graph, const std::string& folded, int64_t heads);
 
 // Heads and window of GroupQueryAttention.

@@ -31,8 +31,8 @@ class LayersBefore {
   std::map<std::pair<const Graph*, std::string>, int> makers_;                // graph, present
 };
 
-// What `read` fills in beside the fields that every form shares (node, graph, index). False: not of this form, and the
-// layer is as it was.
+// A way of writing a layer. `read` fills in the fields of this form: node, graph and index are there already.
+// It returns false, and leaves the layer as it was, where the layer is not of this form.
 struct Form {
   const char* name;
   bool (*read)(const LayersBefore& before, Layer& layer);

@@ -94,7 +94,7 @@ std::optional<Numbers> NumbersOf(const Graph& graph, const std::string& value) {
   return rank == kRank ? std::optional(std::move(numbers)) : std::nullopt;
 }
 
-// What is known of a mask so far.
+// The meaning of a mask, as far as it has been read.
 struct Found {
   MaskMeaning meaning;
   std::optional<Sum> queries;
@@ -140,7 +140,7 @@ Matched<Found> ReadComparison(const Graph& graph, const Node& node) {
   return found;
 }
 
-// What a cast to bool is made of.
+// The value before a cast to bool.
 Matched<std::string> BeforeFlags(const Graph& graph, const Node& reader, const std::string& value) {
   const Node* cast = Maker(graph, value);
   if (graph.IsOnnx(cast, "Cast") && IntAttribute(*cast, "to") == onnx::TensorProto::BOOL)

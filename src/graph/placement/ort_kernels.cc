@@ -98,7 +98,7 @@ class Signature {
   std::map<std::string_view, std::string> bound_;
 };
 
-// What an attribute says of the output, which no input does.
+// The element type of an output that an attribute gives, and no input.
 std::string TypeByAttribute(const Node& node) {
   if (node.op_type() == "Cast") return std::string(TypeName(static_cast<int>(IntAttribute(node, "to"))));
   const auto* value = FindAttribute(node, "value");

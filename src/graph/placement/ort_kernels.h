@@ -13,7 +13,7 @@ namespace kvshare::graph {
 
 enum class Provider { kCuda, kCpu, kUnknown };
 
-// What a kernel, or the lack of one, says of a node.
+// Where a node runs, by the kernels that there are for it.
 struct KernelFacts {
   Provider provider = Provider::kUnknown;
   std::string why;                        // not on CUDA: the reason, without the node
