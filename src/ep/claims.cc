@@ -73,7 +73,7 @@ class Finder {
 
   Plan& PlanOf(const Layer& layer) { return claims_.plans.at(Output(*layer.node, 0)); }
 
-  // What the layer's kernel may do whatever becomes of the nodes around it.
+  // Plans what the layer's kernel may do whether or not the nodes around it are taken.
   void AddPlain(const Layer& layer) {
     Plan plan;
     plan.hides_presents = PresentsUnread(layer);
@@ -154,7 +154,7 @@ class Finder {
     }
   }
 
-  // Of a mask that hides keys by their columns alone. The kernel counts columns itself and does not read the mask.
+  // Drops a mask that hides keys by their columns alone: the kernel counts columns itself and does not read the mask.
   void DropMask(const Layer& layer, const MaskMeaning& meaning) {
     Plan& plan = PlanOf(layer);
     plan.drops_mask = true;
@@ -198,7 +198,7 @@ class Finder {
     return true;
   }
 
-  // What the group writes for the layer's mask, or why this mask is none of the group's.
+  // The output of the group that replaces the layer's mask, or why the group does not make this mask.
   Matched<MaskOutput> OutputOf(const Layer& layer, const MaskMeaning& meaning, const std::vector<const Node*>& group,
                                const graph::IsTaken& taken) const {
     const std::string& mask = Input(*layer.node, kMaskInput);

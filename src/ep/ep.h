@@ -17,7 +17,7 @@
 
 namespace kvshare::ep {
 
-// What ONNX Runtime lends, and where it logs.
+// ONNX Runtime's tables of functions, and its version.
 struct Host {
   const OrtApi& api;
   const OrtEpApi& ep;

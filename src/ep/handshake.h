@@ -1,5 +1,5 @@
-// What this provider's nodes rely on of each other where a value holds other contents than its type and shape say: who
-// makes it and who reads it must both be kernels of this provider. Filled while a session is made, then only read.
+// Proof that a value whose contents are other than its type and shape say is made and read by this provider alone: the
+// maker and all readers must be kernels of this provider. Filled while a session is made, then only read.
 #pragma once
 
 #include <atomic>

@@ -16,7 +16,7 @@ namespace {
 
 using ort::Tensor;
 
-// Of kvshare's and ONNX's Attention.
+// Input slots of kvshare's and ONNX's Attention.
 constexpr size_t kKey = 1;
 constexpr size_t kValue = 2;
 constexpr size_t kMask = 3;

@@ -17,7 +17,7 @@ namespace kvshare::ep {
 Result<std::unique_ptr<ort::Kernel>> CreateKernel(std::string_view domain, std::string_view op,
                                                   const ort::NodeInfo& node, const Plan& plan, ort::HostVersion host);
 
-// What ONNX Runtime calls and releases. A call fails where `handshake` knows no maker of a value that the plan reads.
+// A kernel for ONNX Runtime. A call fails where `handshake` knows no maker of a value that the plan reads.
 OrtKernelImpl* WrapKernel(const OrtApi& api, std::unique_ptr<ort::Kernel> kernel, const Plan& plan,
                           std::shared_ptr<const Handshake> handshake);
 

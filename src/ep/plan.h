@@ -1,4 +1,4 @@
-// What one attention node's kernel knows beyond its node: what the values between this provider's own nodes mean.
+// The plan of one attention node: what the values between this provider's own nodes mean to its kernel.
 #pragma once
 
 #include <array>
@@ -29,7 +29,7 @@ struct Plan {
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 
-// By the name of the node's first output.
+// Plans by the name of the node's first output.
 using Plans = std::map<std::string, Plan>;
 
 }  // namespace kvshare::ep

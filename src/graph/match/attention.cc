@@ -10,14 +10,14 @@
 namespace kvshare::graph {
 namespace {
 
-// Of [B, S, heads * D] or [B, heads, S, D]; -1: not fixed or not known.
+// S of [B, S, heads * D] or [B, heads, S, D]; -1: not fixed or not known.
 int64_t FixedTokensOf(const Graph& graph, const std::string& value) {
   const auto shape = graph.Shape(value);
   if (!shape || (shape->size() != 3 && shape->size() != 4)) return -1;
   return (*shape)[shape->size() - 2];
 }
 
-// Of [B, S, heads * D] or [B, heads, S, D].
+// S of [B, S, heads * D] or [B, heads, S, D].
 Sum TokenSum(const Graph& graph, const std::string& value) {
   const auto shape = graph.Shape(value);
   return SumOfExtent(graph, value, shape && shape->size() == 3 ? 1 : 2);
@@ -83,7 +83,7 @@ Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
   return {};
 }
 
-// What the source must be, and how the two must agree.
+// Checks the source, and that layer and source agree.
 Decline CheckSource(const Layer& layer, const Layer& source) {
   if (source.kv_heads != layer.kv_heads)
     return Because(DeclineCode::kSourceHeads, "source layer {} has {} key-value heads, shared layer has {}",
@@ -99,7 +99,7 @@ Decline CheckSource(const Layer& layer, const Layer& source) {
   return {};
 }
 
-// Of a borrower: neither a past, nor outputs that are read beside the first.
+// A borrower must have no past, and no outputs that are read beside the first.
 Decline CheckNoCacheOfItsOwn(const Layer& layer) {
   const Node& node = *layer.node;
   if (HasPast(node)) return Because(DeclineCode::kOwnPast, "has a past of its own beside the borrowed key");
@@ -109,7 +109,7 @@ Decline CheckNoCacheOfItsOwn(const Layer& layer) {
   return {};
 }
 
-// What only the source of a borrower has to say.
+// The checks that need the source of a borrower.
 Decline CheckBorrowing(const std::vector<Layer>& layers, const Layer& layer, const MaskMeaning& mask,
                        bool counts_lengths) {
   if (layer.source < 0) return {};
@@ -119,7 +119,7 @@ Decline CheckBorrowing(const std::vector<Layer>& layers, const Layer& layer, con
   return mask.padding ? CheckLengths(source, mask.key_mask) : CheckWholeLengths(source, mask.columns->keys);
 }
 
-// Of what Attention sees without a mask: all keys up to the query's own.
+// The meaning of no mask: a query sees all keys up to its own.
 Matched<MaskMeaning> MeaningOfNoMask(const Layer& layer) {
   if (!IsPlaced(layer) || !IsCausal(layer))
     return Because(DeclineCode::kMaskAbsent, "has no mask; needs one that hides the padding");

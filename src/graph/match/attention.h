@@ -1,4 +1,4 @@
-// What must hold before an Attention node's mask may be taken for what it means: a key mask [B, T], a window and
+// Guards of Attention: what must hold before its mask may be replaced by its meaning, a key mask [B, T], a window and
 // causality by position. Rewrite rules and the claims of an execution provider ask here; both only read the graph.
 #pragma once
 

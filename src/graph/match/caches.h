@@ -11,8 +11,8 @@ namespace kvshare::graph {
 
 std::vector<const Layer*> BorrowersOf(const std::vector<Layer>& layers, const Layer& source);
 
-// What GroupQueryAttention needs of a past [B, Hkv, P, D]: one head size and a type of floats. `for_ort`: as ONNX
-// Runtime's own needs it. kCacheType, kHeadSize.
+// Checks that GroupQueryAttention can take a past [B, Hkv, P, D]: one head size and a type of floats. `for_ort`: so can
+// ONNX Runtime's own. kCacheType, kHeadSize.
 Decline CheckGqaCache(const Graph& graph, const std::string& past_key, const std::string& past_value, bool for_ort);
 
 // kSourceForm: it is not kvshare::GroupQueryAttention. kSourceCache: its pasts are not graph inputs that it alone

@@ -41,7 +41,7 @@ Decline Because(DeclineCode code, fmt::format_string<Args...> format, Args&&... 
   return {code, fmt::format(format, std::forward<Args>(args)...)};
 }
 
-// What was matched, or why it was not. KVSHARE_RETURN_IF_ERROR and KVSHARE_ASSIGN_OR_RETURN hand a Decline on.
+// A match, or why there is none. KVSHARE_RETURN_IF_ERROR and KVSHARE_ASSIGN_OR_RETURN hand a Decline on.
 template <typename T>
 using Matched = Result<T, Decline>;
 

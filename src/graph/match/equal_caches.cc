@@ -47,7 +47,7 @@ std::vector<Cache> CachesOf(const Graph& graph) {
   return caches;
 }
 
-// What the caches of layers hold, by input.
+// What each cache of a layer holds, keys or values, by graph input.
 std::unordered_map<std::string, const char*> RolesOf(const std::vector<Layer>& layers) {
   std::unordered_map<std::string, const char*> roles;
   for (const Layer& layer : layers) {

@@ -14,10 +14,10 @@ struct EqualCaches {
   ValueNumbers numbers;            // of the graph's values where those caches are equal; none without such caches
 };
 
-// Of graph inputs and the outputs that hand them on, by their names (PresentNames). What a step hands on unchanged is
-// no cache, and a layer's keys are no values. That caches begin alike is for the caller to see to; what a step makes of
-// them is proven. No caches count as equal in a graph that tells them apart in more than kMostRounds steps, each by the
-// last.
+// Finds equal caches among graph inputs and the outputs that hand them on, by their names (PresentNames). What a
+// step hands on unchanged is no cache, and a layer's keys never equal values. The caller sees to it that caches begin
+// alike; what a step makes of them is proven. A graph that tells caches apart in more than kMostRounds steps, each by
+// the last, has no equal ones.
 EqualCaches FindEqualCaches(const Graph& graph, const std::vector<Layer>& layers);
 
 inline constexpr int kMostRounds = 32;

@@ -1,4 +1,4 @@
-// What must hold before a GroupQueryAttention node may run in kvshare.
+// Guards of GroupQueryAttention: what must hold before a node may run in kvshare.
 #pragma once
 
 #include <vector>
@@ -15,8 +15,8 @@ Decline CheckGqaNode(const Layer& layer);
 // A layer that borrows from `layers[layer.source]`: its attributes, and how the two must agree.
 Decline CheckSharedGqa(const std::vector<Layer>& layers, const Layer& layer);
 
-// What its attention_bias says, if the node can say all of it: causality, a window, and the padding that its lengths
-// count.
+// The meaning of the layer's attention_bias, if the node's attributes and lengths can say all of it: causality, a
+// window, and padding.
 Matched<MaskMeaning> MatchBias(const Layer& layer);
 
 }  // namespace kvshare::graph

@@ -212,7 +212,7 @@ class Walk {
     const Node* producer = graph_.Producer(value);
     // A mask of an attention is made of its tokens in ways of its own: all rows, of which the last is taken.
     const bool is_mask = IsAttentionOp(node) && read.input != 0;
-    // What the last own layer gives, whose keys need no part of it.
+    // The output of the last own layer: its keys do not depend on it.
     const bool is_before = producer != nullptr && IsAttentionOp(*producer) && !layers_.contains(producer);
     if (IsLastToken(graph_, value)) return {};
     if (producer == nullptr || elsewhere_.contains(producer) || is_mask || is_before) return Cut(node, read);

@@ -1,4 +1,4 @@
-// What GroupQueryAttention's seqlens_k and total_sequence_length count.
+// Which tokens GroupQueryAttention's seqlens_k and total_sequence_length count.
 #pragma once
 
 #include <optional>

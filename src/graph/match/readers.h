@@ -1,4 +1,4 @@
-// Who reads a value besides the nodes that are taken over? A value may change its meaning, or go, only if nobody does.
+// Finds readers of a value besides the nodes that are taken over. A value may change or go only if there are none.
 #pragma once
 
 #include <functional>

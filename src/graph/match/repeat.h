@@ -1,5 +1,5 @@
-// What must hold before attention may take key-value heads as they are, where the graph repeats each for the query
-// heads of its group (repeat_kv).
+// Guards of repeat_kv, by which the graph repeats each key-value head for the query heads of its group: what must hold
+// before attention may take the heads as they are.
 #pragma once
 
 #include <string>

@@ -68,7 +68,7 @@ Decline CheckPlace(const Layer& layer, const Node& writer) {
   return {};
 }
 
-// What it sees: all rows up to its own, as GroupQueryAttention does.
+// Checks that a query sees all rows up to its own, as in GroupQueryAttention.
 Decline CheckSight(const Layer& layer) {
   const Node& node = *layer.node;
   if (Input(node, 6).empty())

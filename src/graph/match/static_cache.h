@@ -1,5 +1,5 @@
-// What must hold before a layer whose keys the graph writes into a cache itself (TensorScatter, ScatterND) may be
-// turned.
+// Guards of layers whose keys the graph itself writes into a cache (TensorScatter, ScatterND): what must hold before
+// such a layer may be turned.
 #pragma once
 
 #include <optional>

@@ -46,11 +46,11 @@ struct TokenRead {
 
 struct TokenReads {
   std::vector<TokenRead> inputs;  // the others hold no tokens
-  // Of a Reshape whose shape names the number of tokens: a shape that takes any number of them.
+  // For a Reshape whose shape names the number of tokens: a shape that takes any number of them.
   std::optional<std::vector<int64_t>> shape = std::nullopt;
 };
 
-// What `node`, which is no attention, reads for each token of its outputs, which hold tokens along `axis` (from the
+// The inputs that `node`, which is no attention, reads token by token: its outputs hold tokens along `axis` (from the
 // end). `logits` is the graph's output [B, S, V], whose symbols tell an extent of the batch or the tokens.
 // kTokensMixed: a node that is not known to compute each token on its own. kShapeUnknown: a shape that would tell is
 // not known.

@@ -128,7 +128,7 @@ class Numberer {
     return attributes;
   }
 
-  // What a node computes, of which operands; nothing where that does not tell what comes out.
+  // The computation of a node as text, operands included; nothing where the text does not determine the result.
   static std::optional<std::string> KeyOf(const Node& node, const Attributes& attributes, const Scope& scope) {
     const std::string& domain = DomainOf(node);
     const auto import = scope.imports.find(domain);

@@ -17,7 +17,7 @@ class ValueNumbers {
 
   // None: no value has a number.
   ValueNumbers() = default;
-  // Of the main graph's values. What is random, has a body, or is of a domain that is not known equals nothing else.
+  // Numbers the main graph's values. Outputs of random nodes, of nodes with bodies or of unknown domains equal none.
   ValueNumbers(const Graph& graph, const Leaders& leaders);
 
   // Values of one number are equal; 0: `value` has none.

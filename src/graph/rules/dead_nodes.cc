@@ -1,4 +1,4 @@
-// What only the rewritten layers read goes: mask nodes, Transpose, Reshape, gathered rotary tables, and constants.
+// Removes what only the rewritten layers read: mask nodes, Transpose, Reshape, gathered rotary tables, and constants.
 // Nodes that nobody read before are not ours to remove.
 #include <algorithm>
 #include <array>

@@ -26,7 +26,7 @@ std::string EmptyKey(Rewriting& rewriting, const Layer& layer) {
   const std::string rest = graph.FreshName(base + "_rest");
   const std::string shape = graph.FreshName(base + "_shape");
   const std::string empty = graph.FreshName(base);
-  // Of the query before its rotary embedding, which fold-rotary may take away.
+  // The query before its rotary embedding, since fold-rotary may remove the latter.
   const Node* rotary = graph.Producer(Input(*layer.node, 0));
   const std::string query =
       Input(rotary != nullptr && rotary->op_type() == "RotaryEmbedding" ? *rotary : *layer.node, 0);

@@ -21,7 +21,7 @@
 namespace kvshare::graph {
 namespace {
 
-// As an operand of nodes only; what bodies capture stays.
+// Replaces `value` by `other` as an operand of nodes. Bodies still capture `value`.
 void ReadInstead(Graph& graph, const std::string& value, const std::string& other) {
   const std::vector<const Node*> readers = graph.Consumers(value);
   for (const Node* reader : readers)
@@ -29,8 +29,8 @@ void ReadInstead(Graph& graph, const std::string& value, const std::string& othe
       if (reader->input(i) == value) graph.SetInput(*reader, i, other);
 }
 
-// Of equal values the first is read instead of those of `behind`. It lies before all others, so that the order of nodes
-// holds.
+// Readers of a value in `behind` read the first value that equals it. That one lies before all others, so the order of
+// nodes holds.
 void Merge(Rewriting& rewriting, const ValueNumbers& numbers, const std::unordered_set<std::string>& behind) {
   Graph& graph = rewriting.graph;
   std::unordered_map<int64_t, std::string> first;

@@ -132,7 +132,7 @@ void RunFastPrefill(Rewriting& rewriting) {
   }
   for (const Node* node : plan->triangles) graph.SetInt(*node, "is_causal", 0);
   for (const auto& [value, axis] : plan->narrowed) graph.SetExtent(value, axis, 1);
-  // Of a graph that was in order, with nodes added that read what it had: no cycle.
+  // There is no cycle: the graph was in order, and the added nodes read values that it had.
   if (const Status sorted = graph.Reorder(); !sorted.ok()) rewriting.Note(sorted.message());
   rewriting.Record(kFastPrefillRule, *plan->first,
                    Outcome::Applied(fmt::format(

@@ -1,4 +1,4 @@
-// What a rewrite wants of a model, one wish each. A target is a preset of these.
+// The features that a rewrite may want of a model. A target is a preset of features.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,7 @@ namespace {
 
 bool IsJoined(const Layer& layer) { return layer.key_join.node != nullptr && layer.value_join.node != nullptr; }
 
-// What goes into the layer's cache at a step.
+// The values that go into the layer's cache at a step.
 struct Steps {
   std::string key;
   std::string value;
@@ -66,7 +66,7 @@ Decline CheckBorrowers(const std::vector<Layer>& layers, const Layer& own, const
                      "layer {} borrows its cache, which would be compact, and is not known to hide its padding: {}",
                      borrower->index, why);
     };
-    // Of lengths there is nothing to say before the layer counts them.
+    // The layer does not count lengths yet, so the guards of lengths do not apply.
     const auto match = MatchSharedAttention(layers, *borrower, /*counts_lengths=*/false);
     if (!match.ok()) return fail(match.status().message());
     if (!match->mask.padding || match->mask.key_mask != mask.key_mask)

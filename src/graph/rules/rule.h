@@ -14,7 +14,7 @@
 
 namespace kvshare::graph {
 
-// What became of one node under one rule.
+// The outcome of one rule for one node.
 struct Outcome {
   enum class Kind { kNoMatch, kApplied, kDeclined };
   Kind kind = Kind::kNoMatch;

@@ -28,7 +28,7 @@ std::string Int32(Graph& graph, const Node& where, const std::string& value, con
   return cast.output(0);
 }
 
-// Of a cache with a fixed number of rows: no prompt fills it but one that begins at its first row.
+// Lengths for a cache with a fixed number of rows: only a prompt that begins at its first row can fill it.
 Lengths MakeLengths(Rewriting& rewriting, const Layer& layer, const ScatterMatch& match) {
   Graph& graph = rewriting.GraphOf(layer);
   const auto ints = [&](const char* what, int64_t value) {

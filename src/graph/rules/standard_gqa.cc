@@ -36,7 +36,7 @@ Decline CheckRotary(const Layer& layer) {
   return Because(DeclineCode::kRotaryUnknown, "the shape of rotary table '{}' is not known", Input(node, 7));
 }
 
-// What ai.onnx has no words for.
+// Declines what ai.onnx cannot say.
 Decline CheckWords(const Layer& layer) {
   const Node& node = *layer.node;
   KVSHARE_RETURN_IF_ERROR(CheckGqaNode(layer));

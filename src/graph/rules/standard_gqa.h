@@ -1,5 +1,5 @@
-// What the rules that turn layers into ai.onnx's Attention of opset 25 have in common: borrowers of a cache whose
-// lengths GroupQueryAttention counts.
+// Shared by the rules that turn layers into ai.onnx's Attention of opset 25: borrowers of a cache whose lengths
+// GroupQueryAttention counts.
 #pragma once
 
 #include "graph/rules/standard_lengths.h"

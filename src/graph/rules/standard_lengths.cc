@@ -26,7 +26,7 @@ class Maker {
     graph_.SetInt(shape, "end", axis + 1);
     return shape.output(0);
   }
-  // Of any rank, as int64 of rank 1.
+  // `value` of any rank as int64 of rank 1.
   std::string Flat(const std::string& value, const std::string& name) {
     std::string flat = Make("Reshape", {value, Int(-1, name + "_any")}, name + "_flat");
     if (graph_.ElementType(value) == onnx::TensorProto::INT64) return flat;
@@ -75,7 +75,7 @@ Places PlacesOf(Rewriting& rewriting, const Layer& layer, const Node& node) {
   places.count = rewriting.Once(layer, "number of queries " + queries,
                                 [&] { return maker.Extent(query, axis, query + "_queries"); });
   const std::string what = fmt::format("{} behind '{}' of '{}'", queries, seqlens, total);
-  // Of a first prompt each sequence begins at 0, whatever its length.
+  // In a first prompt each sequence begins at 0, whatever its length.
   places.end = rewriting.Once(layer, "end of " + what, [&] {
     const std::string is_prompt = maker.Make("Equal", {places.count, places.rows}, seqlens + "_is_prompt");
     return maker.Make("Where", {is_prompt, places.count, lengths}, seqlens + "_end");

@@ -1,4 +1,4 @@
-// What the rules that turn layers into ai.onnx's Attention of opset 25 have in common. Its window attributes and
+// Shared by the rules that turn layers into ai.onnx's Attention of opset 25: lengths. Its window attributes and
 // is_causal count from the past's rows, or with nonpad_kv_seqlen [B] so that a query block ends there.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What the rules that turn ai.onnx's Attention into kvshare's have in common.
+// Shared by the rules that turn ai.onnx's Attention into kvshare's.
 #pragma once
 
 #include <string>

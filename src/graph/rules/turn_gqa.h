@@ -1,4 +1,4 @@
-// What the rules that turn ai.onnx's Attention into GroupQueryAttention have in common.
+// Shared by the rules that turn ai.onnx's Attention into GroupQueryAttention.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@ void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask);
 // Op, domain and attributes; the inputs are the rule's. Scale and softcap mean the same in both operators.
 void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& domain);
 
-// What the nodes `key` and `value` gave, which go, becomes the presents of `node`.
+// Removes the nodes `key` and `value`; their outputs become the presents of `node`.
 void TakeOverPresents(Graph& graph, const Node& node, const Node& key, const Node& value);
 
 }  // namespace kvshare::graph
