@@ -110,7 +110,7 @@ def test_a_mask_of_columns_has_one_for_each_key():
 
 
 @pytest.mark.parametrize("release", ["1.24.4", "1.27.0", "1.30.0"])
-def test_it_does_on_other_releases(release):
+def test_every_case_gives_golden_logits_on_other_releases(release):
     folder = os.path.join(RELEASES, release)
     if not os.path.isdir(folder):
         pytest.fail(f"onnxruntime {release} is not unpacked in {RELEASES}; run scripts/setup.sh test")

@@ -60,7 +60,7 @@ def test_chunks_shorter_and_longer_than_the_window(kvshare, library, tmp_path, o
 
 @pytest.mark.parametrize("options", [[], ["--fast-prefill"]])
 @pytest.mark.parametrize("case", ["head_b2_ragged", "mixed_bias_b2_ragged_causal0", "mixed_bias_fp16_asis", "e2b_heads"])
-def test_goldens(kvshare, library, tmp_path, case, options):
+def test_window_sized_caches_give_the_golden_logits(kvshare, library, tmp_path, case, options):
     out = tmp_path / "model.onnx"
     rewrite(kvshare, case, out, "--window-caches", *options)
     assert max(cases.differences(out, case, library)) <= cases.tolerance(case)

@@ -259,7 +259,7 @@ def test_empty_new_keys_with_a_past():
     assert_close(ours(inputs, attributes)["Y"], truth(inputs, attributes, q, k, v), np.float32)
 
 
-def test_no_keys_or_no_batch_at_all():
+def test_no_keys_give_zeros_and_no_batch_gives_nothing():
     inputs, attributes, *_ = case(15, S=2, new=0, rank=3)
     assert (ours(inputs, attributes)["Y"] == 0).all()
     for shape in ((2, 0), (2, 1), (1,), (1, 1, 1, 1)):  # 1 is the extent of no keys as well

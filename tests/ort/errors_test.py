@@ -76,7 +76,7 @@ OWN = {
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "kvshare"])
 @pytest.mark.parametrize("case", OWN)
-def test_own_layer(case, domain):
+def test_a_wrong_input_of_an_own_layer_is_named(case, domain):
     change, text = OWN[case]
     p = decode()
     message = refusal(lambda: gqa(change(dict(p.inputs)), p.attributes, domain=domain, drop_in="gqa"))
@@ -97,7 +97,7 @@ ROTARY = {
 
 
 @pytest.mark.parametrize("case", ROTARY)
-def test_rotary(case):
+def test_a_wrong_rotary_table_or_position_is_named(case):
     change, text = ROTARY[case]
     p = decode(do_rotary=1)
     assert text in refusal(lambda: gqa(change(dict(p.inputs)), p.attributes, drop_in="gqa"))
@@ -119,7 +119,7 @@ EXTERNAL = {
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "kvshare"])
 @pytest.mark.parametrize("case", EXTERNAL)
-def test_borrowed_pair(case, domain):
+def test_a_wrong_external_pair_is_named(case, domain):
     change, text = EXTERNAL[case]
     p, inputs = external()
     assert text in refusal(lambda: gqa(change(inputs), p.attributes, ("output",), domain, drop_in="gqa"))
@@ -134,7 +134,7 @@ def test_shared_form_wants_a_past_that_covers_total():
     assert "input 'total_sequence_length' is 13; needs at most 12, the rows of 'past_key'" in message
 
 
-def test_one_present_without_the_other():
+def test_one_present_without_the_other_is_refused():
     p = decode()
     message = refusal(lambda: gqa(p.inputs, p.attributes, ("output", "present_key"), drop_in="gqa"))
     assert "output 'present_value' is absent while 'present_key' is named; needs both or neither" in message
@@ -151,7 +151,7 @@ def test_one_present_without_the_other():
     ({"qk_output": 3}, "attribute 'qk_output' is 3; needs 0 (none), 1 (before the softmax) or 2 (after)"),
     ({"softcap": float("inf")}, "attribute 'softcap' is inf; needs a finite number >= 0"),
 ])
-def test_gqa_attributes(attributes, text):
+def test_a_wrong_attribute_of_gqa_is_named(attributes, text):
     p = decode(**attributes)
     assert text in refusal(lambda: gqa(p.inputs, p.attributes, domain="kvshare"))
 
@@ -205,7 +205,7 @@ ATTENTION = {
 
 @pytest.mark.parametrize("domain", ["", "kvshare"])
 @pytest.mark.parametrize("case", ATTENTION)
-def test_attention(case, domain):
+def test_a_wrong_input_or_attribute_of_attention_is_named(case, domain):
     change, attributes, text = ATTENTION[case]
     inputs, attributes = (lambda pair: (change(pair[0]), pair[1]))(small_attention(**attributes))
     message = refusal(lambda: attention(inputs, attributes, domain=domain, drop_in="attention"))
@@ -230,7 +230,7 @@ def test_a_mask_of_a_type_that_is_not_served_fails_the_session(name, domain, tex
     (np.ones((2, 1, 8), np.int64), "input 'key_mask' has shape 2x1x8; needs 2x8"),
     (np.ones((2, 8), np.float32), "input 'key_mask' has type f32; needs int64, int32 or bool"),
 ])
-def test_key_mask(mask, text):
+def test_a_key_mask_of_another_shape_or_type_is_named(mask, text):
     inputs, attributes = small_attention()
     assert text in refusal(lambda: attention({**inputs, "key_mask": mask}, attributes, domain="kvshare"))
 
@@ -253,7 +253,7 @@ def test_key_mask_stands_alone_and_covers_the_queries():
             in refusal(lambda: attention(short, attributes, domain="kvshare")))
 
 
-def test_a_tensor_of_rank_9():
+def test_a_tensor_of_rank_9_is_refused():
     p = decode()
     inputs = {**p.inputs, "attention_bias": np.zeros([1] * 9, np.float32)}
     assert "a tensor of rank 9; needs at most 8" in refusal(lambda: gqa(inputs, p.attributes, drop_in="gqa"))

@@ -87,7 +87,7 @@ def check(p, got):
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per_tensor", "per_channel"])
 @pytest.mark.parametrize("cache", BITS)
-def test_own_layer(cache, per_channel, step):
+def test_an_own_layer_appends_and_reads_codes(cache, per_channel, step):
     p = Quantized(cache, per_channel, 61, **STEPS[step], do_rotary=1)
     got = run(p)
     check(p, got)
@@ -127,7 +127,7 @@ def test_codes_and_output_are_orts(cache, per_channel, step, variant):
 @pytest.mark.parametrize("form", ["shared", "external"])
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per_tensor", "per_channel"])
 @pytest.mark.parametrize("cache", BITS)
-def test_borrowed(cache, per_channel, form):
+def test_borrowed_codes_are_read_and_passed_through(cache, per_channel, form):
     # ORT refuses a quantized borrowed cache without presents.
     p = Quantized(cache, per_channel, 63, S=1, lens=[12, 5], past=16, kind="shared", do_rotary=1)
     want = p.truth()[0]
@@ -146,7 +146,7 @@ def test_borrowed(cache, per_channel, form):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
 @pytest.mark.parametrize("cache", BITS)
-def test_half_queries(cache, dtype):
+def test_queries_of_16_bits_read_codes(cache, dtype):
     p = Quantized(cache, True, 64, S=1, lens=[12, 5], past=11, dtype=dtype)
     check(p, run(p))
 
@@ -195,7 +195,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("spoil,message", ERRORS.values(), ids=ERRORS.keys())
-def test_errors(spoil, message):
+def test_what_a_quantized_cache_cannot_be_is_named(spoil, message):
     p = Quantized("int8", False, 68, S=1, lens=[12], past=11)
     spoil(p)
     with pytest.raises(Exception) as error:

@@ -193,7 +193,7 @@ def test_shared_form_attends_past_and_appends_nothing(step, variant, dtype):
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("variant", ["plain", "everything"])
-def test_bf16_own_layer(step, variant):
+def test_a_bf16_own_layer_equals_float64(step, variant):
     p = Problem(7, dtype=BF16, **STEPS[step], **VARIANTS[variant])
     check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa"))
 
@@ -303,12 +303,12 @@ def test_total_may_be_a_vector_of_one():
 
 
 @pytest.mark.parametrize("head_size", [1, 6, 20, 40])
-def test_any_head_size(head_size):
+def test_unusual_head_sizes_equal_float64(head_size):
     p = Problem(12, **STEPS["decode_ragged"], D=head_size)
     check_against_truth(p, gqa(p.inputs, p.attributes, drop_in="gqa"))
 
 
-def test_empty_batch():
+def test_a_batch_of_none_gives_empty_outputs():
     # ORT bug 4: SIGFPE.
     p = Problem(13, S=1, lens=[5], past=4)
     inputs = {n: (a if n == "total_sequence_length" else a[:0]) for n, a in p.inputs.items()}
@@ -317,7 +317,7 @@ def test_empty_batch():
 
 
 @pytest.mark.parametrize("window", [-1, 0])
-def test_no_new_tokens(window):
+def test_a_step_without_new_tokens_passes_the_past_on(window):
     p = Problem(13, S=0, lens=[5], past=5, local_window_size=window)
     got = gqa(p.inputs, p.attributes, drop_in="gqa")
     assert got["output"].shape == (1, 0, HQ * D)

@@ -79,7 +79,7 @@ def test_equals_a_full_cache_over_many_wraps(C, W, longest, dtype):
 @pytest.mark.skipif(not ORT_HAS_WINDOWED, reason="this release has no window-sized cache of this layout")
 @pytest.mark.parametrize("C,W", [(4, 4), (8, 3)])
 @pytest.mark.parametrize("longest", [1, 12])
-def test_rows_are_orts(C, W, longest):
+def test_a_window_sized_cache_holds_the_rows_that_ort_holds(C, W, longest):
     ours, theirs = Sequence(5, 40, C, W), Sequence(5, 40, C, W)
     for start, end in steps_of(ours.rng, 40, longest):
         got = ours.step(start, end, drop_in="gqa")
@@ -190,7 +190,7 @@ def test_attention_bias_has_absolute_columns():
 
 
 @pytest.mark.parametrize("cache", ["int8", "int4", "fp8"])
-def test_quantized(cache):
+def test_a_window_sized_cache_may_hold_codes(cache):
     C, W = 7, 4
     s = Sequence(24, 30, C, W)
     code = {"int8": np.int8, "int4": np.uint8, "fp8": F8}[cache]
@@ -225,7 +225,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("spoil,message", ERRORS.values(), ids=ERRORS.keys())
-def test_errors(spoil, message):
+def test_what_a_window_sized_cache_cannot_be_is_named(spoil, message):
     s = Sequence(25, 9, 7, 4)
     spoil(s)
     with pytest.raises(Exception) as error:

@@ -51,7 +51,7 @@ def test_equals_a_full_cache_and_so_does_who_borrows(C, W, longest, dtype):
         assert_close(s.borrow(start, end, 1), want[:, end - 1:end], dtype, f"borrowed by the last token {start}:{end}")
 
 
-def test_a_ragged_batch():
+def test_each_sequence_of_a_ragged_batch_keeps_its_own_latest_rows():
     """A padded prompt of two lengths, then chunks and tokens: each sequence is as long as it is."""
     C, W, lengths = 9, 4, np.array([12, 7])
     s = Latest(3, 40, C, W, B=2)
@@ -139,7 +139,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("attributes,rows,message", ERRORS.values(), ids=ERRORS.keys())
-def test_errors(attributes, rows, message):
+def test_what_window_cache_rows_cannot_serve_is_named(attributes, rows, message):
     s = Latest(25, 9, 7, 4)
     s.attributes.update(attributes)
     if rows is not None:
