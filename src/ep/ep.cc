@@ -251,7 +251,11 @@ Result<std::string> ExecutionProvider::Refusal(const AttentionNode& node, OrtEpG
 }
 
 Status ExecutionProvider::ClaimNode(const AttentionNode& node, OrtEpGraphSupportInfo* support) {
-  KVSHARE_ASSIGN_OR_RETURN(const std::string refusal, Refusal(node, support));
+  std::string refusal;
+  // PlanServed has asked for the other nodes.
+  if (!PlanOf(node.output).ReadsOtherwise()) {
+    KVSHARE_ASSIGN_OR_RETURN(refusal, Refusal(node, support));
+  }
   if (refusal.empty()) return FromOrt(host_.api, host_.ep.EpGraphSupportInfo_AddSingleNode(support, node.node));
   Log(ORT_LOGGING_LEVEL_INFO, fmt::format("{}: left to ONNX Runtime: {}", kProviderName, refusal));
   return {};

@@ -40,7 +40,9 @@ void Graph::MarkDependents(Dependents& dependents) const {
 }
 
 bool Graph::ReadsAny(const Node& node, const Dependents& dependents) const {
-  const auto reads = [&](const std::string& name) { return !name.empty() && dependents.Has(OwnerOf(name), name); };
+  const auto reads = [&](const std::string& name) {
+    return !name.empty() && dependents.HasAnywhere(name) && dependents.Has(OwnerOf(name), name);
+  };
   if (BodiesOf(node).empty()) return std::any_of(node.input().begin(), node.input().end(), reads);
   const auto names = ReadNames(node);
   return std::any_of(names.begin(), names.end(), reads);

@@ -1,6 +1,7 @@
 // Parts of Graph that its files share.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -19,6 +20,11 @@ struct Graph::Dependents {
     if (graph == owner && value == ancestor) return true;
     const auto it = values.find(graph);
     return it != values.end() && it->second.contains(value);
+  }
+  // Whether Has() may be true of `value` in some graph: quicker to ask than which graph it is of.
+  bool HasAnywhere(const std::string& value) const {
+    return value == ancestor ||
+           std::ranges::any_of(values, [&](const auto& in_graph) { return in_graph.second.contains(value); });
   }
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include "graph/constants.h"
 #include "graph/dependents.h"
@@ -10,7 +11,7 @@
 
 namespace kvshare::graph {
 std::vector<std::string> ReadNames(const Node& node) {
-  std::unordered_set<std::string> seen;
+  std::unordered_set<std::string_view> seen;
   std::vector<std::string> names;
   ForEachReading(node, [&](const std::string& name) {
     if (seen.insert(name).second) names.push_back(name);

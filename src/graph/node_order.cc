@@ -5,28 +5,30 @@
 #include <algorithm>
 #include <functional>
 #include <queue>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
 #include "graph/graph.h"
+#include "graph/graph_index.h"
 
 namespace kvshare::graph {
 namespace {
 
 using IsOutside = std::function<bool(const std::string& name)>;
 
-// Where the values of a graph come from.
+// Where the values of a graph come from. The names are the graph's own.
 struct Sources {
-  std::unordered_set<std::string> given;          // inputs and initializers
-  std::unordered_map<std::string, size_t> maker;  // by output: the node's place in the graph
+  std::unordered_set<std::string_view> given;          // inputs and initializers
+  std::unordered_map<std::string_view, size_t> maker;  // by output: the node's place in the graph
 };
 
 Status AddGiven(const onnx::GraphProto& graph, const std::string& place, Sources& sources) {
   for (const auto& input : graph.input())
     if (!sources.given.insert(input.name()).second)
       return Status::InvalidInput(fmt::format("{}: graph input '{}' is declared twice", place, input.name()));
-  std::unordered_set<std::string> initializers;  // an input may have one, as its default
+  std::unordered_set<std::string_view> initializers;  // an input may have one, as its default
   for (const auto& initializer : graph.initializer())
     if (!initializers.insert(initializer.name()).second)
       return Status::InvalidInput(fmt::format("{}: initializer '{}' is given twice", place, initializer.name()));
@@ -62,18 +64,20 @@ struct Waiting {
 
 Result<Waiting> FindReaders(const std::vector<Node*>& nodes, const Sources& sources, const IsOutside& is_outside) {
   Waiting waiting{std::vector<int>(nodes.size(), 0), std::vector<std::vector<size_t>>(nodes.size())};
-  for (size_t i = 0; i < nodes.size(); ++i)
-    for (const auto& name : ReadNames(*nodes[i])) {
+  Status missing;
+  for (size_t i = 0; i < nodes.size() && missing.ok(); ++i)
+    ForEachReading(*nodes[i], [&](const std::string& name) {
       if (const auto made = sources.maker.find(name); made != sources.maker.end()) {
         waiting.readers[made->second].push_back(i);
         ++waiting.open[i];
-      } else if (!sources.given.contains(name) && !is_outside(name)) {
-        return Status::InvalidInput(
-            fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
-                        "or an initializer of that name",
-                        Describe(*nodes[i]), name));
+      } else if (missing.ok() && !sources.given.contains(name) && !is_outside(name)) {
+        missing =
+            Status::InvalidInput(fmt::format("{}: input '{}' is produced by no node; needs a producer, a graph input "
+                                             "or an initializer of that name",
+                                             Describe(*nodes[i]), name));
       }
-    }
+    });
+  KVSHARE_RETURN_IF_ERROR(missing);
   return waiting;
 }
 
