@@ -99,10 +99,11 @@ def test_verify_has_a_tolerance_for_each_type(kvshare, library, tmp_path, cache)
     assert halves.get(cache, "equal: codes are right, and the model without them is within 0.0001") in result.stdout
 
 
-def test_inspect_counts_their_bytes(kvshare, tmp_path):
+@pytest.mark.parametrize("case", ["e2b_heads"])
+def test_inspect_counts_their_bytes(kvshare, tmp_path, case):
     rows = {}
     for cache in ("fp16", "int8", "int4"):
-        narrow(kvshare, "e2b_heads", tmp_path, cache)
+        narrow(kvshare, case, tmp_path, cache)
         rows[cache] = [layer["row_bytes"] for layer in cases.inspect(kvshare, tmp_path / "model.onnx")["layers"]]
     assert rows == {"fp16": [1024, 2048, 0, 0], "int8": [512, 1024, 0, 0], "int4": [256, 512, 0, 0]}
 
