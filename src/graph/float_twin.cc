@@ -36,7 +36,7 @@ Status Check(const Graph& graph, const std::vector<Layer>& layers, const Layer& 
     return Status::Refused(fmt::format("{}: {}", Describe(*own.node), why));
   };
   if (own.graph != &graph) return refuse(fmt::format("lies in {}", own.graph->place()));
-  if (const Decline odd = CheckOwnCache(own); !odd.ok()) return refuse(odd.message());
+  if (const Decline odd = CheckOwnCache(own, kAllButWidth); !odd.ok()) return refuse(odd.message());
   if (Input(*own.node, 1).empty() || Input(*own.node, 2).empty())
     return refuse("has query, key and value in one input; needs three");
   for (const int input : {9, 10, 11, 14, 15, 16})

@@ -78,6 +78,8 @@ std::vector<NearMiss> NearMisses() {
        "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
       {"APresentThatIsRead", std::string(kTwoLayers) + "output sum f32[B]\nsum = ReduceSum(present_k, one)\n",
        Narrow(CacheType::kBf16), "value-is-read: present 'present_k' is read by ReduceSum 'sum'"},
+      {"APastWhoseWidthIsRead", std::string(kTwoLayers) + "output width i64[1]\nwidth = Shape(past_k) {start=3}\n",
+       Narrow(CacheType::kFp16), "source-cache: its past 'past_k' is also read by Shape 'width'"},
       {"CodesOfAnotherKind", Own("out0, present_k, present_v", "i32"), Narrow(CacheType::kFp16),
        "cache-type: its past 'past_k' holds no floats"},
       {"NoPresents", Own("out0", "f32"), Narrow(CacheType::kFp16),
@@ -134,6 +136,15 @@ TEST(KvCache, OfSixteenBitsHasNoScale) {
   ASSERT_TRUE(RewriteGraph(graph, Narrow(CacheType::kBf16)).ok());
   EXPECT_EQ(graph.ElementType("present_v"), onnx::TensorProto::BFLOAT16);
   EXPECT_THAT(ToText(graph.Copy()), testing::Not(testing::HasSubstr("quant_type")));
+}
+
+TEST(KvCache, LeavesTheRowsToBeCounted) {
+  for (const char* rows :
+       {"rows = Shape(past_k) {start=2, end=3}\n", "shape = Shape(present_v)\nrows = Gather(shape, two)\n"}) {
+    Graph graph = GraphOf(std::string(kTwoLayers) + "output rows i64[1]\n" + rows);
+    ASSERT_TRUE(RewriteGraph(graph, Narrow(CacheType::kFp16)).ok());
+    EXPECT_EQ(graph.ElementType("past_k"), onnx::TensorProto::FLOAT16) << rows;
+  }
 }
 
 TEST(KvCache, OfIntegersNeedsACalibration) {

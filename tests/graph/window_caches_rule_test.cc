@@ -58,7 +58,7 @@ std::vector<NearMiss> NearMisses() {
                                    "local_window_size=3000000000}")),
        "", "window-attribute: has a window of 3000000000 keys"},
       {"APastThatIsMade", Own("made", "") + "made = Identity(past_k)\n", "",
-       "source-cache: its past 'made' is no graph input that it alone reads"},
+       "source-cache: its past 'made' is no graph input"},
       {"ABorrowerWithAMask", std::string(kTwoLayers), "shared-attention",
        "source-form: is not kvshare::GroupQueryAttention, which alone has such a cache"},
       {"ABorrowerOfAnotherWindow",
@@ -69,6 +69,17 @@ std::vector<NearMiss> NearMisses() {
        "",
        "source-form: layer 1 borrows its cache and has window 2; needs kvshare::GroupQueryAttention with external_key "
        "and window 4"},
+      {"APastWhoseRowsAreCounted",
+       std::string(kTwoLayers) + "output rows i64[1]\nrows = Shape(past_v) {start=2, end=3}\n", "",
+       "source-cache: its past 'past_v' is also read by Shape 'rows'"},
+      {"APastWhoseRowsAreGathered",
+       std::string(kTwoLayers) + "output rows i64[1]\nshape = Shape(past_k)\nrows = Gather(shape, two)\n", "",
+       "source-cache: its past 'past_k' is also read by Shape 'shape'"},
+      {"APastWhoseShapeIsRead", std::string(kTwoLayers) + "output shape i64[4]\nshape = Shape(past_k)\n", "",
+       "source-cache: its past 'past_k' is also read by Shape 'shape'"},
+      {"APresentWhoseRowsAreCounted",
+       std::string(kTwoLayers) + "output rows i64[1]\nrows = Shape(present_k) {start=-2, end=-1}\n", "",
+       "value-is-read: present 'present_k' is read by Shape 'rows'"},
       {"APresentThatIsRead", std::string(kTwoLayers) + "output sum f32[B]\nsum = ReduceSum(present_k, one)\n", "",
        "value-is-read: present 'present_k' is read by ReduceSum 'sum'"},
   };
@@ -87,6 +98,18 @@ TEST(WindowCaches, SourceAndBorrowerHaveTheSameRows) {
   EXPECT_EQ(found, 2U);
   EXPECT_EQ(graph.ExtentName("past_k", 2), "past_window_of_7");
   EXPECT_EQ(graph.ExtentName("present_v", 2), "present_window_of_7");
+}
+
+// PyTorch's exporter takes the batch from the last layer's past.
+TEST(WindowCaches, LeaveTheBatchAndTheHeadsToBeRead) {
+  for (const char* reads : {"output batch i64[1]\nbatch = Shape(past_k) {start=0, end=1}\n",
+                            "output heads i64[1]\nheads = Shape(past_v) {start=-3, end=-2}\n",
+                            "output heads i64[1]\nshape = Shape(past_k)\nheads = Gather(shape, one)\n",
+                            "output heads i64[2]\nheads = Shape(present_k) {end=2}\n"}) {
+    Graph graph = GraphOf(std::string(kTwoLayers) + reads);
+    ASSERT_TRUE(RewriteGraph(graph, WindowCaches()).ok());
+    EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("window_cache_rows=7")) << reads;
+  }
 }
 
 TEST(WindowCaches, NeedASlackThatARowCountCanHold) {

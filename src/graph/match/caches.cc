@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "graph/extents.h"
+#include "graph/match/readers.h"
+
 namespace kvshare::graph {
 namespace {
 
@@ -11,6 +14,24 @@ constexpr int64_t kOrtHeadSizes = 8;  // ONNX Runtime's GroupQueryAttention take
 std::optional<int64_t> HeadSizeOf(const Graph& graph, const std::string& bnsh) {
   const auto shape = graph.Shape(bnsh);
   return shape && shape->size() == 4 && (*shape)[3] > 0 ? std::optional((*shape)[3]) : std::nullopt;
+}
+
+// Is what `node` makes some of the first `axes` extents of `value`, and no other?
+bool MakesExtents(const Graph& graph, const Node& node, const std::string& value, int64_t axes) {
+  const auto extents = ExtentsOf(graph, Output(node, 0));
+  return extents && std::ranges::all_of(*extents, [&](const Extent& e) { return e.of == value && e.axis < axes; });
+}
+
+// Does `reader` ask for no more of `value` than its first `axes` extents? Exporters take the batch from a cache.
+bool AsksForExtents(const Graph& graph, const Node& reader, const std::string& value, int64_t axes) {
+  if (!graph.IsOnnx(&reader, "Shape")) return false;
+  if (MakesExtents(graph, reader, value, axes)) return true;
+  return CheckReadersOf(graph, reader,
+                        [&](const Node& picks) {
+                          return graph.IsOnnx(&picks, "Gather") && Input(picks, 0) == Output(reader, 0) &&
+                                 MakesExtents(graph, picks, value, axes);
+                        })
+      .ok();
 }
 
 }  // namespace
@@ -39,13 +60,17 @@ std::vector<const Layer*> BorrowersOf(const std::vector<Layer>& layers, const La
   return borrowers;
 }
 
-Decline CheckOwnCache(const Layer& own) {
+Decline CheckOwnCache(const Layer& own, int64_t kept_axes) {
+  const Graph& graph = *own.graph;
   if (!own.IsGqa() || !own.IsKvshare())
     return Because(DeclineCode::kSourceForm, "is not kvshare::GroupQueryAttention, which alone has such a cache");
-  for (const int past : {3, 4})
-    if (const std::string& name = Input(*own.node, past);
-        !own.graph->IsInput(name) || own.graph->Consumers(name).size() != 1)
-      return Because(DeclineCode::kSourceCache, "its past '{}' is no graph input that it alone reads", name);
+  for (const int past : {3, 4}) {
+    const std::string& name = Input(*own.node, past);
+    if (!graph.IsInput(name)) return Because(DeclineCode::kSourceCache, "its past '{}' is no graph input", name);
+    for (const Node* reader : graph.Consumers(name))
+      if (reader != own.node && !AsksForExtents(graph, *reader, name, kept_axes))
+        return Because(DeclineCode::kSourceCache, "its past '{}' is also read by {}", name, Describe(*reader));
+  }
   return {};
 }
 
@@ -54,12 +79,14 @@ bool BorrowsByName(const Layer& borrower) {
          borrower.trouble.ok();
 }
 
-Decline CheckPresents(const Layer& own, const std::vector<const Layer*>& borrowers) {
-  for (const int present : {1, 2})
-    for (const Node* reader : own.graph->Consumers(Output(*own.node, present)))
-      if (std::none_of(borrowers.begin(), borrowers.end(), [&](const Layer* l) { return l->node == reader; }))
-        return Because(DeclineCode::kValueIsRead, "present '{}' is read by {}", Output(*own.node, present),
-                       Describe(*reader));
+Decline CheckPresents(const Layer& own, const std::vector<const Layer*>& borrowers, int64_t kept_axes) {
+  for (const int output : {1, 2}) {
+    const std::string& present = Output(*own.node, output);
+    for (const Node* reader : own.graph->Consumers(present))
+      if (std::ranges::none_of(borrowers, [&](const Layer* l) { return l->node == reader; }) &&
+          !AsksForExtents(*own.graph, *reader, present, kept_axes))
+        return Because(DeclineCode::kValueIsRead, "present '{}' is read by {}", present, Describe(*reader));
+  }
   return {};
 }
 

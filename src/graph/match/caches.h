@@ -15,14 +15,19 @@ std::vector<const Layer*> BorrowersOf(const std::vector<Layer>& layers, const La
 // ONNX Runtime's own. kCacheType, kHeadSize.
 Decline CheckGqaCache(const Graph& graph, const std::string& past_key, const std::string& past_value, bool for_ort);
 
+// Axes of a cache [B, Hkv, rows, D] that a rewrite leaves alone, counted from the first.
+inline constexpr int64_t kAllButRows = 2;  // and D
+inline constexpr int64_t kAllButWidth = 3;
+
 // kSourceForm: it is not kvshare::GroupQueryAttention. kSourceCache: its pasts are not graph inputs that it alone
-// reads.
-Decline CheckOwnCache(const Layer& own);
+// reads; others may ask for the first `kept_axes` extents.
+Decline CheckOwnCache(const Layer& own, int64_t kept_axes);
 
 // kvshare::GroupQueryAttention with external_key, whose borrowing is understood.
 bool BorrowsByName(const Layer& borrower);
 
-// kValueIsRead: others than graph outputs and the borrowers read a present of `own`.
-Decline CheckPresents(const Layer& own, const std::vector<const Layer*>& borrowers);
+// kValueIsRead: others than graph outputs and the borrowers read a present of `own`, and more of it than its first
+// `kept_axes` extents.
+Decline CheckPresents(const Layer& own, const std::vector<const Layer*>& borrowers, int64_t kept_axes);
 
 }  // namespace kvshare::graph

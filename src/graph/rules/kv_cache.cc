@@ -71,7 +71,7 @@ Matched<std::vector<float>> ScalesOf(const KvCache& cache, const Layer& layer, c
 Decline CheckLayer(const Rewriting& rewriting, const Layer& layer) {
   if (layer.graph != &rewriting.graph)
     return Because(DeclineCode::kInBody, "lies in {}, whose caches keep their type", layer.graph->place());
-  KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer, kAllButWidth));
   const Node& node = *layer.node;
   for (const int past : {3, 4})
     if (const int element = layer.graph->ElementType(Input(node, past)); !IsFloat(element))
@@ -90,7 +90,7 @@ Matched<Plan> MakePlan(const Rewriting& rewriting, const Layer& layer) {
           DeclineCode::kSourceForm,
           "layer {} borrows its cache; needs kvshare::GroupQueryAttention with external_key in the same graph",
           borrower->index);
-  KVSHARE_RETURN_IF_ERROR(CheckPresents(layer, plan.readers));
+  KVSHARE_RETURN_IF_ERROR(CheckPresents(layer, plan.readers, kAllButWidth));
   plan.readers.push_back(&layer);
   const KvCache& cache = *rewriting.options.kv_cache;
   if (StorageOf(cache.type).bits == 0) return plan;

@@ -16,7 +16,7 @@ namespace kvshare::graph {
 namespace {
 
 Decline CheckOwn(const Layer& layer) {
-  KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer, kAllButRows));
   if (Differs(*layer.node, "sliding_window_cache"))
     return Because(DeclineCode::kAlreadyConverted, "has sliding_window_cache, whose rows its past tells");
   if (layer.window != IntAttribute(*layer.node, "local_window_size"))
@@ -58,7 +58,8 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const auto borrowers = BorrowersOf(rewriting.layers, layer);
   for (const Layer* borrower : borrowers)
     if (Decline odd = CheckBorrower(layer, *borrower); !odd.ok()) return Outcome::Declined(std::move(odd));
-  if (Decline read = CheckPresents(layer, borrowers); !read.ok()) return Outcome::Declined(std::move(read));
+  if (Decline read = CheckPresents(layer, borrowers, kAllButRows); !read.ok())
+    return Outcome::Declined(std::move(read));
 
   const int64_t rows = layer.window + *rewriting.options.window_caches;
   Graph& graph = rewriting.GraphOf(layer);
