@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "tests/graph/rewrite_text.h"
+#include "tests/graph/torch_layers.h"
 #include "tests/graph/two_layers.h"
 
 namespace kvshare::graph {
@@ -36,6 +37,15 @@ TEST(OwnAttention, TurnsWithItsBorrowers) {
     EXPECT_THAT(RewriteText(AllAttention(), To(target)).report.notes,
                 testing::Contains(testing::HasSubstr("changed contract: caches are compact")));
   }
+}
+
+TEST(OwnAttention, SaysWhereTokensAreNumberedByTheRowsOfCaches) {
+  const std::string counting =
+      "numbers = Cast(at) {to=1}\nnumbers3 = Unsqueeze(numbers, middle)\nturned = Add(hidden, numbers3)\n"
+      "q0 = Transpose(turned) {perm=[0,2,1,3]}";
+  const auto counts = testing::Contains(testing::HasSubstr("this model numbers tokens by the rows of its caches"));
+  EXPECT_THAT(RewriteText(TorchLayersWith("q0", counting), To(Target::kKvshare)).report.notes, counts);
+  EXPECT_THAT(RewriteText(std::string(kTorchLayers), To(Target::kKvshare)).report.notes, testing::Not(counts));
 }
 
 // Its borrower would stay Attention, with a column of its mask for each padded key.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <unordered_set>
 
 #include "graph/extents.h"
 #include "graph/match/readers.h"
@@ -72,6 +73,29 @@ Decline CheckOwnCache(const Layer& own, int64_t kept_axes) {
         return Because(DeclineCode::kSourceCache, "its past '{}' is also read by {}", name, Describe(*reader));
   }
   return {};
+}
+
+bool QueriesCountRows(const Graph& graph, const std::vector<Layer>& layers) {
+  std::unordered_set<std::string> counts;
+  const auto add = [&](const std::string& cache) {
+    for (const Node* reader : graph.Consumers(cache))
+      if (graph.IsOnnx(reader, "Shape") && !AsksForExtents(graph, *reader, cache, kAllButRows))
+        counts.insert(Output(*reader, 0));
+  };
+  std::vector<std::string> queries;
+  for (const Layer& layer : layers) {
+    if (layer.graph != &graph || layer.IsShared() || layer.IsGqa()) continue;
+    queries.push_back(Input(*layer.node, 0));
+    add(layer.key_join.node == nullptr ? Input(*layer.node, 4) : layer.key_join.past);
+  }
+  // Masks count rows as well: what attention makes with them is no count.
+  for (const Node* node : graph.nodes()) {
+    if (IsAttentionOp(*node)) continue;
+    const auto reads = ReadNames(*node);
+    if (std::ranges::any_of(reads, [&](const std::string& name) { return counts.contains(name); }))
+      counts.insert(node->output().begin(), node->output().end());
+  }
+  return std::ranges::any_of(queries, [&](const std::string& query) { return counts.contains(query); });
 }
 
 bool BorrowsByName(const Layer& borrower) {

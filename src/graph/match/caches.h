@@ -23,6 +23,10 @@ inline constexpr int64_t kAllButWidth = 3;
 // reads; others may ask for the first `kept_axes` extents.
 Decline CheckOwnCache(const Layer& own, int64_t kept_axes);
 
+// Does a query depend on how many rows a cache has? So exporters number tokens where the model has no position_ids: a
+// sequence's tokens then count the padding before them. Of own Attention layers in `graph`.
+bool QueriesCountRows(const Graph& graph, const std::vector<Layer>& layers);
+
 // kvshare::GroupQueryAttention with external_key, whose borrowing is understood.
 bool BorrowsByName(const Layer& borrower);
 

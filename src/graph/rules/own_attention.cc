@@ -193,7 +193,17 @@ Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& m
   return known != nullptr ? *known : MakeLengths(graph, layer, mask.key_mask);
 }
 
-Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& before) {
+std::string ContractNote(const MaskMeaning& mask, bool queries_count_rows) {
+  std::string note = fmt::format(
+      "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
+      "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths",
+      mask.key_mask);
+  if (queries_count_rows)
+    note += "; this model numbers tokens by the rows of its caches: sequences of a batch must have equal lengths";
+  return note;
+}
+
+Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& before, bool queries_count_rows) {
   const Node& node = *layer.node;
   if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
   if (layer.static_key.writer != nullptr && !rewriting.wanted.Has(Feature::kStaticCaches))
@@ -222,19 +232,16 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   NoteRank3(rewriting, *mask);
   if (for_ort && !BatchOf(layer).Is(1) && !TokensOf(layer, 0).Is(1)) rewriting.Note(kOrtTakesTokens);
   if (!mask->padding) return Outcome::Applied();
-  return Outcome::Applied(
-      fmt::format("changed contract: caches are compact: a sequence's new keys go right after its last kept one, no "
-                  "longer to the padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for "
-                  "equal lengths",
-                  mask->key_mask));
+  return Outcome::Applied(ContractNote(*mask, queries_count_rows));
 }
 
 }  // namespace
 
 void RunOwnAttention(Rewriting& rewriting) {
   LengthsBefore before;
+  const bool queries_count_rows = QueriesCountRows(rewriting.graph, rewriting.layers);
   ForEachLayer(rewriting, kOwnAttentionRule, [&](Rewriting& all, const Layer& layer) {
-    Outcome outcome = Apply(all, layer, before);
+    Outcome outcome = Apply(all, layer, before, queries_count_rows);
     before.Add(layer);
     return outcome;
   });
