@@ -42,12 +42,22 @@ TEST_P(ReadSameColumns, GivesTheSameMeaning) {
 
 INSTANTIATE_TEST_SUITE_P(
     Surfaces, ReadSameColumns,
-    testing::Values(SameColumns{"Turned", "causal", "causal = GreaterOrEqual(q, kv)", 4},
-                    SameColumns{"TurnedWindow", "near", "near = Less(begin, kv)", 4},
-                    SameColumns{"WindowWithItsFirst", "near", "near = GreaterOrEqual(kv, begin)", 5},
-                    SameColumns{"NoWindow", "near", "near = Identity(true)", -1},
-                    SameColumns{"LengthsAddedTheOtherWay", "T", "T = Add(S, P)", 4},
-                    SameColumns{"BoundByTheNext", "causal", "next = Add(q, once)\ncausal = Less(kv, next)", 4}),
+    testing::Values(
+        SameColumns{"Turned", "causal", "causal = GreaterOrEqual(q, kv)", 4},
+        SameColumns{"TurnedWindow", "near", "near = Less(begin, kv)", 4},
+        SameColumns{"WindowWithItsFirst", "near", "near = GreaterOrEqual(kv, begin)", 5},
+        SameColumns{"NoWindow", "near", "near = Identity(true)", -1},
+        SameColumns{"LengthsAddedTheOtherWay", "T", "T = Add(S, P)", 4},
+        SameColumns{"PaddingOfRowsReshaped", "flags",
+                    "rest = Concat(B1, last) {axis=0}\nsame = Reshape(attention_mask, rest) {allowzero=1}\n"
+                    "flags = Cast(same) {to=9}",
+                    4},
+        SameColumns{
+            "FlagsReshaped", "flags",
+            "value ints bool[batch,total]\nints = Cast(attention_mask) {to=9}\nC1 = Shape(attention_mask) {start=1}\n"
+            "rest = Concat(B1, C1) {axis=0}\nflags = Reshape(ints, rest)",
+            4},
+        SameColumns{"BoundByTheNext", "causal", "next = Add(q, once)\ncausal = Less(kv, next)", 4}),
     [](const auto& test) { return std::string(test.param.name); });
 
 class ReadOddColumns : public testing::TestWithParam<NearMiss> {};
@@ -76,6 +86,13 @@ INSTANTIATE_TEST_SUITE_P(
                  "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
         NearMiss{"OtherRowsKept", "rows", "rows = Range(once, B, once)",
                  "mask: GatherND 'kept' does not take the first T columns of all rows of a mask"},
+        NearMiss{"PaddingOfOtherRows", "flags",
+                 "rest = Concat(S1, last) {axis=0}\nsame = Reshape(attention_mask, rest)\nflags = Cast(same) {to=9}",
+                 "mask: GatherND 'kept' takes its padding from 'same'; needs a graph input of rank 2 there"},
+        NearMiss{"PaddingOfNoRows", "flags",
+                 "const zeros i64[2] = 0 -1\nsame = Reshape(attention_mask, zeros) {allowzero=1}\n"
+                 "flags = Cast(same) {to=9}",
+                 "mask: GatherND 'kept' takes its padding from 'same'; needs a graph input of rank 2 there"},
         NearMiss{"ComputedPadding", "flags", "other = Neg(attention_mask)\nflags = Cast(other) {to=9}",
                  "mask: GatherND 'kept' takes its padding from 'other'; needs a graph input of rank 2 there"},
         NearMiss{"PaddingOfNumbers", "flags", "flags = Identity(attention_mask)",

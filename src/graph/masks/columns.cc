@@ -3,7 +3,8 @@
 // With mask [B, total], P past and S new tokens, T = P + S:
 //   kv  = Unsqueeze(Range(0, T, 1)) [1, 1, 1, T]        q = Unsqueeze(Range(0, S, 1) + P) [1, 1, S, 1]
 //   causal   LessOrEqual(kv, q)                         window W   Greater(kv, q - W)
-//   padding  GatherND(Cast(mask, bool), [b, kv]): the first T columns; or Unsqueeze(Cast(mask, bool), [1, 2])
+//   padding  GatherND(Cast(mask, bool), [b, kv]): the first T columns; or Unsqueeze(Cast(mask, bool), [1, 2]);
+//            mask may have been reshaped to its own two axes
 //   mask     Expand(And of these and of True, [B, 1, S, T])
 // Where shapes are fixed, tools fold what does not depend on the caller: a comparison, the indices of GatherND, or all.
 #include <fmt/format.h>
@@ -140,12 +141,28 @@ Matched<Found> ReadComparison(const Graph& graph, const Node& node) {
   return found;
 }
 
+// `value`, or the [B, total] that a Reshape to [B, -1] leaves as it is.
+const std::string& BeforeSameRows(const Graph& graph, const std::string& value) {
+  const Node* reshape = graph.Producer(value);
+  if (!graph.IsOnnx(reshape, "Reshape")) return value;
+  const std::string& rows = graph.Origin(Input(*reshape, 0));
+  const auto from = graph.Shape(rows);
+  const auto to = SumsOf(graph, Input(*reshape, 1));
+  if (!from || from->size() != 2 || !to || to->size() != 2) return value;
+  const auto stays = [&](int64_t axis) {
+    const Sum& extent = (*to)[static_cast<size_t>(axis)];
+    return extent == SumOfExtent(graph, rows, axis) || (extent.Is(0) && !Differs(*reshape, "allowzero"));
+  };
+  return stays(0) && (stays(1) || to->back().Is(-1)) ? rows : value;
+}
+
 // The value before a cast to bool.
 Matched<std::string> BeforeFlags(const Graph& graph, const Node& reader, const std::string& value) {
-  const Node* cast = Maker(graph, value);
+  const std::string& flags = BeforeSameRows(graph, graph.Origin(value));
+  const Node* cast = graph.Producer(flags);
   if (graph.IsOnnx(cast, "Cast") && IntAttribute(*cast, "to") == onnx::TensorProto::BOOL)
-    return BeforeCast(graph, Input(*cast, 0));
-  if (graph.ElementType(graph.Origin(value)) == onnx::TensorProto::BOOL) return graph.Origin(value);
+    return BeforeSameRows(graph, BeforeCast(graph, Input(*cast, 0)));
+  if (graph.ElementType(flags) == onnx::TensorProto::BOOL) return flags;
   return Odd(reader, "does not take its padding from a cast to bool");
 }
 
