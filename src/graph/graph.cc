@@ -31,12 +31,12 @@ std::string FunctionKey(const std::string& domain, const std::string& name) {
   return CanonicalDomain(domain) + ":" + name;
 }
 
-// `graph` is a GraphProto or a FunctionProto.
+// An attention node, or the Softmax of attention in single operators. `graph` is a GraphProto or a FunctionProto.
 template <typename Proto>
-bool HoldsAttention(const Proto& graph) {
-  const auto holds = [](const onnx::GraphProto& body) { return HoldsAttention(body); };
+bool MayHoldAttention(const Proto& graph) {
+  const auto holds = [](const onnx::GraphProto& body) { return MayHoldAttention(body); };
   return std::any_of(graph.node().begin(), graph.node().end(), [&](const Node& node) {
-    return IsAttentionOp(node) ||
+    return IsAttentionOp(node) || node.op_type() == "Softmax" ||
            std::any_of(node.attribute().begin(), node.attribute().end(), [&](const auto& attribute) {
              return (attribute.has_g() && holds(attribute.g())) ||
                     std::any_of(attribute.graphs().begin(), attribute.graphs().end(), holds);
@@ -119,11 +119,13 @@ Status Graph::MakeBody(const Node& holder, const std::string& attribute, onnx::G
 }
 
 Status Graph::MakeFunction(const onnx::FunctionProto& function) {
-  if (!HoldsAttention(function)) return {};
+  if (!MayHoldAttention(function)) return {};
   auto made = std::unique_ptr<Graph>(new Graph);
   made->owned_ = std::make_unique<onnx::ModelProto>();
   made->model_ = made->owned_.get();
   made->proto_ = made->model_->mutable_graph();
+  made->model_->set_domain(function.domain());
+  made->proto_->set_name(function.name());
   *made->proto_->mutable_node() = function.node();
   for (const auto& input : function.input()) made->proto_->add_input()->set_name(input);
   for (const auto& output : function.output()) made->proto_->add_output()->set_name(output);

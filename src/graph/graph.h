@@ -44,7 +44,7 @@ class Graph {
   std::vector<const Graph*> BodiesOf(const Node& node) const;
   std::vector<const Graph*> bodies() const;
   std::vector<Graph*> bodies();
-  // The model's functions that hold an attention node, to look at: their nodes are copies.
+  // The model's functions that may hold attention, to look at: copies, with their domain in model(), name in proto().
   const std::vector<std::unique_ptr<Graph>>& functions() const { return functions_; }
   // Where this graph is: "" for the main one, "then_branch of If 'x'", "function 'f'".
   const std::string& place() const { return place_; }

@@ -4,7 +4,9 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace kvshare::graph {
@@ -56,14 +58,66 @@ bool HasValues(const Graph& graph, const Node& softmax) {
   return false;
 }
 
-}  // namespace
-
-int64_t CountUnfusedAttention(const Graph& graph) {
+// Of the nodes of `graph` and its bodies, calls not among them.
+int64_t CountHere(const Graph& graph) {
   int64_t count = 0;
   for (const Node* node : graph.nodes())
     if (graph.IsOnnx(node, "Softmax") && HasScores(graph, *node) && HasValues(graph, *node)) ++count;
-  for (const Graph* body : graph.bodies()) count += CountUnfusedAttention(*body);
+  for (const Graph* body : graph.bodies()) count += CountHere(*body);
   return count;
 }
+
+// Counts through calls of functions, which may call others.
+class Calls {
+ public:
+  explicit Calls(const Graph& main) {
+    for (const auto& function : main.model().functions())
+      functions_[KeyOf(function.domain(), function.name())].proto = &function;
+    for (const auto& function : main.functions())
+      functions_[KeyOf(function->model().domain(), function->proto().name())].count = CountHere(*function);
+  }
+
+  // What the calls of `graph`, a GraphProto or a FunctionProto, add.
+  template <typename Proto>
+  int64_t Count(const Proto& graph) {
+    int64_t count = 0;
+    for (const Node& node : graph.node()) {
+      count += CountCall(node);
+      for (const auto& attribute : node.attribute()) {
+        if (attribute.has_g()) count += Count(attribute.g());
+        for (const auto& body : attribute.graphs()) count += Count(body);
+      }
+      count = std::min(count, kMost);
+    }
+    return count;
+  }
+
+ private:
+  static constexpr int64_t kMost = 1'000'000;  // functions that call others twice count twice as many each
+
+  struct Function {
+    const onnx::FunctionProto* proto = nullptr;
+    int64_t count = 0;  // of its own nodes, and from when it was asked for of its calls
+    bool asked = false;
+  };
+
+  static std::string KeyOf(const std::string& domain, const std::string& name) {
+    return CanonicalDomain(domain) + ":" + name;
+  }
+
+  int64_t CountCall(const Node& node) {
+    const auto found = functions_.find(KeyOf(node.domain(), node.op_type()));
+    if (found == functions_.end()) return 0;
+    Function& function = found->second;
+    if (!std::exchange(function.asked, true)) function.count += Count(*function.proto);
+    return function.count;
+  }
+
+  std::unordered_map<std::string, Function> functions_;
+};
+
+}  // namespace
+
+int64_t CountUnfusedAttention(const Graph& graph) { return CountHere(graph) + Calls(graph).Count(graph.proto()); }
 
 }  // namespace kvshare::graph

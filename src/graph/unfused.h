@@ -7,8 +7,9 @@
 
 namespace kvshare::graph {
 
-// Softmax nodes of `graph` and its bodies whose scores a MatMul makes of two computed values, and whose weights another
-// MatMul joins with a third: softmax(q k^T ...) v. A MatMul by a constant is a projection, as of a router of experts.
+// Softmax nodes of the main graph `graph` and its bodies, and once more for each call those of functions, whose scores
+// a MatMul makes of two computed values, and whose weights another MatMul joins with a third: softmax(q k^T ...) v. A
+// MatMul by a constant is a projection, as of a router of experts.
 int64_t CountUnfusedAttention(const Graph& graph);
 
 }  // namespace kvshare::graph

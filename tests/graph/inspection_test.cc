@@ -46,6 +46,46 @@ TEST(Inspection, WhatStandsBetweenScoresAndSoftmaxIsLookedThrough) {
             2);
 }
 
+void AddFunction(onnx::ModelProto& model, const std::string& name, const std::string& lines) {
+  const onnx::ModelProto text = *ParseTextGraph(
+      "input q f32[B,4,S,8]\ninput kt f32[B,4,8,T]\ninput v f32[B,4,T,8]\noutput y f32[B,4,S,8]\n" + lines);
+  auto& function = *model.add_functions();
+  function.set_domain("local");
+  function.set_name(name);
+  *function.mutable_node() = text.graph().node();
+  *function.mutable_opset_import() = text.opset_import();
+  for (const char* input : {"q", "kt", "v"}) function.add_input(input);
+  function.add_output("y");
+}
+
+int64_t UnfusedIn(const onnx::ModelProto& model) {
+  const auto graph = Graph::Make(model, ".");
+  EXPECT_TRUE(graph.ok()) << graph.status().message();
+  return graph.ok() ? Describe(*graph).unfused_layers : -1;
+}
+
+TEST(Inspection, AttentionOfSingleOperatorsInFunctionsCountsForEachCall) {
+  onnx::ModelProto model = *ParseTextGraph(std::string(kUnfused) +
+                                           "import local 1\na = local.Layer(q, kt, v)\nb = local.Layer(a, kt, v)\n"
+                                           "y = local.Sdpa(b, kt, v)\n");
+  AddFunction(model, "Layer", "import local 1\ny = local.Sdpa(q, kt, v)\n");
+  AddFunction(model, "Sdpa", "s = MatMul(q, kt)\np = Softmax(s)\ny = MatMul(p, v)\n");
+  AddFunction(model, "NeverCalled", "s = MatMul(q, kt)\np = Softmax(s)\ny = MatMul(p, v)\n");
+  EXPECT_EQ(UnfusedIn(model), 3);
+}
+
+TEST(Inspection, FunctionsThatCallThemselvesOrTooManyOthersAreCountedInTime) {
+  onnx::ModelProto model = *ParseTextGraph(std::string(kUnfused) + "import local 1\ny = local.F0(q, kt, v)\n");
+  AddFunction(model, "Own",
+              "import local 1\ns = MatMul(q, kt)\np = Softmax(s)\nx = MatMul(p, v)\ny = local.Own(x, kt, v)\n");
+  for (int i = 0; i < 99; ++i) {
+    const std::string next = i < 98 ? "F" + std::to_string(i + 1) : "Own";
+    AddFunction(model, "F" + std::to_string(i),
+                "import local 1\nx = local." + next + "(q, kt, v)\ny = local." + next + "(x, kt, v)\n");
+  }
+  EXPECT_EQ(UnfusedIn(model), 1'000'000);
+}
+
 TEST(Inspection, ASoftmaxThatIsNoAttentionIsNotCounted) {
   // A classifier, a router of experts, and weights that nobody multiplies.
   EXPECT_EQ(Unfused("l = MatMul(x, w)\np = Softmax(l)\ny = Identity(q)\n"), 0);
