@@ -29,6 +29,14 @@ def test_a_rewritten_model_answers_what_the_original_does(kvshare, case, tmp_pat
     assert "chunks step 6" in steps and "long step 3" in steps and "ragged step 3" in steps
 
 
+def test_of_a_padded_prompt_only_each_sequences_last_logits_are_compared(kvshare, case, tmp_path):
+    """With --fast-prefill the rewritten model answers for no other token; each sequence alone is the truth."""
+    out = tmp_path / "model.onnx"
+    assert kvshare("rewrite", case.model("torch_gemma4"), "-o", out, "--to", "kvshare", "--fast-prefill").returncode == EQUAL
+    code, steps, _ = hard(kvshare, out, case.model("torch_gemma4"))
+    assert code == EQUAL and "ragged prefill" in steps, steps
+
+
 def test_a_window_one_key_too_wide_shows_in_a_long_prompt(kvshare, case, tmp_path):
     """24 random tokens may hide it; more than two windows do not."""
     out = tmp_path / "model.onnx"
