@@ -80,7 +80,8 @@ Graph::Graph(Graph&& other) noexcept
       model_functions_(std::move(other.model_functions_)),
       index_(std::move(other.index_)),
       removed_(std::move(other.removed_)),
-      all_names_(std::move(other.all_names_)) {
+      all_names_(std::move(other.all_names_)),
+      node_names_(std::move(other.node_names_)) {
   for (auto& [holder, held] : bodies_)
     for (auto& body : held) body->outer_ = this;
 }

@@ -152,6 +152,8 @@ class Graph {
   onnx::TensorProto& AddInitializer(const std::string& name, int type, size_t elements);  // of rank 1, still empty
   // The declared extent of `value` along `axis`, to edit; null where no such axis is declared.
   onnx::TensorShapeProto::Dimension* MutableExtent(const std::string& value, int64_t axis);
+  // For a node that comes: ONNX Runtime refuses two nodes of one name.
+  std::string FreshNodeName(const std::string& base);
   const Graph& Main() const { return outer_ == nullptr ? *this : outer_->Main(); }
 
   std::unique_ptr<onnx::ModelProto> owned_;  // of the main graph and of functions
@@ -168,8 +170,10 @@ class Graph {
   std::shared_ptr<const std::unordered_set<std::string>> model_functions_;  // "domain:name"
   mutable std::unique_ptr<GraphIndex> index_;                               // null: not asked for yet
   mutable std::unique_ptr<Removed> removed_;
-  mutable std::vector<std::unique_ptr<Dependents>> dependents_;         // of the main graph: for all its bodies
-  mutable std::unique_ptr<std::unordered_set<std::string>> all_names_;  // of the main graph: of the whole model
+  mutable std::vector<std::unique_ptr<Dependents>> dependents_;  // of the main graph: for all its bodies
+  // Of the main graph: of the whole model.
+  mutable std::unique_ptr<std::unordered_set<std::string>> all_names_;
+  mutable std::unique_ptr<std::unordered_set<std::string>> node_names_;
 };
 
 // Every name that `node` reads: its inputs, and what its subgraphs capture.

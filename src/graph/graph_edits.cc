@@ -24,6 +24,23 @@ void CollectNames(const onnx::GraphProto& graph, std::unordered_set<std::string>
   }
 }
 
+// The names of the nodes themselves.
+void CollectNodeNames(const onnx::GraphProto& graph, std::unordered_set<std::string>& names) {
+  for (const auto& node : graph.node()) {
+    names.insert(node.name());
+    for (const auto& attribute : node.attribute()) {
+      if (attribute.has_g()) CollectNodeNames(attribute.g(), names);
+      for (const auto& body : attribute.graphs()) CollectNodeNames(body, names);
+    }
+  }
+}
+
+std::string Fresh(const std::unordered_set<std::string>& taken, const std::string& base) {
+  std::string name = base;
+  for (int i = 1; taken.contains(name); ++i) name = fmt::format("{}_{}", base, i);
+  return name;
+}
+
 template <typename Field, typename IsGone>
 void EraseWhere(Field& field, const IsGone& is_gone) {
   std::vector<typename Field::value_type*> all(static_cast<size_t>(field.size()));
@@ -78,7 +95,7 @@ const Node& Graph::InsertBefore(const Node& where, const std::string& op_type, c
   auto& nodes = *proto_->mutable_node();
   Node& node = *nodes.Add();
   node.set_op_type(op_type);
-  node.set_name(outputs.front());
+  node.set_name(FreshNodeName(outputs.front()));
   const int last = nodes.size() - 1;
   for (int i = last; i > 0 && (i == last || &nodes.Get(i + 1) != &where); --i) nodes.SwapElements(i, i - 1);
   SetOutputs(node, outputs);
@@ -160,9 +177,16 @@ std::string Graph::FreshName(const std::string& base) const {
     taken = std::make_unique<std::unordered_set<std::string>>();
     CollectNames(Main().proto(), *taken);
   }
-  std::string name = base;
-  for (int i = 1; taken->contains(name); ++i) name = fmt::format("{}_{}", base, i);
-  return name;
+  return Fresh(*taken, base);
+}
+
+std::string Graph::FreshNodeName(const std::string& base) {
+  auto& taken = Main().node_names_;
+  if (taken == nullptr) {
+    taken = std::make_unique<std::unordered_set<std::string>>();
+    CollectNodeNames(Main().proto(), *taken);
+  }
+  return *taken->insert(Fresh(*taken, base)).first;
 }
 
 onnx::TensorProto& Graph::AddInitializer(const std::string& name, int type, size_t elements) {

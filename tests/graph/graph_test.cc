@@ -77,6 +77,17 @@ TEST(Graph, FreshNamesDoNotCollideWithASparseInitializer) {
   EXPECT_EQ(graph->FreshName("taken"), "taken_1");
 }
 
+// ONNX Runtime refuses two nodes of one name.
+TEST(Graph, ANodeThatComesHasANameOfItsOwn) {
+  onnx::ModelProto model = *ParseTextGraph("input x f32[4]\ny = Neg(x)\nz = Neg(y)\noutput z f32[4]\n");
+  model.mutable_graph()->mutable_node(0)->set_name("new");
+  auto graph = Graph::Make(model, ".");
+  ASSERT_TRUE(graph.ok());
+  const Node& last = *graph->Producer("z");
+  EXPECT_EQ(graph->InsertBefore(last, "Abs", {"y"}, {"new"}).name(), "new_1");
+  EXPECT_EQ(graph->InsertBefore(last, "Abs", {"y"}, {"newer"}).name(), "newer");
+}
+
 TEST(Graph, ReleaseGivesBackEverythingButTheOrder) {
   const onnx::ModelProto model = *ParseTextGraph(kTwoLayers);
   auto graph = Graph::Make(model, ".");
