@@ -51,6 +51,11 @@ TEST(NodesOnlyFor, AreThoseThatNobodyElseReads) {
   EXPECT_THAT(MaskGroup(GraphOf(std::string(kTwoLayers) + "spy = Identity(visible)\n")),
               testing::ElementsAre("wide", "kept", "both", "bias3", "bias"));
   EXPECT_THAT(MaskGroup(GraphOf(std::string(kTwoLayers) + "output bias f32[B,1,S,T]\n")), testing::IsEmpty());
+  // Attention reads a value of theirs as something else than its mask.
+  const std::string moved = TwoLayersWith("S", "moved = Neg(rotated)\nS = Shape(moved) {start=1, end=2}");
+  EXPECT_THAT(MaskGroup(GraphOf(TwoLayersWith(
+                  "out1", "out1 = Attention(moved, k1, v1, bias) {q_num_heads=4, kv_num_heads=1}", moved))),
+              testing::AllOf(testing::Contains("S"), testing::Not(testing::Contains("moved"))));
 }
 
 // An execution provider knows no lengths: only what takes a mask for a key mask may have another source.

@@ -37,14 +37,21 @@ std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std:
                                       const IsTaken& taken) {
   std::unordered_set<const Node*> only;
   std::unordered_set<std::string> wanted(values.begin(), values.end());
-  const IsTaken ours = [&](const Node& node) { return only.contains(&node) || taken(node); };
+  const IsTaken each_other = [&](const Node& node) { return only.contains(&node); };
+  const IsTaken ours = [&](const Node& node) { return each_other(node) || taken(node); };
+  const auto is_only_ours = [&](const Node& node) {
+    return std::ranges::all_of(node.output(), [&](const std::string& output) {
+      const bool is_asked_for = std::ranges::find(values, output) != values.end();
+      return output.empty() || CheckReaders(graph, output, is_asked_for ? ours : each_other).ok();
+    });
+  };
   const auto nodes = graph.nodes();
   // Readers lie behind what they read: from the back, all readers of a node are judged before it is.
   for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
     const Node& node = **it;
     const bool makes = std::any_of(node.output().begin(), node.output().end(),
                                    [&](const auto& output) { return wanted.contains(output); });
-    if (!makes || taken(node) || !graph.BodiesOf(node).empty() || !CheckReadersOf(graph, node, ours).ok()) continue;
+    if (!makes || taken(node) || !graph.BodiesOf(node).empty() || !is_only_ours(node)) continue;
     only.insert(&node);
     for (const auto& input : node.input())
       if (!input.empty()) wanted.insert(input);
