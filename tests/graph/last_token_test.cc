@@ -146,6 +146,15 @@ TEST(FastPrefill, CutsBehindTheLastOwnKeys) {
   EXPECT_EQ(graph.Shape("logits"), (std::vector<int64_t>{-1, 1, 32}));
 }
 
+// They read all tokens of another value too, and would fail beside one token.
+TEST(FastPrefill, ReadersThatNoOutputNeedsGo) {
+  Graph graph =
+      GraphOf(EndingIn("unread = Add(out1, out0)\nunread1 = Neg(unread)\nstays = Neg(out0)\nlogits = Identity(out1)"));
+  ASSERT_TRUE(RewriteGraph(graph, FastPrefill()).ok());
+  EXPECT_THAT(ToText(graph.Copy()), testing::AllOf(testing::HasSubstr("GatherND"), testing::HasSubstr("stays = "),
+                                                   testing::Not(testing::HasSubstr("unread"))));
+}
+
 TEST(FastPrefill, LogitsOfTheLastTokenAloneAreNotEnough) {
   Graph graph = GraphOf(Replaced(EndingIn("const begin0 i64[1] = -1\nconst end0 i64[1] = 9223372036854775807\n"
                                           "taken = Slice(out1, begin0, end0, one)\nlogits = Identity(taken)"),

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "graph/masks.h"
+#include "graph/match/readers.h"
 #include "graph/match/token_reads.h"
 
 namespace kvshare::graph {
@@ -59,21 +60,6 @@ bool IsLastToken(const Graph& graph, const std::string& value) {
   const Node* node = graph.Producer(value);
   if (graph.IsOnnx(node, "Transpose")) node = graph.Producer(Input(*node, 0));
   return graph.IsOnnx(node, "GatherND") && IntAttribute(*node, "batch_dims") == 1;
-}
-
-// The nodes that graph outputs need: all of them, or all but `logits`.
-std::unordered_set<const Node*> Needed(const Graph& graph, const std::string& but = "") {
-  std::unordered_set<const Node*> needed;
-  std::vector<std::string> open;
-  for (const auto& output : graph.proto().output())
-    if (output.name() != but) open.push_back(output.name());
-  while (!open.empty()) {
-    const Node* node = graph.Producer(open.back());
-    open.pop_back();
-    if (node == nullptr || !needed.insert(node).second) continue;
-    for (auto& name : ReadNames(*node)) open.push_back(std::move(name));
-  }
-  return needed;
 }
 
 Decline CheckUnread(const Graph& graph, const Node& node) {
@@ -165,8 +151,8 @@ class Walk {
       : graph_(graph),
         fixed_(graph),
         ranks_(ranks),
-        needed_(Needed(graph)),
-        elsewhere_(Needed(graph, plan.logits)),
+        needed_(NeededNodes(graph)),
+        elsewhere_(NeededNodes(graph, plan.logits)),
         plan_(plan) {
     for (const Layer& layer : behind) layers_[layer.node] = &layer;
   }
@@ -177,10 +163,23 @@ class Walk {
     // Readers lie behind what they read: from the back, a node's outputs are known when it is met.
     for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) KVSHARE_RETURN_IF_ERROR(Visit(**it));
     for (const auto& [value, axis] : plan_.narrowed) KVSHARE_RETURN_IF_ERROR(CheckReadersOf(value, axis));
+    FindUnneeded();
     return {};
   }
 
  private:
+  void FindUnneeded() {
+    std::unordered_set<std::string> narrowed;
+    for (const auto& [value, axis] : plan_.narrowed) narrowed.insert(value);
+    const auto depend = MadeWith(graph_, std::move(narrowed));
+    for (const Node* node : graph_.nodes()) {
+      const auto reads = ReadNames(*node);
+      if (!needed_.contains(node) &&
+          std::ranges::any_of(reads, [&](const auto& name) { return depend.contains(name); }))
+        plan_.unneeded.push_back(node);
+    }
+  }
+
   Decline Visit(const Node& node) {
     std::optional<int64_t> axis;
     for (const auto& output : node.output()) {

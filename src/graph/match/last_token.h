@@ -33,6 +33,7 @@ struct LastTokenPlan {
   std::map<std::string, int64_t> narrowed;             // values of that part, and the axis of their tokens
   std::map<const Node*, std::vector<int64_t>> shapes;  // of Reshape nodes that named the number of tokens
   std::vector<const Node*> triangles;                  // Attention that must no longer be causal beside its mask
+  std::vector<const Node*> unneeded;                   // read all tokens of that part, for no graph output
 };
 
 // kNothingShared: no such layer. kTokensMixed, kShapeUnknown: ReadTokens. kValueIsOutput, kValueIsRead: what another

@@ -33,6 +33,20 @@ std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<
   return values;
 }
 
+std::unordered_set<const Node*> NeededNodes(const Graph& graph, const std::string& but) {
+  std::unordered_set<const Node*> needed;
+  std::vector<std::string> open;
+  for (const auto& output : graph.proto().output())
+    if (output.name() != but) open.push_back(output.name());
+  while (!open.empty()) {
+    const Node* node = graph.Producer(open.back());
+    open.pop_back();
+    if (node == nullptr || !needed.insert(node).second) continue;
+    for (auto& name : ReadNames(*node)) open.push_back(std::move(name));
+  }
+  return needed;
+}
+
 std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std::string>& values,
                                       const IsTaken& taken) {
   std::unordered_set<const Node*> only;

@@ -23,6 +23,9 @@ Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& take
 // `values`, and all that nodes of the graph make with any of them. A node reads what its bodies read.
 std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values);
 
+// The nodes that the outputs of the graph need: all outputs, or all but one.
+std::unordered_set<const Node*> NeededNodes(const Graph& graph, const std::string& but = "");
+
 // The nodes, in the graph's order, that exist only to make `values`: nodes that are taken read those, and no other of
 // their outputs; all of them are read by each other. Nodes that hold bodies are not among them.
 std::vector<const Node*> NodesOnlyFor(const Graph& graph, const std::vector<std::string>& values, const IsTaken& taken);

@@ -131,6 +131,8 @@ void RunFastPrefill(Rewriting& rewriting) {
     if (Differs(*node, "allowzero")) graph.SetInt(*node, "allowzero", 0);  // a 0 keeps an extent
   }
   for (const Node* node : plan->triangles) graph.SetInt(*node, "is_causal", 0);
+  // One token would not fit what else they read.
+  for (auto at = plan->unneeded.rbegin(); at != plan->unneeded.rend(); ++at) graph.Remove(**at);
   for (const auto& [value, axis] : plan->narrowed) graph.SetExtent(value, axis, 1);
   // There is no cycle: the graph was in order, and the added nodes read values that it had.
   if (const Status sorted = graph.Reorder(); !sorted.ok()) rewriting.Note(sorted.message());
