@@ -206,7 +206,16 @@ TEST(OwnAttention, LeavesACacheWhoseQueryWaitsForIt) {
                                         "seen = Identity(S1)"));
   const Rewritten result = RewriteIn(graph, To(Target::kKvshare));
   EXPECT_EQ(result.CodedDeclineOf("own-attention"),
-            "key-not-of-this-step: its query depends on 'present_k', which it would make");
+            "key-not-of-this-step: 'q0' depends on 'present_k', which it would make");
+}
+
+TEST(OwnAttention, LeavesACacheWhoseNewRowsWaitForIt) {
+  Graph graph = GraphOf(TorchLayersWith("v0",
+                                        "v0 = Slice(present_k, nought1, seen, two)\nconst nought1 i64[1] = 0\n"
+                                        "seen = Identity(S1)"));
+  const Rewritten result = RewriteIn(graph, To(Target::kKvshare));
+  EXPECT_EQ(result.CodedDeclineOf("own-attention"),
+            "key-not-of-this-step: 'v0' depends on 'present_k', which it would make");
 }
 
 // Layer 0 takes the heads as they are.
@@ -233,6 +242,17 @@ INSTANTIATE_TEST_SUITE_P(
         OddOwn{"HeadsThatStayRepeated",
                TorchLayersWith("wide_shape", "wide_shape = Concat(T1, two, two, T1, eight) {axis=0}"), Target::kKvshare,
                "own-attention", "key-is-expanded: the graph repeats each key-value head 2 times; needs it as it is"},
+        OddOwn{"KeyAndValueOfOneCache",
+               TorchLayersWith("out0", "out0 = Attention(q0, k, k, mask) {scale=0.5, is_causal=0}"), Target::kKvshare,
+               "own-attention", "key-value-differ: takes 'present_k' as key and as value; needs a cache of each"},
+        OddOwn{"ACacheOfAnotherLayerToo",
+               TorchLayersWith("out1",
+                               "input other_past f32[batch,2,past,8]\nother = Concat(other_past, k0) {axis=-2}\n"
+                               "o5 = Unsqueeze(other, two)\now = Expand(o5, wide_shape)\n"
+                               "o = Reshape(ow, flat_shape) {allowzero=1}\n"
+                               "out1 = Attention(q1, o, v, mask) {scale=0.5, is_causal=0}"),
+               Target::kKvshare, "own-attention",
+               "key-value-differ: takes 'present_v', which layer 1 takes beside another cache"},
         OddOwn{"HeadSizeNotKnown",
                WithText(WithText(TorchLayersWith("out0", kGrouped), ",8]", ",d]"), "Concat(B1, two, two, T1, eight)",
                         "Concat(B1, two, two, T1, last)"),

@@ -103,6 +103,9 @@ INSTANTIATE_TEST_SUITE_P(
                  "has softmax_precision 10; needs 1 (float)"},
         NearMiss{"QueriesOfAForeignInput", "S", "input other i64[B,S]\nS = Shape(other) {start=1, end=2}",
                  "its mask takes the number of queries from 'other', which the query does not depend on"},
+        NearMiss{"QueriesOfAValueBetween", "S", "S = Shape(k0) {start=1, end=2}",
+                 "its mask takes the number of queries from 'k0', which is not known to have as many tokens as its "
+                 "query"},
         NearMiss{"ComputedLengths", "seqlens", "seqlens = Neg(last)",
                  "the seqlens_k of source layer 0 is not known to count a mask"},
         NearMiss{"LengthsCountedByAForeignOperator", "ones",

@@ -89,13 +89,39 @@ TEST(OwnAttention, StaysForOrtWhereEveryStepHasSeveralTokensOfSeveralSequences) 
   const std::string note = "ONNX Runtime's GroupQueryAttention takes several new tokens after a past for batch 1 only";
   EXPECT_EQ(RewriteText(fixed("2", "3"), To(Target::kOrt)).CodedDeclineOf("own-attention"),
             "batch-of-tokens: has 3 new tokens and batch 2; " + note);
-  EXPECT_THAT(TextAfter(fixed("2", "3"), To(Target::kKvshare)), testing::HasSubstr("kvshare.GroupQueryAttention(own_q"));
+  EXPECT_THAT(TextAfter(fixed("2", "3"), To(Target::kKvshare)),
+              testing::HasSubstr("kvshare.GroupQueryAttention(own_q"));
   for (const auto& [batch, tokens, notes] :
        {std::tuple{"2", "S", 1}, std::tuple{"B", "3", 1}, std::tuple{"2", "1", 0}, std::tuple{"1", "3", 0}}) {
     const std::string text = fixed(batch, tokens);
     EXPECT_THAT(TextAfter(text, To(Target::kOrt)), testing::HasSubstr("com.microsoft.GroupQueryAttention(own_q"));
     EXPECT_EQ(std::ranges::count(RewriteText(text, To(Target::kOrt)).report.notes, note), notes) << batch << tokens;
   }
+}
+
+// Rows of a compact cache are no columns of a mask: its padding is gone from between them.
+TEST(OwnAttention, StaysWhereOthersReadItsCache) {
+  const std::string attention =
+      "out1 = Attention(rotated, k1, v1, bias) {q_num_heads=4, kv_num_heads=1, is_causal=1}\n";
+  const auto flipped = [](const std::string& of, const std::string& axis) {
+    return "const by i64[1] = -1\nconst to i64[1] = -9223372036854775807\nconst along i64[1] = " + axis +
+           "\nodd = Slice(" + of + ", by, to, along, by)\noutput odd f32[w,x,y,z]\n";
+  };
+  for (const auto& [line, what] :
+       {std::pair{flipped("present_k", "2") + attention, "'present_k' is read by Slice 'odd'"},
+        std::pair{flipped("present_v", "2") + attention, "'present_v' is read by Slice 'odd'"},
+        std::pair{flipped("kt", "1") + attention, "'kt' is read by Slice 'odd'"},
+        std::pair{std::string("out1 = Attention(kt, k1, v1, bias) {q_num_heads=1, kv_num_heads=1, is_causal=1}"),
+                  "'kt' is read by Attention 'out1'"}})
+    for (const Target target : {Target::kKvshare, Target::kOrt}) {
+      const Rewritten result = RewriteText(TwoLayersWith("out1", line, AllAttention()), To(target));
+      EXPECT_EQ(result.CodedDeclineOf("own-attention"),
+                std::string("value-is-read: its cache would be compact, and ") + what);
+    }
+  // Extents do not tell where padding is.
+  const std::string extents = "extents1 = Shape(present_k)\noutput extents1 i64[4]\n" + attention;
+  EXPECT_EQ(
+      RewriteText(TwoLayersWith("out1", extents, AllAttention()), To(Target::kKvshare)).DeclineOf("own-attention"), "");
 }
 
 TEST(OwnAttention, LengthsOfAMaskOfInt32AreCountedInInt64) {

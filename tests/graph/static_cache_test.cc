@@ -77,6 +77,13 @@ constexpr const char* kNotWhereRowsEnd =
 INSTANTIATE_TEST_SUITE_P(
     NearMisses, NearlyScattered,
     testing::Values(
+        NearMiss{"KeyAndValueOfOneCache", "x",
+                 "x = Attention(q, all_k, all_k, _, _, _, valid) {scale=0.5, is_causal=1, left_window_size=3}",
+                 "takes 'all_k' as key and as value; needs a cache of each"},
+        NearMiss{"ACacheOfAnotherLayerToo", "y",
+                 "input other f32[B,2,64,8]\nall_o = TensorScatter(other, k, at)\n"
+                 "y = Attention(x, all_o, all_v, _, _, _, valid) {is_causal=1}",
+                 "takes 'all_v', which layer 1 takes beside another cache"},
         NearMiss{"OtherIndices", "at", "input start i64[B]\nat = Identity(start)", kNotWhereRowsEnd},
         NearMiss{"IndicesOfOtherLengths", "at", "input other i64[B]\nat = Sub(other, queries)", kNotWhereRowsEnd},
         NearMiss{"OneRowTooEarly", "at", "const two i64[1] = 2\nat = Sub(valid, two)", kNotWhereRowsEnd},

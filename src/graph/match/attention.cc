@@ -201,10 +201,18 @@ Decline CheckQueries(const Layer& layer, const MaskMeaning& mask, const std::str
                    "to have as many",
                    mask.query, mask.queries, what);
   }
-  if (!mask.query.empty() && !layer.graph->DependsOn(value, mask.query))
+  if (mask.query.empty()) return {};
+  const Graph& graph = *layer.graph;
+  if (!graph.DependsOn(value, mask.query))
     return Because(DeclineCode::kMaskQueries,
                    "its mask takes the number of queries from '{}', which the {} does not depend on", mask.query, what);
-  return {};
+  // Of the caller's tokens there is one number; a value between may have more or less.
+  const Graph* owner = graph.OwnerOf(mask.query);
+  const bool is_given = owner != nullptr && owner->IsInput(mask.query);
+  if (is_given || TokenSum(graph, mask.query) == TokenSum(graph, value)) return {};
+  return Because(DeclineCode::kMaskQueries,
+                 "its mask takes the number of queries from '{}', which is not known to have as many tokens as its {}",
+                 mask.query, what);
 }
 
 Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {

@@ -1,8 +1,10 @@
 #include "graph/match/caches.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <unordered_set>
+#include <utility>
 
 #include "graph/extents.h"
 #include "graph/match/readers.h"
@@ -59,6 +61,27 @@ std::vector<const Layer*> BorrowersOf(const std::vector<Layer>& layers, const La
   for (const Layer& layer : layers)
     if (layer.IsShared() && layer.source == source.index) borrowers.push_back(&layer);
   return borrowers;
+}
+
+Decline CheckCacheMakers(const std::vector<Layer>& layers, const Layer& own) {
+  const auto makers = [](const Layer& layer) {
+    return std::array<const Node*, 4>{layer.key_join.node, layer.value_join.node, layer.static_key.writer,
+                                      layer.static_value.writer};
+  };
+  const auto [key, value, key_writer, value_writer] = makers(own);
+  for (const auto& [one, other] : {std::pair{key, value}, std::pair{key_writer, value_writer}})
+    if (one != nullptr && one == other)
+      return Because(DeclineCode::kKeyValueDiffer, "takes '{}' as key and as value; needs a cache of each",
+                     one->output(0));
+  for (const Layer& layer : layers) {
+    if (layer.index == own.index || layer.IsShared()) continue;
+    for (const Node* maker : makers(layer))
+      for (const Node* ours : makers(own))
+        if (maker != nullptr && maker == ours)
+          return Because(DeclineCode::kKeyValueDiffer, "takes '{}', which layer {} takes beside another cache",
+                         maker->output(0), layer.index);
+  }
+  return {};
 }
 
 Decline CheckOwnCache(const Layer& own, int64_t kept_axes) {

@@ -19,6 +19,10 @@ Decline CheckGqaCache(const Graph& graph, const std::string& past_key, const std
 inline constexpr int64_t kAllButRows = 2;  // and D
 inline constexpr int64_t kAllButWidth = 3;
 
+// Do the nodes that make an own layer's cache, outside of it, make key and value apart, and those of no other own
+// layer? kKeyValueDiffer.
+Decline CheckCacheMakers(const std::vector<Layer>& layers, const Layer& own);
+
 // kSourceForm: it is not kvshare::GroupQueryAttention. kSourceCache: its pasts are not graph inputs that it alone
 // reads; others may ask for the first `kept_axes` extents.
 Decline CheckOwnCache(const Layer& own, int64_t kept_axes);

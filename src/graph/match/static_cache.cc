@@ -134,8 +134,9 @@ Matched<ScatterMatch> MatchScatter(const Layer& layer) {
   match.value = Input(*layer.static_value.writer, 1);
   KVSHARE_RETURN_IF_ERROR(ReadLengths(layer, match));
   for (const std::string& rows : {Input(node, 1), Input(node, 2)})
-    if (graph.DependsOn(Input(node, 0), rows) || graph.DependsOn(match.ends, rows))
-      return Because(DeclineCode::kKeyNotOfThisStep, "its query depends on '{}', which it would make", rows);
+    for (const std::string& needed : {Input(node, 0), match.key, match.value, match.ends})
+      if (graph.DependsOn(needed, rows))
+        return Because(DeclineCode::kKeyNotOfThisStep, "'{}' depends on '{}', which it would make", needed, rows);
   return match;
 }
 

@@ -4,13 +4,16 @@
 //
 //  before   Attention(q, k, v, mask, past_key, past_value), or Attention(q, Concat(past_key, k), Concat(past_value, v),
 //  mask) after    GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k, total_sequence_length)
+#include <algorithm>
 #include <map>
 #include <set>
 #include <tuple>
+#include <unordered_set>
 
 #include "graph/match/attention.h"
 #include "graph/match/caches.h"
 #include "graph/match/lengths.h"
+#include "graph/match/readers.h"
 #include "graph/rules/fold_heads.h"
 #include "graph/rules/turn_gqa.h"
 
@@ -35,7 +38,7 @@ Steps StepsOf(const Layer& layer) {
 }
 
 // The node takes over the joining: nothing that it needs may wait for what is joined.
-Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
+Decline CheckJoin(const std::vector<Layer>& layers, const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
   if (layer.expansion > 1)
@@ -43,17 +46,51 @@ Decline CheckJoin(const Layer& layer, const MaskMeaning& mask) {
                    layer.expansion);
   KVSHARE_RETURN_IF_ERROR(CheckFold(layer));
   if (!HasFourAxes(layer)) return Because(DeclineCode::kHeads, "joins keys of rank 4 for a query of rank 3");
+  KVSHARE_RETURN_IF_ERROR(CheckCacheMakers(layers, layer));
   for (const Join* join : {&layer.key_join, &layer.value_join}) {
     const std::string& joined = join->node->output(0);
     if (graph.OwnerOf(joined) != &graph)
       return Because(DeclineCode::kKeyIsMadeOutside, "takes '{}', which is joined in a graph around it", joined);
-    if (graph.DependsOn(Input(node, 0), joined))
-      return Because(DeclineCode::kKeyNotOfThisStep, "its query depends on '{}', which it would make", joined);
+    for (const std::string* needed : {&Input(node, 0), &layer.key_join.added, &layer.value_join.added})
+      if (graph.DependsOn(*needed, joined))
+        return Because(DeclineCode::kKeyNotOfThisStep, "'{}' depends on '{}', which it would make", *needed, joined);
     if (SumOfExtent(graph, join->added, 2) != mask.columns->queries.value_or(TokensOf(layer, 0)))
       return Because(DeclineCode::kKeyNotOfThisStep, "'{}' is not known to have as many tokens as the query",
                      join->added);
   }
   return {};
+}
+
+// Does attention alone read `value`, a present of an own layer, as keys and values, or others no more than its extents?
+// `known`: the layers that read it and what turns it for them.
+Decline CheckReadAsKeys(const Graph& graph, const std::string& value, const std::unordered_set<const Node*>& known) {
+  for (const Node* reader : graph.Consumers(value)) {
+    for (const auto& body : graph.BodiesOf(*reader)) KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*body, value, known));
+    const auto& inputs = reader->input();
+    const bool is_held = std::ranges::find(inputs, value) == inputs.end();
+    const bool is_layer = known.contains(reader) && IsAttentionOp(*reader) && Input(*reader, 0) != value;
+    if (is_held || is_layer || graph.IsOnnx(reader, "Shape")) continue;
+    if (known.contains(reader) && !IsAttentionOp(*reader)) {
+      KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(graph, reader->output(0), known));
+    } else if (NeededNodes(graph).contains(reader)) {
+      return Because(DeclineCode::kValueIsRead, "its cache would be compact, and '{}' is read by {}", value,
+                     Describe(*reader));
+    }
+  }
+  return {};
+}
+
+// Rows of a compact cache are no columns of a mask: whoever else reads it would see other rows.
+Decline CheckOtherReaders(const std::vector<Layer>& layers, const Layer& own) {
+  std::unordered_set<const Node*> known = {own.node};
+  for (const Layer* borrower : BorrowersOf(layers, own)) {
+    known.insert(borrower->node);
+    known.insert(borrower->copies.begin(), borrower->copies.end());
+  }
+  const Node& key = IsJoined(own) ? *own.key_join.node : *own.node;
+  const Node& value = IsJoined(own) ? *own.value_join.node : *own.node;
+  KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*own.graph, Output(key, IsJoined(own) ? 0 : 1), known));
+  return CheckReadAsKeys(*own.graph, Output(value, IsJoined(own) ? 0 : 2), known);
 }
 
 // The cache loses the padding between its rows, for all who read it: layers that borrow it are to hide the same.
@@ -94,13 +131,14 @@ Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer,
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowers(layers, layer, mask));
   if (!HasPast(*layer.node)) {
-    KVSHARE_RETURN_IF_ERROR(CheckJoin(layer, mask));
+    KVSHARE_RETURN_IF_ERROR(CheckJoin(layers, layer, mask));
   } else if (Input(*layer.node, 3).empty() && TokensOf(layer, 0) != TokensOf(layer, 1)) {
     return Because(DeclineCode::kKeyNotOfThisStep, "its key is not known to have as many tokens as its query");
   }
   const Steps steps = StepsOf(layer);
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
   if (for_ort) KVSHARE_RETURN_IF_ERROR(CheckTokensForOrt(layer, steps));
+  if (mask.padding) KVSHARE_RETURN_IF_ERROR(CheckOtherReaders(layers, layer));
   return mask;
 }
 

@@ -15,8 +15,9 @@
 namespace kvshare::graph {
 namespace {
 
-Matched<ScatterMatch> Match(const Layer& layer) {
+Matched<ScatterMatch> Match(const std::vector<Layer>& layers, const Layer& layer) {
   KVSHARE_ASSIGN_OR_RETURN(ScatterMatch match, MatchScatter(layer));
+  KVSHARE_RETURN_IF_ERROR(CheckCacheMakers(layers, layer));
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, match.past_key, match.past_value, /*for_ort=*/false));
   KVSHARE_RETURN_IF_ERROR(CheckFold(layer));
   return match;
@@ -50,7 +51,7 @@ Lengths MakeLengths(Rewriting& rewriting, const Layer& layer, const ScatterMatch
 Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare() || layer.static_key.writer == nullptr)
     return Outcome::NoMatch();
-  const auto match = Match(layer);
+  const auto match = Match(rewriting.layers, layer);
   if (!match.ok()) return Outcome::Declined(match.status());
   Graph& graph = rewriting.GraphOf(layer);
   const Node& node = *layer.node;
