@@ -221,6 +221,19 @@ TEST(OwnAttention, LeavesACacheWhoseNewRowsWaitForIt) {
 // Layer 0 takes the heads as they are.
 constexpr const char* kGrouped = "out0 = Attention(q0, present_k, present_v, mask) {scale=0.5, is_causal=0}";
 
+// Rows of the source that end in zeros: its lengths end before the columns do.
+TEST(SharedAttention, SaysWhereItsQueriesStandNow) {
+  const auto says = testing::Contains(testing::HasSubstr("stand behind the kept tokens of 'attention_mask'"));
+  for (const Target target : {Target::kKvshare, Target::kOnnx25}) {
+    Graph graph = GraphOf(kTorchLayers);
+    RewriteOptions own = To(Target::kKvshare);
+    own.skip = {"shared-attention"};
+    ASSERT_TRUE(RewriteGraph(graph, own).ok());
+    EXPECT_THAT(RewriteIn(graph, To(target)).report.notes, says);
+  }
+  EXPECT_THAT(RewriteText(kTorchLayers, To(Target::kKvshare)).report.notes, testing::Not(says));
+}
+
 struct OddOwn {
   const char* name;
   std::string text;

@@ -232,6 +232,21 @@ TEST(ScatteredCache, ThatGrowsAsOnnx25WritesItCountsWhatItCounted) {
   for (const char* gone : {"Pad(", "TensorScatter"}) EXPECT_THAT(text, testing::Not(testing::HasSubstr(gone)));
 }
 
+// A key of no rows is upstream's shared form, which appends nothing.
+TEST(StandardGqa, StaysWhereItsKeyMayHaveOtherTokensThanItsQuery) {
+  const std::string text = TwoLayersWith("k0", "k0 = Slice(q0, from, till, one)\ninput from i64[1]\ninput till i64[1]");
+  EXPECT_EQ(RewriteText(text, To(Target::kOnnx25)).CodedDeclineOf("standard-gqa"),
+            "key-not-of-this-step: its key is not known to have as many tokens as its query");
+}
+
+TEST(StandardGqa, StaysWhereItsScaleIsBelow0) {
+  const std::string text = WithText(kTwoLayers, "scale=1.0", "scale=-1.0");
+  EXPECT_EQ(RewriteText(text, To(Target::kOnnx25)).CodedDeclineOf("standard-gqa"),
+            "attribute-unknown: has scale -1, whose square root ai.onnx's Attention takes");
+  EXPECT_EQ(RewriteText(text, To(Target::kOnnx25)).CodedDeclineOf("standard-attention"),
+            "attribute-unknown: has scale -1, whose square root ai.onnx's Attention takes");
+}
+
 TEST(StaticCache, OfAForeignWriterStaysWithItsMask) {
   const std::string scattered = R"(
 input q f32[1,2,S,8]

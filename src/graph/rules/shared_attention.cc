@@ -105,6 +105,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
     KeepOutputs(graph, *layer.node, false);
   } else {
     TurnIntoBorrowingGqa(rewriting, layer);
+    NoteColumns(rewriting, layer, match->mask);
   }
   NoteRank3(rewriting, match->mask);
   return Outcome::Applied(match->repairs_causality ? "repaired: is_causal=1 without a past is aligned to the first key "

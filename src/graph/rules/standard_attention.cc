@@ -63,6 +63,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const bool counts_lengths = CountsLengths(rewriting, layer);
   const auto match = Match(rewriting, layer, counts_lengths);
   if (!match.ok()) return Outcome::Declined(match.status());
+  if (Decline odd = CheckStandardScale(*layer.node); !odd.ok()) return Outcome::Declined(std::move(odd));
   if (counts_lengths && IsFlat(layer) && layer.head_size <= 0)
     return Outcome::Declined(
         Because(DeclineCode::kHeadSize, "its head size is not known, which a query of rank 4 needs"));
@@ -73,6 +74,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   if (counts_lengths) {
     for (const int input : {1, 2}) rewriting.released.push_back({&graph, Input(*layer.node, input)});
     TurnBorrower(rewriting, layer, *rewriting.SourceOf(layer).node);
+    NoteColumns(rewriting, layer, mask);
   } else {
     TurnIntoStandard(rewriting, layer, InputsOf(rewriting, layer, mask));
     if (Input(*layer.node, 4).empty()) graph.SetOutputs(*layer.node, {layer.node->output(0)});
@@ -83,10 +85,11 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
         "repaired: is_causal=1 without a past is aligned to the first key since ONNX Runtime 1.28, which made decoding "
         "wrong; the rewritten layers are causal by position");
   const bool counts_ones = !counts_lengths && !mask.columns && layer.window != kFullWindow;
-  return Outcome::Applied(counts_ones ? fmt::format("changed contract: windows count columns of '{}', no longer its "
-                                                    "ones; the same where no zero stands between a row's ones",
-                                                    mask.key_mask)
-                                      : "");
+  return Outcome::Applied(counts_ones
+                              ? fmt::format("changed contract: windows count columns of '{}', no longer its "
+                                            "ones; the same where no zero stands between a row's ones or behind them",
+                                            mask.key_mask)
+                              : "");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include <array>
 
+#include "graph/match/attention.h"
 #include "graph/match/gqa.h"
 #include "graph/opset25.h"
 #include "graph/sums.h"
@@ -47,6 +48,7 @@ Decline CheckWords(const Layer& layer) {
     if (Differs(node, odd) && IntAttribute(node, odd) > 0)
       return Because(DeclineCode::kAttributeUnknown, "has {} {}, which ai.onnx's Attention has not", odd,
                      IntAttribute(node, odd));
+  KVSHARE_RETURN_IF_ERROR(CheckStandardScale(node));
   if (IntAttribute(node, "causal") != 1) return Because(DeclineCode::kNotCausal, "has causal 0");
   if (layer.head_size <= 0 || layer.query_heads <= 0 || layer.kv_heads <= 0)
     return Because(DeclineCode::kHeadSize, "its numbers of heads and its head size are not known");
@@ -57,6 +59,8 @@ Decline CheckOwn(const Layer& layer) {
   const Node& node = *layer.node;
   if (Input(node, 1).empty() || Input(node, 2).empty())
     return Because(DeclineCode::kInputsUnknown, "has query, key and value in one input; needs three");
+  if (TokensOf(layer, 1) != TokensOf(layer, 0))
+    return Because(DeclineCode::kKeyNotOfThisStep, "its key is not known to have as many tokens as its query");
   for (const int past : {3, 4})
     if (Input(node, past).empty())
       return Because(DeclineCode::kCacheIncomplete, "has only a part of past and present; needs key and value of both");
@@ -221,6 +225,12 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
 }
 
 }  // namespace
+
+Decline CheckStandardScale(const Node& node) {
+  const float scale = FindAttribute(node, "scale") == nullptr ? 0.0F : FloatAttribute(node, "scale");
+  if (scale >= 0.0F) return {};
+  return Because(DeclineCode::kAttributeUnknown, "has scale {}, whose square root ai.onnx's Attention takes", scale);
+}
 
 void TurnBorrower(Rewriting& rewriting, const Layer& layer, const Node& counts) {
   Turn(rewriting, layer, counts).Shared();

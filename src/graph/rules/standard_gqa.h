@@ -6,6 +6,9 @@
 
 namespace kvshare::graph {
 
+// kAttributeUnknown: a scale below 0, whose square root ai.onnx's Attention takes.
+Decline CheckStandardScale(const Node& node);
+
 // The layer attends over the presents that it borrows, of heads of known size, as far as `counts`, a
 // GroupQueryAttention, says.
 void TurnBorrower(Rewriting& rewriting, const Layer& layer, const Node& counts);

@@ -1,5 +1,9 @@
 #include "graph/rules/turn_gqa.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace kvshare::graph {
 
 void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
@@ -7,6 +11,19 @@ void NoteRank3(Rewriting& rewriting, const MaskMeaning& mask) {
     rewriting.Note(
         "masks were [B,S,T], whose B the specification lines up with the heads; they are taken as meant, one a "
         "sequence, so batches larger than 1 are repaired");
+}
+
+void NoteColumns(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask) {
+  if (!mask.padding || !mask.columns || !mask.columns->queries) return;
+  const std::string& source = NameOf(*rewriting.SourceOf(layer).node);
+  const bool is_said = std::ranges::any_of(rewriting.outcomes, [&](const RuleOutcome& outcome) {
+    return outcome.rule == kOwnAttentionRule && outcome.applied && outcome.node == source;
+  });
+  if (is_said) return;
+  rewriting.Note(
+      fmt::format("changed contract: queries of layers that borrow stand behind the kept tokens of '{}', no longer at "
+                  "its last columns; the same for prompts, and where no row of it ends in zeros",
+                  mask.key_mask));
 }
 
 void TurnIntoGqa(Rewriting& rewriting, const Layer& layer, const std::string& domain) {
