@@ -60,6 +60,26 @@ INSTANTIATE_TEST_SUITE_P(
         SameColumns{"BoundByTheNext", "causal", "next = Add(q, once)\ncausal = Less(kv, next)", 4}),
     [](const auto& test) { return std::string(test.param.name); });
 
+// The caller gives `batch` sequences; a tool has folded what numbers them.
+Matched<MaskMeaning> MaskOfFixedBatch(const std::string& batch, const std::string& numbers) {
+  std::string text = TorchLayersWith("b", fmt::format("const b i64[{},1,1,1] = {}", batch, numbers));
+  for (size_t at = 0; (at = text.find("[batch,", at)) != std::string::npos;) text.replace(at + 1, 5, batch);
+  return ReadMask(GraphOf(text), "mask");
+}
+
+TEST(ReadColumnMask, OfAFixedBatchHasItsSequencesFolded) {
+  for (const auto& [batch, numbers] : {std::pair{"1", "0"}, std::pair{"2", "0 1"}}) {
+    const auto mask = MaskOfFixedBatch(batch, numbers);
+    ASSERT_TRUE(mask.ok()) << mask.status().message();
+    EXPECT_EQ(mask->window, 4);
+    EXPECT_TRUE(mask->padding);
+  }
+  for (const auto& [batch, numbers] :
+       {std::pair{"1", "1"}, std::pair{"2", "1 0"}, std::pair{"2", "0 0"}, std::pair{"3", "0 1 3"}})
+    EXPECT_EQ(MaskOfFixedBatch(batch, numbers).status().message(),
+              "mask: GatherND 'kept' does not take the first T columns of all rows of a mask");
+}
+
 class ReadOddColumns : public testing::TestWithParam<NearMiss> {};
 
 TEST_P(ReadOddColumns, SaysWhatIsNotUnderstood) {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "graph/extents.h"
 #include "graph/masks/constant.h"
@@ -54,13 +55,35 @@ std::optional<int64_t> AfterUnsqueeze(int64_t axis, int64_t rank, const std::vec
   return std::nullopt;
 }
 
-// Unsqueeze nodes and sums with one number, in any order, of Range.
+// Those of a constant, whose extents but that of `axis` are 1: tools fold Range where its extent is fixed. A single
+// number lies along the first axis.
+std::optional<Numbers> ConstantNumbers(const Graph& graph, const std::string& value) {
+  const auto ints = graph.Ints(value);
+  const auto shape = graph.Shape(value);
+  if (!ints || !shape || ints->empty() || shape->empty()) return std::nullopt;
+  if (ints->front() < 0 || ints->front() > std::numeric_limits<int32_t>::max()) return std::nullopt;
+  const auto longest = std::ranges::max_element(*shape);
+  const auto count = static_cast<int64_t>(ints->size());
+  if (*longest != count) return std::nullopt;
+  for (int64_t at = 0; at < count; ++at)
+    if ((*ints)[static_cast<size_t>(at)] != ints->front() + at) return std::nullopt;
+  return Numbers{longest - shape->begin(), Sum{ints->front()}, Sum{count}};
+}
+
+// Unsqueeze nodes and sums with one number, in any order, of Range or such a constant.
 std::optional<Numbers> NumbersOf(const Graph& graph, const std::string& value) {
   std::vector<std::vector<int64_t>> unsqueezes;
   Numbers numbers;
+  int64_t rank = 1;
   std::string name = value;
   for (int step = 0; step < kMostSteps; ++step) {
-    const Node* node = graph.Producer(BeforeCast(graph, name));
+    const std::string& origin = BeforeCast(graph, name);
+    if (const auto constant = ConstantNumbers(graph, origin)) {
+      numbers = {constant->axis, Add(numbers.begin, constant->begin), constant->count};
+      rank = static_cast<int64_t>(graph.Shape(origin)->size());
+      break;
+    }
+    const Node* node = graph.Producer(origin);
     if (graph.IsOnnx(node, "Unsqueeze")) {
       auto axes = KnownInts(graph, Input(*node, 1));
       if (!axes || axes->size() > kRank) return std::nullopt;
@@ -85,7 +108,6 @@ std::optional<Numbers> NumbersOf(const Graph& graph, const std::string& value) {
       return std::nullopt;
     }
   }
-  int64_t rank = 1;
   for (auto axes = unsqueezes.rbegin(); axes != unsqueezes.rend(); ++axes) {
     const auto axis = AfterUnsqueeze(numbers.axis, rank, *axes);
     if (!axis) return std::nullopt;
