@@ -1,4 +1,4 @@
-// What of a model this provider takes, and what it makes of it. Knows src/graph only, not ONNX Runtime.
+// The nodes of a model that this provider claims, and a plan for each. Knows src/graph only, not ONNX Runtime.
 #pragma once
 
 #include <map>
@@ -8,17 +8,13 @@
 
 #include "ep/plan.h"
 #include "graph/graph.h"
+#include "kvshare/provider.h"
 
 namespace kvshare::ep {
 
-// How is_causal of an Attention without a past is read where S differs from T.
-enum class Alignment {
-  kAuto,        // kLowerRight for a layer that borrows another layer's present, kSpec elsewhere
-  kSpec,        // query s sees the first s + 1 keys, as ONNX says
-  kLowerRight,  // the last query sees all keys
-};
+using Alignment = CausalAlignment;
 
-// What a mask group writes in place of one mask.
+// The key mask that a mask group writes in place of one mask.
 struct MaskOutput {
   std::string source;  // the group's input [B, T] of int64, int32 or bool: not 0 keeps a key
   int rank = 4;        // of the mask: [B, S, T] or [B, 1, S, T]

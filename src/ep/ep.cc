@@ -18,7 +18,7 @@ namespace {
 
 using ort::FromOrt;
 
-// What may become of an input's memory.
+// Whether an output may take over an input's memory.
 enum class Reuse {
   kNone,
   kAppends,  // a past's becomes its present's
@@ -129,7 +129,7 @@ Status ExecutionProvider::FillRegistry() {
 }
 
 Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support) {
-  if (options_.mode == Mode::kOff) return {};
+  if (options_.provider.mode == ProviderMode::kOff) return {};
   KVSHARE_ASSIGN_OR_RETURN(const auto nodes, NodesOf(host_.api, graph));
   KVSHARE_ASSIGN_OR_RETURN(const std::string device, DeviceProvider(nodes));
   if (!device.empty()) {
@@ -160,11 +160,11 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<con
                                                kProviderName, made.status().message()));
     return {};
   }
-  const bool fuses = options_.mode == Mode::kFuse && !options_.sees_parts;
-  KVSHARE_RETURN_IF_ERROR(
-      PlanServed(*made, attention, {options_.alignment, fuses && !options_.makes_context, fuses}, support));
+  const bool fuses = options_.provider.mode == ProviderMode::kFuse && !options_.sees_parts;
+  KVSHARE_RETURN_IF_ERROR(PlanServed(
+      *made, attention, {options_.provider.causal_alignment, fuses && !options_.makes_context, fuses}, support));
   KVSHARE_ASSIGN_OR_RETURN(const bool claimed, ClaimHelpers(nodes, support));
-  if (!claimed) claims_ = FindClaims(*made, {options_.alignment, false, false});
+  if (!claimed) claims_ = FindClaims(*made, {options_.provider.causal_alignment, false, false});
   ReportClaims();
   return {};
 }

@@ -50,10 +50,6 @@ Result<Config> ReadConfig(const fs::path& path) {
   return config;
 }
 
-bool IsUtf8(const std::string& text) {
-  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::ignore)) == text;
-}
-
 // A member of an object that is itself an object; null where there is none.
 Json* Member(Json& object, const char* name) {
   const auto found = object.is_object() ? object.find(name) : object.end();
@@ -110,18 +106,18 @@ Status Edit(const fs::path& folder, Json& config, const std::map<std::string, st
   if (decoder == nullptr)
     return Status::InvalidInput(
         fmt::format("{} has no 'model.decoder'; needs the configuration of a decoder", kConfig));
-  Json values = Json::object();
-  for (const auto& [name, value] : options) {
-    if (!IsUtf8(name) || !IsUtf8(value))
-      return Status::InvalidInput(fmt::format("an option for {} is no UTF-8 text; JSON needs it", kProviderName));
-    values[name] = value;
-  }
-  const Json ours = {{kProviderName, values}};
+  const Json ours = {{kProviderName, options}};
   for (const auto& [place, stage] : Decoders(*decoder)) KVSHARE_RETURN_IF_ERROR(AddTo(place, *stage, ours, changes));
   const auto file = decoder->find("filename");
   if (file == decoder->end() || !file->is_string()) return {};
   KVSHARE_ASSIGN_OR_RETURN(const Inspection inspection, Inspect((folder / file->get<std::string>()).string()));
   return genai::SetWindowCaches(inspection, config, changes);
+}
+
+Status CheckOptions(const std::map<std::string, std::string>& options) {
+  ProviderOptions parsed;
+  for (const auto& [name, value] : options) KVSHARE_RETURN_IF_ERROR(SetProviderOption(name, value, parsed));
+  return {};
 }
 
 // Everything in `folder` but what kvshare left there.
@@ -151,6 +147,7 @@ Status CopyFolder(const fs::path& folder, const fs::path& out, const graph::Copy
 Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::string& out,
                                      const std::map<std::string, std::string>& options,
                                      const std::function<void(uint64_t done, uint64_t bytes)>& progress) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
   KVSHARE_ASSIGN_OR_RETURN(Config config, ReadConfig(fs::path(folder) / kConfig));
   GenaiReport report;
   KVSHARE_RETURN_IF_ERROR(Edit(folder, config.json, options, report.changes));

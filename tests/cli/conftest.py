@@ -32,7 +32,7 @@ def kvshare():
 
     def run(*arguments, **environment):
         command = [os.environ["KVSHARE_BIN"], *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=120, env={**os.environ, **environment})
         assert done.returncode >= 0, f"{command} died of signal {-done.returncode}:\n{done.stderr}"
         return done
 

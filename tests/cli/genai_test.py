@@ -66,7 +66,7 @@ def test_a_second_call_changes_nothing(kvshare, tmp_path):
     assert kvshare("genai", model).returncode == EQUAL
     once = (model / "genai_config.json").read_bytes()
     done = kvshare("genai", model)
-    assert (done.returncode, "nothing to change" in done.stdout) == (EQUAL, True)
+    assert (done.returncode, f"nothing to change: {model}/genai_config.json" in done.stdout, "written" in done.stdout) == (EQUAL, True, False)
     assert (model / "genai_config.json").read_bytes() == once
 
 
@@ -216,11 +216,43 @@ def test_a_configuration_without_end_is_refused(kvshare, tmp_path, levels, deep)
     assert (done.returncode, "nests deeper than 100 levels" in done.stderr) == ((BAD_INPUT, True) if deep else (EQUAL, False)), done.stderr
 
 
-def test_options_that_json_cannot_hold_are_refused(kvshare, tmp_path):
+WRONG_OPTIONS = {
+    "speed=4": "--option: KvshareExecutionProvider: option 'speed' is not known; have mode, causal_alignment",
+    "Mode=fuse": "option 'Mode' is not known; have mode, causal_alignment",
+    "mode=fast": "option 'mode' is 'fast'; needs fuse, nodes or off",
+    "mode=": "option 'mode' is ''; needs fuse, nodes or off",
+    "mode=nodes ": "option 'mode' is 'nodes '; needs fuse, nodes or off",
+    "causal_alignment=left": "option 'causal_alignment' is 'left'; needs auto, spec or lower_right",
+    "mode": "needs KEY=VALUE, got 'mode'",
+    "mode=\udcff": "needs fuse, nodes or off",  # a byte that is no UTF-8, as Python passes it on
+    "\udcc3=fuse": "have mode, causal_alignment",
+}
+
+
+@pytest.mark.parametrize("option", WRONG_OPTIONS)
+@pytest.mark.parametrize("out", [[], ["-o", "copy"]], ids=["in_place", "copy"])
+def test_an_option_that_the_provider_does_not_take_is_refused_before_anything_is_written(kvshare, tmp_path, monkeypatch, option, out):
+    monkeypatch.chdir(tmp_path)
     model = folder(tmp_path / "m", {})
     before = (model / "genai_config.json").read_bytes()
-    for option in ("mode=\udcff", "\udcc3=fuse"):  # a byte that is no UTF-8, as Python passes it on
-        done = kvshare("genai", model, "--option", option)
-        assert (done.returncode, "is no UTF-8 text; JSON needs it" in done.stderr) == (BAD_INPUT, True), done.stderr
+    done = kvshare("genai", model, *out, "--option", "mode=off", "--option", option)
+    assert (done.returncode, WRONG_OPTIONS[option] in done.stderr) == (BAD_INPUT, True), done.stderr
+    assert (os.listdir(tmp_path), sorted(os.listdir(model))) == (["m"], ["genai_config.json", "model.onnx"])
     assert (model / "genai_config.json").read_bytes() == before
-    assert kvshare("genai", model, "--option", "mode=ü").returncode == EQUAL
+
+
+def test_an_option_has_one_value(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    done = kvshare("genai", model, "--option", "mode=nodes", "--option", "mode=off")
+    assert (done.returncode, "--option mode=off is given beside 'mode=nodes'; needs one of them" in done.stderr) == (BAD_INPUT, True), done.stderr
+    assert sorted(os.listdir(model)) == ["genai_config.json", "model.onnx"]
+
+
+def test_every_option_that_the_provider_takes_is_written(kvshare, tmp_path):
+    model = folder(tmp_path / "m", {})
+    for name, values in {"mode": ["fuse", "nodes", "off"], "causal_alignment": ["auto", "spec", "lower_right"]}.items():
+        for value in values:
+            done = kvshare("genai", model, "--option", f"{name}={value}")
+            assert done.returncode == EQUAL, done.stderr
+            [provider] = config(model)["model"]["decoder"]["session_options"]["provider_options"]
+            assert provider == {NAME: {name: value}}

@@ -162,7 +162,14 @@ def test_a_copy_runs_too(genai, kvshare, folder, tmp_path):
     assert max(golden_differences(genai, genai.Config(str(tmp_path / "copy")), MIXED)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("ask", [by_config, by_append])
+def by_a_file_of_another_hand(genai, kvshare, path, mode):
+    by_config(genai, kvshare, path, mode="fuse")
+    config = path / "genai_config.json"
+    config.write_text(config.read_text().replace('"fuse"', f'"{mode}"'))
+    return genai.Config(str(path))
+
+
+@pytest.mark.parametrize("ask", [by_a_file_of_another_hand, by_append])
 def test_a_wrong_option_names_the_right_ones(genai, kvshare, folder, ask):
     with pytest.raises(RuntimeError, match="option 'mode' is 'x'; needs fuse, nodes or off"):
         genai.Model(ask(genai, kvshare, folder("shared"), mode="x"))
