@@ -59,6 +59,9 @@ struct CudaPlacement {
   std::vector<std::string> notes;             // why nodes are not on the GPU, one line a reason; what the table lacks
 };
 
+// Tokens of the sequence whose caches are counted in bytes.
+inline constexpr int64_t kCacheTokens = 32768;
+
 // A cache that holds at every step what an earlier one does, where the caller begins with caches that are alike.
 struct EqualCache {
   std::string past;     // graph input
@@ -68,6 +71,10 @@ struct EqualCache {
 };
 
 struct Inspection {
+  // Bytes for one sequence of kCacheTokens: of the caches of all own layers, and of the caches in `equal_caches`.
+  int64_t CacheBytes() const;
+  int64_t EqualCacheBytes() const;
+
   std::vector<AttentionLayer> layers;
   int64_t nodes = 0;                     // of the main graph and of bodies
   int64_t mask_nodes = 0;                // CumSum, GreaterOrEqual, Less, And, Where, ... that feed attention
@@ -115,7 +122,7 @@ inline constexpr std::array<std::pair<std::string_view, CacheType>, 5> kCacheTyp
 struct KvCache {
   CacheType type = CacheType::kInt8;
   bool scale_per_tensor = false;
-  // By graph output, for codes: the largest magnitude of each of a present's Hkv * D channels (Calibrate).
+  // For caches of codes, by graph output: the largest magnitude of each of a present's Hkv * D channels (Calibrate).
   // int8 represents 1.5 times as much, fp8 twice, int4 as much; values beyond are clamped. Without any, fp8 takes scale
   // 1, and the integers are refused.
   std::map<std::string, std::vector<float>> largest = {};
@@ -148,7 +155,7 @@ struct RuleOutcome {
   std::string code;    // the same for programs, e.g. "mask-unknown": src/graph/match/decline_codes.inc lists them
 };
 
-// By how much one rule made counts of Inspection smaller; below 0: larger. Nodes go where dead-nodes removes them.
+// How much smaller one rule made counts of Inspection; below 0: larger. Removed nodes count for rule dead-nodes.
 struct RuleSaving {
   std::string rule;
   int64_t nodes = 0;
@@ -157,7 +164,6 @@ struct RuleSaving {
   int64_t presents = 0;     // named_unused_presents
   int64_t cache_bytes = 0;  // of one sequence of kCacheTokens
 };
-inline constexpr int64_t kCacheTokens = 32768;
 
 struct RewriteReport {
   Inspection before;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <unordered_set>
 
 #include "graph/layers.h"
@@ -13,7 +14,20 @@
 #include "graph/unfused.h"
 #include "graph/written.h"
 
-namespace kvshare::graph {
+namespace kvshare {
+
+int64_t Inspection::CacheBytes() const {
+  return std::accumulate(layers.begin(), layers.end(), int64_t{0}, [](int64_t bytes, const AttentionLayer& layer) {
+    return bytes + layer.row_bytes * (layer.cache_rows > 0 ? layer.cache_rows : kCacheTokens);
+  });
+}
+
+int64_t Inspection::EqualCacheBytes() const {
+  return std::accumulate(equal_caches.begin(), equal_caches.end(), int64_t{0},
+                         [](int64_t bytes, const EqualCache& cache) { return bytes + cache.bytes; });
+}
+
+namespace graph {
 namespace {
 
 int64_t BytesOf(int element_type) {
@@ -29,7 +43,7 @@ int64_t BytesOf(int element_type) {
   }
 }
 
-// Of one row of `past`, [B, heads, rows, width] or [B, rows, width], of one sequence; 0: not known.
+// Bytes of one row of `past`, [B, heads, rows, width] or [B, rows, width], of one sequence; 0: not known.
 int64_t RowBytes(const Graph& graph, const std::string& past) {
   const auto shape = graph.Shape(past);
   if (!shape || (shape->size() != 3 && shape->size() != 4)) return 0;
@@ -46,7 +60,7 @@ std::array<std::string, 2> CachesOf(const Layer& layer) {
   return {Input(*layer.node, PastSlot(layer)), Input(*layer.node, PastSlot(layer) + 1)};
 }
 
-// Of the key and the value that a layer adds for one token.
+// Bytes of the key and the value that a layer adds for one token; 0: not known.
 int64_t RowBytes(const Layer& layer) {
   const auto caches = CachesOf(layer);
   const int64_t key = RowBytes(*layer.graph, caches[0]);
@@ -54,7 +68,7 @@ int64_t RowBytes(const Layer& layer) {
   return key > 0 && value > 0 ? key + value : 0;
 }
 
-// Of a GroupQueryAttention's cache that is as long after a step as before it; 0: it grows.
+// Rows of a GroupQueryAttention's cache that is as long after a step as before it; 0: it grows.
 int64_t FixedRows(const Layer& layer) {
   const auto past = layer.graph->Shape(Input(*layer.node, 3));
   const auto present = layer.graph->Shape(Output(*layer.node, 1));
@@ -225,4 +239,5 @@ std::vector<EqualCache> DescribeEqualCaches(const Graph& graph) {
   return caches;
 }
 
-}  // namespace kvshare::graph
+}  // namespace graph
+}  // namespace kvshare

@@ -88,24 +88,11 @@ Status CheckOptions(const RewriteOptions& options) {
   return {};
 }
 
-int64_t CacheBytes(const Inspection& inspection) {
-  int64_t bytes = 0;
-  for (const AttentionLayer& layer : inspection.layers)
-    bytes += layer.row_bytes * (layer.cache_rows > 0 ? layer.cache_rows : kCacheTokens);
-  return bytes;
-}
-
-int64_t EqualCacheBytes(const Inspection& inspection) {
-  int64_t bytes = 0;
-  for (const EqualCache& cache : inspection.equal_caches) bytes += cache.bytes;
-  return bytes;
-}
-
 RuleSaving SavingOf(const std::string& rule, const Inspection& before, const Inspection& after) {
   // Caches that no layer of the inspection has are seen here alone.
   const bool is_of_equal = rule == kEqualCachesRule;
   const int64_t cache_bytes =
-      is_of_equal ? EqualCacheBytes(before) - EqualCacheBytes(after) : CacheBytes(before) - CacheBytes(after);
+      is_of_equal ? before.EqualCacheBytes() - after.EqualCacheBytes() : before.CacheBytes() - after.CacheBytes();
   return {rule,
           before.nodes - after.nodes,
           before.mask_nodes - after.mask_nodes,

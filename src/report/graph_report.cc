@@ -138,8 +138,8 @@ std::string Origin(const Inspection& i) {
   return text;
 }
 
-// What the caches of one sequence hold after many tokens.
-std::string CacheBytes(const Inspection& i) {
+// What the caches of one sequence take after kCacheTokens tokens.
+std::string CachesText(const Inspection& i) {
   int64_t caches = 0;
   int64_t kept = 0;
   int64_t growing = 0;  // bytes a token
@@ -153,18 +153,16 @@ std::string CacheBytes(const Inspection& i) {
   if (caches == 0) return "";
   const std::string of_fixed_size = kept == 0 ? "" : fmt::format("; {} of fixed size take {}", kept, BytesText(fixed));
   return fmt::format("caches of {} layers: {} bytes a token{}; {} at {} tokens\n", caches, growing, of_fixed_size,
-                     BytesText(growing * kCacheTokens + fixed), kCacheTokens);
+                     BytesText(i.CacheBytes()), kCacheTokens);
 }
 
-// What the caches of one sequence take that another cache makes needless.
+// What the caches take that always hold what another one does.
 std::string EqualCachesText(const Inspection& i) {
   if (i.equal_caches.empty()) return "";
-  int64_t bytes = 0;
-  for (const EqualCache& cache : i.equal_caches) bytes += cache.bytes;
   const EqualCache& first = i.equal_caches.front();
   return fmt::format(
       "{} caches always hold what another does, {} at {} tokens: '{}' what '{}' does{}; kvshare rewrite deletes them\n",
-      i.equal_caches.size(), BytesText(bytes), kCacheTokens, first.past, first.of,
+      i.equal_caches.size(), BytesText(i.EqualCacheBytes()), kCacheTokens, first.past, first.of,
       i.equal_caches.size() == 1 ? "" : ", ...");
 }
 
@@ -221,7 +219,7 @@ std::string ToText(const Inspection& inspection) {
                         layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
                         layer.note.empty() ? "" : "  ! " + layer.note);
   }
-  text += Origin(inspection) + Counts(inspection) + CacheBytes(inspection) + EqualCachesText(inspection);
+  text += Origin(inspection) + Counts(inspection) + CachesText(inspection) + EqualCachesText(inspection);
   if (inspection.cuda) text += CudaText(*inspection.cuda);
   for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
@@ -235,8 +233,8 @@ std::string ToText(const RewriteReport& report) {
   if (const auto declined = Outcomes(report, false); !declined.empty()) text += "left alone\n" + declined;
   for (const auto& note : report.notes) text += fmt::format("note: {}\n", note);
   if (report.changed)
-    text += "before: " + Counts(report.before) + CacheBytes(report.before) + "after:  " + Counts(report.after) +
-            CacheBytes(report.after);
+    text += "before: " + Counts(report.before) + CachesText(report.before) + "after:  " + Counts(report.after) +
+            CachesText(report.after);
   for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", warning);
   return text;
 }
