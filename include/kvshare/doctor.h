@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kvshare/rewrite.h"
 #include "kvshare/runner.h"
 #include "kvshare/status.h"
 #include "kvshare/verify.h"
@@ -40,11 +41,15 @@ struct Diagnosis {
   std::string library;                // kvshare's file
   Via via = Via::kOps;                // how it came into the session
   SessionEntries entries;             // those of the session
-  std::string drop_in;                // the value of kvshare.drop_in that suits the model; "": it has nothing to serve
+  std::string drop_in;                // DropInFor the model
   std::vector<std::string> warnings;  // the graph tool's
 
   int64_t NodesHere() const;  // nodes with at least one call
 };
+
+// The value of session entry kvshare.drop_in that suits a model: "1" or "attention"; "" where it has no layer of ONNX
+// Runtime's own ops.
+std::string DropInFor(const Inspection& inspection);
 
 // The nodes of one op, added up.
 struct OpSummary {

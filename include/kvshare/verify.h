@@ -22,7 +22,7 @@ enum class Via {
   kAsNeeded,  // as operators, where the model imports domain kvshare or an entry begins with "kvshare."
   kEp,        // as an execution provider, which serves the nodes of unchanged models; ONNX Runtime 1.24 or later
   kOps,       // as operators, always; what they replace is for the entries to say
-  kDropIn,    // as operators that replace ONNX Runtime's own: session entry kvshare.drop_in is set to suit the model
+  kDropIn,    // as operators that replace ONNX Runtime's own: session entry kvshare.drop_in is DropInFor the model
 };
 // The names of those that are asked for; kAsNeeded is what nobody asked for.
 inline constexpr std::array<std::pair<std::string_view, Via>, 3> kVias = {

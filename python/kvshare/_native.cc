@@ -1,4 +1,4 @@
-// The extension module: paths and options in, what the library answers as JSON out. No logic.
+// The extension module: paths and options in; out comes what the library answers, mostly as JSON. No logic.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
@@ -36,18 +36,29 @@ using Answer = std::pair<std::string, std::string>;  // "ok" and JSON, or the ki
 // Of a model's caches, by present: the largest magnitude of each channel, from which its scale is made.
 using ChannelSizes = std::map<std::string, std::vector<float>>;
 
+// `text` of the library, with its options under the names that the package's functions give them.
+std::string Spelled(const std::string& text) {
+  static const std::map<std::string, std::string> others = {
+      {"target", "to"}, {"weights_name", "weights"}, {"extent", "extents"}};
+  return kvshare::report::SpellOptions(text, [](const std::string& name, const std::string& value) {
+    const auto found = others.find(name);
+    const std::string option = "option '" + (found == others.end() ? name : found->second) + "'";
+    return value.empty() ? option : option + " = '" + value + "'";
+  });
+}
+
 Answer Failure(const kvshare::Status& status) {
   switch (status.code()) {
-    case kvshare::StatusCode::kInvalidInput: return {"invalid", status.message()};
-    case kvshare::StatusCode::kRefused: return {"refused", status.message()};
-    default: return {"internal", status.message()};
+    case kvshare::StatusCode::kInvalidInput: return {"invalid", Spelled(status.message())};
+    case kvshare::StatusCode::kRefused: return {"refused", Spelled(status.message())};
+    default: return {"internal", Spelled(status.message())};
   }
 }
 
 template <typename T>
 Answer AnswerOf(const kvshare::Result<T>& result) {
   if (!result.ok()) return Failure(result.status());
-  return {"ok", kvshare::report::ToJson(*result)};
+  return {"ok", Spelled(kvshare::report::ToJson(*result))};
 }
 
 nb::tuple AsTuple(const Answer& answer) { return nb::make_tuple(answer.first, answer.second); }
@@ -282,6 +293,11 @@ nb::tuple Verify(const std::string& path, const nb::object& runtime, const std::
   return AsTuple(AnswerOf(kvshare::Verify(path, options, PyRuntime(runtime))));
 }
 
+nb::tuple DropInFor(const std::string& path) {
+  const auto inspection = kvshare::Inspect(path);
+  return AsTuple(inspection.ok() ? Answer{"ok", kvshare::DropInFor(*inspection)} : Failure(inspection.status()));
+}
+
 nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std::string& via,
                    const std::string& library, const kvshare::SessionEntries& entries,
                    const std::map<std::string, int64_t>& extents) {
@@ -295,6 +311,7 @@ nb::tuple Diagnose(const std::string& path, const nb::object& runtime, const std
 NB_MODULE(_native, module) {
   module.def("version", [] { return kvshare::kVersion; });
   module.def("inspect", &Inspect, nb::arg("path"), nb::kw_only(), nb::arg("cuda"));
+  module.def("drop_in_for", &DropInFor, nb::arg("path"));
   module.def("rewrite", &Rewrite, nb::arg("path"), nb::arg("output"), nb::kw_only(), nb::arg("to"), nb::arg("own"),
              nb::arg("rope"), nb::arg("min_ort"), nb::arg("skip"), nb::arg("window_caches").none(),
              nb::arg("kv_cache").none(), nb::arg("largest"), nb::arg("scale_per_tensor"), nb::arg("fast_prefill"),

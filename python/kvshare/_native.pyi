@@ -1,9 +1,10 @@
-"""The C++ library. Each function answers ("ok", JSON) or (kind of failure, message)."""
+"""The C++ library. Each function answers ("ok", JSON) or (kind of failure, message); drop_in_for answers a word, no JSON."""
 
 from typing import Any
 
 def version() -> str: ...
 def inspect(path: str, *, cuda: str) -> tuple[str, str]: ...
+def drop_in_for(path: str) -> tuple[str, str]: ...
 def rewrite(
     path: str, output: str, *, to: str, own: str, rope: str, min_ort: str, skip: list[str], window_caches: int | None,
     kv_cache: str | None, largest: dict[str, list[float]], scale_per_tensor: bool, fast_prefill: bool, prune_inputs: bool,

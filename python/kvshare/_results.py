@@ -56,6 +56,16 @@ class CudaPlacement:
 
 
 @dataclasses.dataclass(frozen=True)
+class EqualCache:
+    """A cache that holds at every step what an earlier one does, where both begin alike."""
+
+    past: str  # the graph input
+    present: str  # the graph output that hands it on
+    of: str  # the earlier cache's input
+    bytes: int  # of one sequence of 32,768 tokens; 0: not known
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspection:
     """What attention a model holds."""
 
@@ -64,19 +74,20 @@ class Inspection:
     mask_nodes: int  # nodes that exist to make masks
     borrowed_copies: int  # Transpose and Reshape on K and V of another layer
     named_unused_presents: int  # caches that are copied for nobody
-    warnings: list[str]
+    warnings: list[str]  # one line each, such as the is_causal trap of onnxruntime 1.28 and later
     repeat_nodes: int = 0  # nodes that repeat key-value heads
     producer: str = ""  # which exporter wrote the model
     opsets: dict[str, int] = dataclasses.field(default_factory=dict)  # by domain
     unfused_layers: int = 0  # attention made of MatMul and Softmax, which kvshare does not serve
-    equal_caches: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # by past, present, of which other, bytes
+    equal_caches: list[EqualCache] = dataclasses.field(default_factory=list)  # that the model could do without
     cuda: CudaPlacement | None = None  # where inspect was asked for it
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Inspection:
         layers = [make(AttentionLayer, layer) for layer in fields["layers"]]
+        equal = [make(EqualCache, cache) for cache in fields["equal_caches"]]
         cuda = fields.get("cuda")
-        return make(Inspection, {**fields, "layers": layers, "cuda": make(CudaPlacement, cuda) if cuda else None})
+        return make(Inspection, {**fields, "layers": layers, "equal_caches": equal, "cuda": make(CudaPlacement, cuda) if cuda else None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +137,7 @@ class RewriteReport:
 class GenaiReport:
     """What was done to an onnxruntime-genai folder."""
 
-    config: str  # the file that was written
+    config: str  # the configuration; written only if changes has a line
     backup: str  # what it was before; "" where nothing was overwritten
     changes: list[str]  # one line each; empty: nothing had to change
     library: str  # what the program registers: onnxruntime_genai.register_execution_provider_library("kvshare", library)
@@ -217,18 +228,19 @@ class NodeCount:
 class Diagnosis:
     """Which nodes of a model really ran in kvshare."""
 
-    nodes_here: int
+    nodes_here: int  # with at least one call
     nodes: list[NodeCount]
     workload: str  # what was run, in words
-    invented: list[str]
+    invented: list[str]  # what the model was fed that no rule knows
     version: str  # kvshare's
     simd: str  # the SIMD target of this machine
-    library: str
-    entries: dict[str, str]
-    onnxruntime: str
+    library: str  # kvshare's file
+    via: str  # how kvshare came in: "ep", "ops" or "dropin"
+    entries: dict[str, str]  # the session's
+    onnxruntime: str  # its version
     onnxruntime_file: str
-    drop_in: str  # the value of kvshare.drop_in that suits the model; "": it has nothing to serve
-    warnings: list[str]
+    drop_in: str  # the value of session entry kvshare.drop_in that suits the model; "": none of its ops is to be replaced
+    warnings: list[str]  # those of Inspection
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Diagnosis:

@@ -91,8 +91,8 @@ def session_options(
 ) -> onnxruntime.SessionOptions:
     """SessionOptions for any onnxruntime from 1.19 on: kvshare's custom ops, and its ops in place of ONNX Runtime's.
 
-    model: the model that the session will load. Which ops are replaced follows from its attention layers and its
-        imports. Without a model nothing is replaced, and the options serve a rewritten model.
+    model: the path of the model that the session will load. Its attention layers tell which ops are
+        replaced. Without a model, and for a rewritten model without other layers, nothing is replaced.
     sess_options: options to add to; new ones where it is None.
     causal_alignment: where the causal triangle of an Attention node without past stands, "lower_right" or "spec".
         Exporters of shared layers mean the lower right; the ONNX specification says the top left.
@@ -103,8 +103,8 @@ def session_options(
 
     options = sess_options if sess_options is not None else ort.SessionOptions()
     if model is not None:
-        drop_in = _tools.drop_in_for(model)
-        options.add_session_config_entry("kvshare.drop_in", drop_in)
+        if drop_in := _tools.drop_in_for(model):
+            options.add_session_config_entry("kvshare.drop_in", drop_in)
         options.add_session_config_entry("kvshare.causal_alignment", causal_alignment)
     options.register_custom_ops_library(library_path("ort"))
     return options

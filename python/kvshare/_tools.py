@@ -166,9 +166,9 @@ def genai(
     onnxruntime-genai knows no provider by itself. A program calls
     onnxruntime_genai.register_execution_provider_library("kvshare", kvshare.library_path()) before it loads the model.
 
-    Raises InvalidInputError for a folder without a readable genai_config.json or decoder, an output that holds files, or an undo
-    without a backup, and RefusedError where the folder is configured for another device's provider, or where onnxruntime-genai has no place for
-    the caches.
+    Raises InvalidInputError for an option that the provider does not take, a folder without a readable genai_config.json or
+    decoder, an output that holds files, or an undo without a backup. Raises RefusedError where the folder is configured for
+    another device's provider, or where onnxruntime-genai has no place for the caches. Nothing is written then.
     """
     if undo and (output is not None or options):
         raise InvalidInputError("genai has undo beside output or options; needs undo alone")
@@ -178,10 +178,8 @@ def genai(
 
 
 def drop_in_for(model: str | os.PathLike[str]) -> str:
-    """The value of the session entry kvshare.drop_in that fits a model: "1", "gqa" or "attention"."""
-    forms = {layer.form for layer in inspect(model).layers}
-    # A model without com.microsoft's op need not import that domain, and then must not see it changed.
-    return "1" if "GroupQueryAttention" in forms or not forms else "attention"
+    """The value of the session entry kvshare.drop_in that suits a model: "1" or "attention"; "": none of its ops is to be replaced."""
+    return _checked(_native.drop_in_for(os.fspath(model)))
 
 
 def verify(

@@ -41,7 +41,7 @@ Status RunOnce(const Runner& runner, const Feeds& feeds) {
   return outputs.ok() ? Status() : outputs.status();
 }
 
-// Of a run that failed: what else can be done.
+// The failure of a run; a refusal also says what else can be done.
 Status Advise(const Status& failure, const Inspection& inspection) {
   if (failure.ok() || failure.code() != StatusCode::kRefused) return failure;
   return Status::Refused(fmt::format(
@@ -58,6 +58,19 @@ std::string NameOfOp(const NodeCount& node) {
 
 int64_t Diagnosis::NodesHere() const {
   return std::count_if(stats.nodes.begin(), stats.nodes.end(), [](const NodeCount& node) { return node.ran > 0; });
+}
+
+std::string DropInFor(const Inspection& inspection) {
+  bool has_gqa = false;
+  bool has_attention = false;
+  for (const AttentionLayer& layer : inspection.layers) {
+    if (layer.domain == "kvshare") continue;  // is kvshare's without an entry
+    (layer.form == LayerForm::kGroupQueryAttention ? has_gqa : has_attention) = true;
+  }
+  // A model without com.microsoft's op need not import that domain. Where it does not, replacing that op breaks others
+  // of the domain (docs/ops.md, The import condition).
+  if (has_gqa) return "1";
+  return has_attention ? "attention" : "";
 }
 
 std::vector<OpSummary> SummarizeOps(const LibraryStats& stats) {
@@ -98,7 +111,7 @@ Result<Diagnosis> Diagnose(const std::string& model_path, const RunOptions& opti
   diagnosis.entries = setup.entries;
   diagnosis.runtime = runtime.version();
   diagnosis.runtime_where = runtime.where();
-  diagnosis.drop_in = host::DropInFor(inspection);
+  diagnosis.drop_in = DropInFor(inspection);
   diagnosis.warnings = inspection.warnings;
   if (feeds.HasPrompt() && feeds.HasStates()) {
     const RandomTokens tokens{.seed = 1, .prompt = 24, .steps = 1};

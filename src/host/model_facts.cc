@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "kvshare/doctor.h"
+
 namespace kvshare::host {
 namespace {
 
@@ -49,15 +51,6 @@ KnownInputs KnownInputsOf(const Inspection& inspection, const std::map<std::stri
   return known;
 }
 
-std::string DropInFor(const Inspection& inspection) {
-  if (inspection.layers.empty()) return "";
-  // A model without com.microsoft's op need not import that domain. Where it does not, replacing that op breaks others
-  // of the domain (docs/ops.md, The import condition).
-  const bool gqa = std::any_of(inspection.layers.begin(), inspection.layers.end(),
-                               [](const AttentionLayer& l) { return l.form == LayerForm::kGroupQueryAttention; });
-  return gqa ? "1" : "attention";
-}
-
 Via ViaFor(const Inspection& inspection, const RunOptions& options, const std::string& version) {
   if (options.via != Via::kAsNeeded) return options.via;
   if (HasEntryOfKvshare(options)) return Via::kOps;
@@ -76,7 +69,7 @@ Result<SessionSetup> SetupFor(const Inspection& inspection, const RunOptions& op
                         "the two",
                         key, value));
     const std::string mode = DropInFor(inspection);
-    setup.entries.emplace_back("kvshare.drop_in", mode.empty() ? "1" : mode);
+    if (!mode.empty()) setup.entries.emplace_back("kvshare.drop_in", mode);
   }
   if (!IsNeeded(inspection, options)) return setup;
   std::error_code ignored;

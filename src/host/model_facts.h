@@ -9,11 +9,8 @@
 
 namespace kvshare::host {
 
-// What the graph tells of the inputs of a model, and the caller by `named`.
+// What is known of a model's inputs: from its graph, and from the caller's `named` extents.
 KnownInputs KnownInputsOf(const Inspection& inspection, const std::map<std::string, int64_t>& named);
-
-// The value of kvshare.drop_in that suits the model as it is; "" where it has no layer that kvshare serves.
-std::string DropInFor(const Inspection& inspection);
 
 // How kvshare comes into a session of ONNX Runtime `version`, which is to be examined: what `options` says, or what
 // suits the model. Entries of kvshare's are for its operators.

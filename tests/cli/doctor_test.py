@@ -103,6 +103,16 @@ def test_the_execution_provider_serves_unchanged_models(kvshare, case, name):
     assert done.returncode == EQUAL, done.stdout + done.stderr
 
 
+def test_dropin_replaces_nothing_for_a_rewritten_model(kvshare, case, tmp_path):
+    """The file does not import com.microsoft. If its ops were replaced, ONNX Runtime would find no QuickGelu."""
+    done = kvshare("rewrite", case.model("torch_phi3"), "-o", tmp_path / "out.onnx", "--to", "kvshare")
+    assert done.returncode == EQUAL, done.stderr
+    done = kvshare("doctor", tmp_path / "out.onnx", "--via", "dropin", "--json")
+    assert done.returncode == EQUAL, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert (report["via"], report["entries"], report["drop_in"]) == ("dropin", {}, "") and report["nodes_here"] > 0
+
+
 def test_a_library_without_the_execution_provider_is_refused(kvshare, case):
     done = kvshare("verify", case.model("head_shared_gqa"), "--golden", case.folder("head_shared_gqa"), "--via", "ep", "--lib",
                    shutil.which("true"))

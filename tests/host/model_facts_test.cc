@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "kvshare/doctor.h"
+
 namespace kvshare::host {
 namespace {
 
@@ -66,6 +68,18 @@ TEST(SetupFor, DropInReplacesWhatTheModelHas) {
   EXPECT_EQ(SetupFor(gqa, Options(Via::kDropIn, {{"kvshare.drop_in", "gqa"}})).status().message(),
             "option 'via' = 'dropin' sets session entry kvshare.drop_in itself, and it is given as 'gqa'; needs one of "
             "the two");
+}
+
+TEST(DropInFor, ReplacesNothingForLayersThatAreKvsharesAlready) {
+  Inspection model = Model(LayerForm::kGroupQueryAttention, {"", "kvshare"});
+  model.layers.front().domain = "kvshare";
+  EXPECT_EQ(DropInFor(model), "");
+  EXPECT_THAT(SetupFor(model, Options(Via::kDropIn))->entries, IsEmpty());
+  model.layers.emplace_back().form = LayerForm::kAttention;
+  EXPECT_EQ(DropInFor(model), "attention");
+  model.layers.emplace_back().domain = "com.microsoft";
+  EXPECT_EQ(DropInFor(model), "1");
+  EXPECT_EQ(DropInFor(Inspection()), "");
 }
 
 TEST(SetupFor, AMissingLibraryIsNamed) {

@@ -1,4 +1,5 @@
 """The installed wheel beside the onnxruntime of this environment, which may be any from 1.20 on."""
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import kvshare
+import kvshare._tools
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
 ORT = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
@@ -140,6 +142,44 @@ def test_rewrite_makes_smaller_caches(tmp_path):
         kvshare.rewrite(case, dry_run=True, kv_cache="int8", calibrate=tmp_path / "absent.npz")
 
 
+@with_ep
+def test_results_have_every_field_that_the_library_answers(tmp_path, monkeypatch):
+    """A field that a dataclass lacks would be dropped without a word."""
+    answers = []
+    call = kvshare._tools._call
+
+    def listening(*arguments, **options):
+        answers.append(call(*arguments, **options))
+        return answers[-1]
+
+    def has_all(kind, answer, but=frozenset()):
+        assert set(answer) == {field.name for field in dataclasses.fields(kind)} - but
+
+    monkeypatch.setattr(kvshare._tools, "_call", listening)
+    case, small = DATA / "mixed_bias_causal0", tmp_path / "small.onnx"
+    kvshare.inspect(case / "model.onnx", cuda="1.29")
+    has_all(kvshare.Inspection, answers[-1])
+    has_all(kvshare.AttentionLayer, answers[-1]["layers"][0])
+    has_all(kvshare.CudaPlacement, answers[-1]["cuda"])
+    kvshare.inspect(DATA / "qefficient_gemma4" / "model.onnx")
+    has_all(kvshare.EqualCache, answers[-1]["equal_caches"][0])
+    kvshare.rewrite(case / "model.onnx", small, kv_cache="int8", calibrate={"input_ids": np.arange(1, 41)[None]})
+    has_all(kvshare.RewriteReport, answers[-1], {"model"})  # the caller's, not the library's
+    has_all(kvshare.RuleOutcome, answers[-1]["outcomes"][0])
+    has_all(kvshare.RuleSaving, answers[-1]["savings"][0])
+    kvshare.verify(small, against=case / "model.onnx", steps=1)
+    has_all(kvshare.Verification, answers[-1])
+    has_all(kvshare.StepDifference, answers[-1]["steps"][0])
+    has_all(kvshare.CodesCheck, answers[-1]["codes"])
+    has_all(kvshare.CacheRounding, answers[-1]["codes"]["caches"][0])
+    kvshare.doctor(case / "model.onnx")
+    has_all(kvshare.Diagnosis, answers[-1])
+    has_all(kvshare.NodeCount, answers[-1]["nodes"][0])
+    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {}}}')
+    kvshare.genai(tmp_path)
+    has_all(kvshare.GenaiReport, answers[-1])
+
+
 def test_failures_are_exceptions_with_one_line(tmp_path):
     with pytest.raises(kvshare.InvalidInputError, match="no such file") as failure:
         kvshare.inspect(tmp_path / "absent.onnx")
@@ -153,6 +193,26 @@ def test_failures_are_exceptions_with_one_line(tmp_path):
             kvshare.rewrite(DATA / "mixed_bias_asis" / "model.onnx", dry_run=True, **options)
     with pytest.raises(kvshare.InvalidInputError, match="needs a path or an onnx.ModelProto"):
         kvshare.inspect(3)
+
+
+def test_failures_name_options_as_the_package_does(tmp_path):
+    case = DATA / "mixed_bias_asis" / "model.onnx"
+    with pytest.raises(kvshare.RefusedError, match="option 'to' = 'ort' option 'min_ort' = '1.26'"):
+        kvshare.rewrite(case, to="ort", min_ort="1.26", dry_run=True)
+    report = kvshare.rewrite(DATA / "head_shared_gqa" / "model.onnx", to="kvshare-attention", dry_run=True)
+    assert any("option 'to' = 'kvshare-attention'" in outcome.reason for outcome in report.outcomes)
+    (tmp_path / "model.onnx.data").write_bytes(b"another model's")
+    with pytest.raises(kvshare.RefusedError, match="option 'weights'"):
+        kvshare.rewrite(case, tmp_path / "out.onnx")
+
+
+def test_inspect_names_equal_caches():
+    model = onnx.load(DATA / "qefficient_gemma4" / "model.onnx", load_external_data=False)
+    inputs = {i.name for i in model.graph.input}
+    found = kvshare.inspect(DATA / "qefficient_gemma4" / "model.onnx").equal_caches
+    assert len(found) == 6 and all(isinstance(cache, kvshare.EqualCache) for cache in found)
+    assert all(cache.past in inputs and cache.of in inputs and cache.past != cache.of and cache.bytes > 0 for cache in found)
+    assert {cache.present for cache in found} <= {o.name for o in model.graph.output}
 
 
 def test_genai_edits_a_folder_and_puts_it_back(tmp_path):
@@ -170,6 +230,10 @@ def test_genai_edits_a_folder_and_puts_it_back(tmp_path):
         kvshare.genai(tmp_path, undo=True)
     with pytest.raises(kvshare.InvalidInputError, match="needs undo alone"):
         kvshare.genai(tmp_path, undo=True, options={"mode": "off"})
+    for options, needs in ({"mode": "fast"}, "option 'mode' is 'fast'; needs fuse, nodes or off"), ({"speed": "4"}, "have mode, causal_alignment"):
+        with pytest.raises(kvshare.InvalidInputError, match=needs):
+            kvshare.genai(tmp_path, options=options)
+    assert os.listdir(tmp_path) == ["genai_config.json"]
     config.write_text('{"model": {"decoder": {"session_options": {"provider_options": [{"cuda": {}}]}}}}')
     with pytest.raises(kvshare.RefusedError, match="runs on provider 'cuda'"):
         kvshare.genai(tmp_path)
@@ -180,9 +244,21 @@ def test_an_unchanged_model_runs_through_the_override(tmp_path):
     check(onnxruntime.InferenceSession(str(path), kvshare.session_options(path)))
 
 
-def test_a_rewritten_model_runs_as_custom_ops(tmp_path):
-    kvshare.rewrite(borrower(tmp_path / "m.onnx"), tmp_path / "r.onnx")
-    check(onnxruntime.InferenceSession(str(tmp_path / "r.onnx"), kvshare.session_options()))
+@pytest.mark.parametrize("given", [False, True])
+def test_a_rewritten_model_runs_as_custom_ops(tmp_path, given):
+    path = tmp_path / "r.onnx"
+    kvshare.rewrite(borrower(tmp_path / "m.onnx"), path)
+    options = kvshare.session_options(path if given else None)
+    check(onnxruntime.InferenceSession(str(path), options))
+    with pytest.raises(Exception, match="kvshare.drop_in"):
+        options.get_session_config_entry("kvshare.drop_in")
+
+
+@with_ep  # older hosts do not load the opset
+def test_session_options_replace_nothing_for_a_rewritten_export(tmp_path):
+    """Its file does not import com.microsoft. If that domain's op were replaced, onnxruntime would find no QuickGelu."""
+    kvshare.rewrite(DATA / "torch_phi3" / "model.onnx", tmp_path / "r.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "r.onnx"), kvshare.session_options(tmp_path / "r.onnx"))
 
 
 @without_ep
@@ -297,7 +373,7 @@ def test_verify_has_harder_prompts_and_judges_codes(tmp_path):
 @pytest.mark.parametrize("via", ["ep", "dropin"])
 def test_doctor_counts_what_ran_here(via):
     found = kvshare.doctor(DATA / "mixed_bias_asis" / "model.onnx", via=via)
-    assert found.nodes_here == 10 and found.onnxruntime == onnxruntime.__version__
+    assert (found.nodes_here, found.via, found.onnxruntime) == (10, via, onnxruntime.__version__)
     with pytest.raises(kvshare.InvalidInputError, match="option 'via' is 'x'; needs ep, ops or dropin"):
         kvshare.doctor(DATA / "mixed_bias_asis" / "model.onnx", via="x")
 
