@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <tuple>
 #include <unordered_set>
 
 #include "graph/layers.h"
@@ -96,8 +97,7 @@ AttentionLayer Public(const Layer& layer) {
   out.cache_rows = layer.static_key.rows;
   if (!layer.IsShared()) {
     out.row_bytes = RowBytes(layer);
-    out.past_key = Input(*layer.node, PastSlot(layer));
-    out.past_value = Input(*layer.node, PastSlot(layer) + 1);
+    std::tie(out.past_key, out.past_value) = std::tuple_cat(CachesOf(layer));
   }
   if (layer.IsGqa()) {
     out.seqlens_k = Input(*layer.node, 5);

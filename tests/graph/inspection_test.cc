@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "tests/graph/two_layers.h"
+#include "tests/graph/torch_layers.h"
 
 namespace kvshare::graph {
 namespace {
@@ -93,6 +93,12 @@ TEST(Inspection, ASoftmaxThatIsNoAttentionIsNotCounted) {
   EXPECT_EQ(Unfused("s = MatMul(q, kt)\np = Softmax(s)\nm = MatMul(p, w)\ny = Identity(q)\n"), 0);
   EXPECT_EQ(Unfused("p = Softmax(q)\ny = MatMul(p, v)\n"), 0);
   EXPECT_EQ(Unfused("s = MatMul(q, kt)\np = Softmax(s)\ny = MatMul(v, p)\n"), 0);
+}
+
+TEST(Inspection, ALayersPastIsTheOneThatItsKeysAreJoinedTo) {
+  const Inspection found = Describe(GraphOf(kTorchLayers));
+  EXPECT_EQ(found.layers[0].past_key, "past_k");
+  EXPECT_EQ(found.layers[0].past_value, "past_v");
 }
 
 TEST(Inspection, HeadsThatTheGraphRepeatsAreToldAsCopies) {
