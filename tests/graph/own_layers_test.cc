@@ -107,16 +107,17 @@ TEST(OwnAttention, StaysWhereOthersReadItsCache) {
     return "const by i64[1] = -1\nconst to i64[1] = -9223372036854775807\nconst along i64[1] = " + axis +
            "\nodd = Slice(" + of + ", by, to, along, by)\noutput odd f32[w,x,y,z]\n";
   };
-  for (const auto& [line, what] :
-       {std::pair{flipped("present_k", "2") + attention, "'present_k' is read by Slice 'odd'"},
-        std::pair{flipped("present_v", "2") + attention, "'present_v' is read by Slice 'odd'"},
-        std::pair{flipped("kt", "1") + attention, "'kt' is read by Slice 'odd'"},
+  for (const auto& [line, why] :
+       {std::pair{flipped("present_k", "2") + attention,
+                  "its cache would be compact, and 'present_k' is read by Slice 'odd'"},
+        std::pair{flipped("present_v", "2") + attention,
+                  "its cache would be compact, and 'present_v' is read by Slice 'odd'"},
+        std::pair{flipped("kt", "1") + attention, "its cache would be compact, and 'kt' is read by Slice 'odd'"},
         std::pair{std::string("out1 = Attention(kt, k1, v1, bias) {q_num_heads=1, kv_num_heads=1, is_causal=1}"),
-                  "'kt' is read by Attention 'out1'"}})
+                  "its cache would be compact, and 'kt' is read by Attention 'out1'"}})
     for (const Target target : {Target::kKvshare, Target::kOrt}) {
       const Rewritten result = RewriteText(TwoLayersWith("out1", line, AllAttention()), To(target));
-      EXPECT_EQ(result.CodedDeclineOf("own-attention"),
-                std::string("value-is-read: its cache would be compact, and ") + what);
+      EXPECT_EQ(result.CodedDeclineOf("own-attention"), std::string("value-is-read: ") + why);
     }
   // Extents do not tell where padding is.
   const std::string extents = "extents1 = Shape(present_k)\noutput extents1 i64[4]\n" + attention;

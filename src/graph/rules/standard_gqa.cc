@@ -12,7 +12,6 @@
 
 #include <array>
 
-#include "graph/match/attention.h"
 #include "graph/match/gqa.h"
 #include "graph/opset25.h"
 #include "graph/sums.h"
@@ -59,7 +58,7 @@ Decline CheckOwn(const Layer& layer) {
   const Node& node = *layer.node;
   if (Input(node, 1).empty() || Input(node, 2).empty())
     return Because(DeclineCode::kInputsUnknown, "has query, key and value in one input; needs three");
-  if (TokensOf(layer, 1) != TokensOf(layer, 0))
+  if (SumOfExtent(*layer.graph, Input(node, 1), 1) != SumOfExtent(*layer.graph, Input(node, 0), 1))
     return Because(DeclineCode::kKeyNotOfThisStep, "its key is not known to have as many tokens as its query");
   for (const int past : {3, 4})
     if (Input(node, past).empty())
