@@ -31,11 +31,11 @@ void ForEachReading(const Node& node, const std::function<void(const std::string
 }
 
 GraphIndex::GraphIndex(const onnx::GraphProto& graph) {
-  const auto values = static_cast<size_t>(graph.node_size() + graph.initializer_size() + graph.input_size());
-  producers.reserve(static_cast<size_t>(graph.node_size()));
-  readers_.reserve(values);
-  types.reserve(static_cast<size_t>(graph.value_info_size() + graph.input_size() + graph.output_size()));
-  initializers.reserve(static_cast<size_t>(graph.initializer_size()));
+  const auto size = [](const auto& field) { return static_cast<size_t>(field.size()); };
+  producers.reserve(size(graph.node()));
+  readers_.reserve(size(graph.node()) + size(graph.initializer()) + size(graph.input()));
+  types.reserve(size(graph.value_info()) + size(graph.input()) + size(graph.output()));
+  initializers.reserve(size(graph.initializer()));
   for (const Node& node : graph.node()) {
     for (const auto& output : node.output())
       if (!output.empty()) producers[output] = &node;
