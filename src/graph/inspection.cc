@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
-#include <tuple>
 #include <unordered_set>
 
 #include "graph/layers.h"
@@ -97,7 +96,9 @@ AttentionLayer Public(const Layer& layer) {
   out.cache_rows = layer.static_key.rows;
   if (!layer.IsShared()) {
     out.row_bytes = RowBytes(layer);
-    std::tie(out.past_key, out.past_value) = std::tuple_cat(CachesOf(layer));
+    const auto caches = CachesOf(layer);
+    out.past_key = caches[0];
+    out.past_value = caches[1];
   }
   if (layer.IsGqa()) {
     out.seqlens_k = Input(*layer.node, 5);

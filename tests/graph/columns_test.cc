@@ -220,22 +220,20 @@ INSTANTIATE_TEST_SUITE_P(
                  "key-is-expanded: 'past_v' is not repeated, its other half is; needs both"}),
     [](const auto& test) { return std::string(test.param.name); });
 
+// Why the layer stays, when `value` is a part of `joined`.
+std::string ReasonWhen(const std::string& value, const std::string& joined) {
+  Graph graph = GraphOf(TorchLayersWith(value, value + " = Slice(" + joined +
+                                                   ", nought1, seen, two)\nconst nought1 i64[1] = 0\n"
+                                                   "seen = Identity(S1)"));
+  return RewriteIn(graph, To(Target::kKvshare)).CodedDeclineOf("own-attention");
+}
+
 TEST(OwnAttention, LeavesACacheWhoseQueryWaitsForIt) {
-  Graph graph = GraphOf(TorchLayersWith("q0",
-                                        "q0 = Slice(k, nought1, seen, two)\nconst nought1 i64[1] = 0\n"
-                                        "seen = Identity(S1)"));
-  const Rewritten result = RewriteIn(graph, To(Target::kKvshare));
-  EXPECT_EQ(result.CodedDeclineOf("own-attention"),
-            "key-not-of-this-step: 'q0' depends on 'present_k', which it would make");
+  EXPECT_EQ(ReasonWhen("q0", "k"), "key-not-of-this-step: 'q0' depends on 'present_k', which it would make");
 }
 
 TEST(OwnAttention, LeavesACacheWhoseNewRowsWaitForIt) {
-  Graph graph = GraphOf(TorchLayersWith("v0",
-                                        "v0 = Slice(present_k, nought1, seen, two)\nconst nought1 i64[1] = 0\n"
-                                        "seen = Identity(S1)"));
-  const Rewritten result = RewriteIn(graph, To(Target::kKvshare));
-  EXPECT_EQ(result.CodedDeclineOf("own-attention"),
-            "key-not-of-this-step: 'v0' depends on 'present_k', which it would make");
+  EXPECT_EQ(ReasonWhen("v0", "present_k"), "key-not-of-this-step: 'v0' depends on 'present_k', which it would make");
 }
 
 // Layer 0 takes the heads as they are.

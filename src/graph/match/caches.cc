@@ -112,12 +112,7 @@ bool QueriesCountRows(const Graph& graph, const std::vector<Layer>& layers) {
     add(layer.key_join.node == nullptr ? Input(*layer.node, 4) : layer.key_join.past);
   }
   // Masks count rows as well: what attention makes with them is no count.
-  for (const Node* node : graph.nodes()) {
-    if (IsAttentionOp(*node)) continue;
-    const auto reads = ReadNames(*node);
-    if (std::ranges::any_of(reads, [&](const std::string& name) { return counts.contains(name); }))
-      counts.insert(node->output().begin(), node->output().end());
-  }
+  counts = MadeWith(graph, std::move(counts), IsAttentionOp);
   return std::ranges::any_of(queries, [&](const std::string& query) { return counts.contains(query); });
 }
 

@@ -24,8 +24,11 @@ Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& take
   return {};
 }
 
-std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values) {
+std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values,
+                                         const IsTaken& ends) {
+  if (values.empty()) return values;
   for (const Node* node : graph.nodes()) {
+    if (ends && ends(*node)) continue;
     const auto reads = ReadNames(*node);
     if (std::ranges::any_of(reads, [&](const std::string& name) { return values.contains(name); }))
       values.insert(node->output().begin(), node->output().end());

@@ -20,8 +20,10 @@ Decline CheckReaders(const Graph& graph, const std::string& value, const IsTaken
 // The same for all outputs of `node`.
 Decline CheckReadersOf(const Graph& graph, const Node& node, const IsTaken& taken);
 
-// `values`, and all that nodes of the graph make with any of them. A node reads what its bodies read.
-std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values);
+// `values`, and all that nodes of the graph make with any of them. A node reads what its bodies read. Nothing is made
+// with them by nodes that `ends` says.
+std::unordered_set<std::string> MadeWith(const Graph& graph, std::unordered_set<std::string> values,
+                                         const IsTaken& ends = nullptr);
 
 // The nodes that the outputs of the graph need: all outputs, or all but one.
 std::unordered_set<const Node*> NeededNodes(const Graph& graph, const std::string& but = "");

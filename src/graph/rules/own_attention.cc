@@ -87,10 +87,10 @@ Decline CheckOtherReaders(const std::vector<Layer>& layers, const Layer& own) {
     known.insert(borrower->node);
     known.insert(borrower->copies.begin(), borrower->copies.end());
   }
-  const Node& key = IsJoined(own) ? *own.key_join.node : *own.node;
-  const Node& value = IsJoined(own) ? *own.value_join.node : *own.node;
-  KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*own.graph, Output(key, IsJoined(own) ? 0 : 1), known));
-  return CheckReadAsKeys(*own.graph, Output(value, IsJoined(own) ? 0 : 2), known);
+  const std::string& key = IsJoined(own) ? Output(*own.key_join.node, 0) : Output(*own.node, 1);
+  const std::string& value = IsJoined(own) ? Output(*own.value_join.node, 0) : Output(*own.node, 2);
+  KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*own.graph, key, known));
+  return CheckReadAsKeys(*own.graph, value, known);
 }
 
 // The cache loses the padding between its rows, for all who read it: layers that borrow it are to hide the same.
