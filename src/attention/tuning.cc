@@ -64,7 +64,7 @@ Cpu ThisCpu() { return Known().load(std::memory_order_relaxed); }
 void SetCpuForTest(Cpu cpu) { Known().store(cpu, std::memory_order_relaxed); }
 
 bool HasFastBF16Dots() {
-#if HWY_ARCH_X86
+#if defined(__x86_64__)
   return __builtin_cpu_is("amd") != 0;
 #else
   return true;

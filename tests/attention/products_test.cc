@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "attention/products-inl.h"
+#include "attention/tuning.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvshare::HWY_NAMESPACE {
@@ -40,6 +41,15 @@ KVSHARE_ON_EVERY_TARGET();
 // Whether one sum takes both products, or a second one takes every other, is for the target to say. On NEON it is
 // compiled after NEON_BF16, whose answer Highway's HWY_NATIVE_DOT_BF16 still has there.
 TEST_P(EveryTarget, APairOfProductsOfBF16IsAddedWhole) { EXPECT_EQ(HWY_DYNAMIC_DISPATCH(SumOfAPairOfOnes)(), 2.0F); }
+
+// Those of Intel's CPUs take as long as four FMA.
+TEST(Tuning, OfX86OnlyAmdMultipliesBF16FasterThanF32) {
+#if HWY_ARCH_X86
+  EXPECT_EQ(HasFastBF16Dots(), __builtin_cpu_is("amd") != 0);
+#else
+  EXPECT_TRUE(HasFastBF16Dots());
+#endif
+}
 
 }  // namespace
 }  // namespace kvshare
