@@ -147,8 +147,9 @@ class Attention final : public Kernel {
                                exec.memory.Take(static_cast<size_t>(in[kMask].Count()) * SizeOf(call.mask.type)));
       ConvertMask(in[kMask], exec.parallel, mask, &call.mask);
     }
+    // Also where nothing is attended: what is appended has the shape of the outputs only if the inputs fit together.
+    KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
     if (p.T > 0) KVSHARE_RETURN_IF_ERROR(CheckAppends(key, value));
-    if (attend) KVSHARE_RETURN_IF_ERROR(CheckAttention(call, where_));
 
     if (p.B > 0 && p.T > 0)
       for (const AppendCall* append : {&key, &value})
@@ -180,6 +181,9 @@ class Attention final : public Kernel {
     KVSHARE_ASSIGN_OR_RETURN(p.query, View(where_, "Q", in[kQ], "q_num_heads", attributes_.query_heads));
     KVSHARE_ASSIGN_OR_RETURN(p.key, View(where_, "K", in[kK], "kv_num_heads", attributes_.kv_heads));
     KVSHARE_ASSIGN_OR_RETURN(p.value, View(where_, "V", in[kV], "kv_num_heads", attributes_.kv_heads));
+    if (p.value.tokens != p.key.tokens)
+      return InputError(where_, "V", fmt::format("has {} tokens (shape {})", p.value.tokens, in[kV].ShapeText()),
+                        fmt::format("{} like 'K'", p.key.tokens));
     p.B = p.query.batch;
     p.S = p.query.tokens;
     if (in[kPastK]) {

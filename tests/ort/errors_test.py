@@ -185,7 +185,9 @@ ATTENTION = {
     "key_heads": (lambda i: i, {"kv_num_heads": 4}, "input 'K' has 2 heads (shape 2x2x8x16); needs kv_num_heads = 4"),
     "head_size": (changed("K", lambda a: a[..., :8]), {}, "input 'key' has D = 8"),
     "batch": (changed("K", lambda a: a[:1]), {}, "input 'key' has B = 1"),
-    "value_tokens": (changed("V", lambda a: a[:, :, :7]), {}, "input 'value' has 7 tokens"),
+    "value_tokens": (changed("V", lambda a: a[:, :, :7]), {}, "input 'V' has 7 tokens (shape 2x2x7x16); needs 8 like 'K'"),
+    "value_tokens_behind_a_past": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"], "V": i["V"][:, :, :7]}, {},
+                                   "input 'V' has 7 tokens (shape 2x2x7x16); needs 8 like 'K'"),
     "past_half": (lambda i: {**i, "past_key": i["K"]}, {}, "input 'past_value' is absent while 'past_key' is given"),
     "past_value_rank": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"][0]}, {}, "input 'past_value' has rank 3 (shape 2x8x16); needs rank 4 [B, Hkv, P, Dv]"),
     "nonpad_with_past": (lambda i: {**i, "past_key": i["K"], "past_value": i["V"], "nonpad_kv_seqlen": np.array([8, 8])}, {}, "input 'nonpad_kv_seqlen' is given together with 'past_key'; needs one of them"),
@@ -251,6 +253,15 @@ def test_key_mask_stands_alone_and_covers_the_queries():
     short = {**inputs, "key_mask": np.ones((2, 2), np.int64)}
     assert ("input 'key_mask' has T = 2 columns; needs at least S = 3: queries are the last columns"
             in refusal(lambda: attention(short, attributes, domain="kvshare")))
+
+
+# No token asks, so nothing is attended. The keys would go into a present of the query's batch.
+@pytest.mark.parametrize("outputs", [("Y", "present_key"), ("Y", "present_value"), ("Y", "present_key", "present_value")])
+def test_keys_of_another_batch_than_a_query_of_no_tokens_are_named(outputs):
+    inputs, attributes = small_attention()
+    keys = np.zeros((40, HKV, 3000, 16), np.float32)
+    inputs = {"Q": inputs["Q"][:1, :0], "K": keys, "V": keys}
+    assert "input 'key' has B = 40" in refusal(lambda: attention(inputs, attributes, outputs, drop_in="attention"))
 
 
 def test_a_tensor_of_rank_9_is_refused():
