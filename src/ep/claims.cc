@@ -318,6 +318,11 @@ std::set<std::string> Claims::Readers() const {
   return readers;
 }
 
+void Claims::TakeOver(Claims earlier) {
+  earlier.plans.merge(plans);
+  plans = std::move(earlier.plans);
+}
+
 Claims FindClaims(const Graph& graph, const ClaimOptions& options) { return Finder(graph, options).Find(); }
 
 }  // namespace kvshare::ep

@@ -27,6 +27,8 @@ struct Claims {
   // Attention nodes that read a value otherwise than ONNX says, by their first output. The values may be made so only
   // if each of these nodes has a kernel here.
   std::set<std::string> Readers() const;
+  // Adds the plans of `earlier` claims of the same model, in place of those for the same nodes.
+  void TakeOver(Claims earlier);
 
   Plans plans;
   // Nodes that exist only for masks, in the graph's order, each by its first output: together one node.

@@ -142,7 +142,11 @@ Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* su
   KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Graph_GetParentNode(graph, &parent)));
   KVSHARE_ASSIGN_OR_RETURN(const auto attention, AttentionNodesOf(host_.api, nodes));
   if (parent == nullptr) {
-    KVSHARE_RETURN_IF_ERROR(PlanModel(graph, nodes, attention, support));
+    KVSHARE_ASSIGN_OR_RETURN(const bool divided, IsDivided(nodes));
+    Claims earlier = std::exchange(claims_, {});
+    KVSHARE_RETURN_IF_ERROR(PlanModel(graph, nodes, attention, !divided, support));
+    // The nodes that are this provider's were taken by their earlier plans. Their masks may be one node by now.
+    if (divided) claims_.TakeOver(std::move(earlier));
     handshake_->Expect(claims_.Readers());
   }
   for (const AttentionNode& node : attention) KVSHARE_RETURN_IF_ERROR(ClaimNode(node, support));
@@ -150,8 +154,8 @@ Status ExecutionProvider::Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* su
 }
 
 Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes,
-                                    const std::vector<AttentionNode>& attention, OrtEpGraphSupportInfo* support) {
-  claims_ = {};
+                                    const std::vector<AttentionNode>& attention, bool may_fuse,
+                                    OrtEpGraphSupportInfo* support) {
   KVSHARE_ASSIGN_OR_RETURN(onnx::ModelProto model, ModelOf(host_.api, graph));
   const auto made = graph::Graph::Make(std::move(model), "");
   if (!made.ok()) {
@@ -160,7 +164,7 @@ Status ExecutionProvider::PlanModel(const OrtGraph* graph, const std::vector<con
                                                kProviderName, made.status().message()));
     return {};
   }
-  const bool fuses = options_.provider.mode == ProviderMode::kFuse && !options_.sees_parts;
+  const bool fuses = may_fuse && options_.provider.mode == ProviderMode::kFuse && !options_.sees_parts;
   KVSHARE_RETURN_IF_ERROR(PlanServed(
       *made, attention, {options_.provider.causal_alignment, fuses && !options_.makes_context, fuses}, support));
   KVSHARE_ASSIGN_OR_RETURN(const bool claimed, ClaimHelpers(nodes, support));
@@ -187,11 +191,23 @@ Status ExecutionProvider::PlanServed(const graph::Graph& graph, const std::vecto
   return {};
 }
 
-Result<bool> ExecutionProvider::IsFree(const OrtNode* node) const {
+Result<std::string> ExecutionProvider::ProviderOf(const OrtNode* node) const {
   const char* provider = nullptr;
   KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Node_GetEpName(node, &provider)));
-  const std::string_view name = provider != nullptr ? provider : "";
-  return name.empty() || name == kProviderName;
+  return std::string(provider != nullptr ? provider : "");
+}
+
+Result<bool> ExecutionProvider::IsFree(const OrtNode* node) const {
+  KVSHARE_ASSIGN_OR_RETURN(const std::string provider, ProviderOf(node));
+  return provider.empty() || provider == kProviderName;
+}
+
+Result<bool> ExecutionProvider::IsDivided(const std::vector<const OrtNode*>& nodes) const {
+  for (const OrtNode* node : nodes) {
+    KVSHARE_ASSIGN_OR_RETURN(const std::string provider, ProviderOf(node));
+    if (provider == kProviderName) return true;
+  }
+  return false;
 }
 
 Result<bool> ExecutionProvider::Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const {
@@ -263,10 +279,8 @@ Status ExecutionProvider::ClaimNode(const AttentionNode& node, OrtEpGraphSupport
 
 Result<std::string> ExecutionProvider::DeviceProvider(const std::vector<const OrtNode*>& nodes) const {
   for (const OrtNode* node : nodes) {
-    const char* provider = nullptr;
-    KVSHARE_RETURN_IF_ERROR(FromOrt(host_.api, host_.api.Node_GetEpName(node, &provider)));
-    const std::string_view name = provider != nullptr ? provider : "";
-    if (!name.empty() && name != kProviderName && name != "CPUExecutionProvider") return std::string(name);
+    KVSHARE_ASSIGN_OR_RETURN(const std::string provider, ProviderOf(node));
+    if (!provider.empty() && provider != kProviderName && provider != "CPUExecutionProvider") return provider;
   }
   return std::string();
 }

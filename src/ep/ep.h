@@ -52,9 +52,9 @@ class ExecutionProvider final : public OrtEp {
   Status FillRegistry();
   // `graph` may be a body: ONNX Runtime asks for each on its own.
   Status Claim(const OrtGraph* graph, OrtEpGraphSupportInfo* support);
-  // Plans of the whole model; of a main graph only.
+  // Plans of the whole model; of a main graph only. `may_fuse`: also those of mode fuse.
   Status PlanModel(const OrtGraph* graph, const std::vector<const OrtNode*>& nodes,
-                   const std::vector<AttentionNode>& attention, OrtEpGraphSupportInfo* support);
+                   const std::vector<AttentionNode>& attention, bool may_fuse, OrtEpGraphSupportInfo* support);
   // Claims of which each reader of a value with other contents has a kernel here.
   Status PlanServed(const graph::Graph& graph, const std::vector<AttentionNode>& attention, ClaimOptions wanted,
                     OrtEpGraphSupportInfo* support);
@@ -62,8 +62,12 @@ class ExecutionProvider final : public OrtEp {
   Result<std::string> Refusal(const AttentionNode& node, OrtEpGraphSupportInfo* support) const;
   // The nodes that masks and borrowed caches are planned with. False: ONNX Runtime has another idea of one of them.
   Result<bool> ClaimHelpers(const std::vector<const OrtNode*>& nodes, OrtEpGraphSupportInfo* support);
+  // "" where it is nobody's yet.
+  Result<std::string> ProviderOf(const OrtNode* node) const;
   // Is the node no other provider's?
   Result<bool> IsFree(const OrtNode* node) const;
+  // Has ONNX Runtime divided the graph before, and now asks again? It does so after it has inlined a function.
+  Result<bool> IsDivided(const std::vector<const OrtNode*>& nodes) const;
   Result<bool> Registered(const OrtNode* node, OrtEpGraphSupportInfo* support) const;
   void ReportClaims();
   Status ClaimNode(const AttentionNode& node, OrtEpGraphSupportInfo* support);

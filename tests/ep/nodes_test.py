@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 import ep_harness
 import golden_cases
@@ -158,7 +158,7 @@ def test_nodes_that_a_session_gives_to_another_provider_read_what_onnx_says(hidd
 
 def test_a_present_that_only_another_providers_nodes_read_is_made():
     c = dict(D=8, Hkv=1, G=2, window=3, borrowers=1, B=1, past=5, S=1, dtype=np.float32, bools=False, full_too=False, gqa=True,
-             one_mask=False, peek=None, fixed=False)
+             one_mask=False, peek=None, fixed=False, late=False)
     model = onnx.load_from_string(masks_property_test.model_of(c))
     del model.graph.output[1:]
     feed = masks_property_test.feed_of(c, np.random.default_rng(1))
@@ -210,6 +210,31 @@ def test_other_forms_of_the_model_give_the_logits_of_onnx_runtime(variant, mode,
     assert counters.read()["ran"] >= golden_in_ep.attention_nodes(case)
 
 
+@pytest.mark.parametrize("mode", golden_in_ep.MODES)
+def test_a_session_with_other_memory_and_strict_shapes_gives_the_golden_logits(mode):
+    options = ort.SessionOptions()
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
+    for entry in ("session.strict_shape_type_inference", "session.use_device_allocator_for_initializers",
+                  "session.use_env_allocators", "session.disable_prepacking"):
+        options.add_session_config_entry(entry, "1")
+    options.add_provider_for_devices(ep_harness.devices(), {"mode": mode})
+    check_case("mixed_bias_causal0", ort.InferenceSession(golden_in_ep.path("mixed_bias_causal0"), options))
+
+
+@pytest.mark.parametrize("mode", golden_in_ep.MODES)
+def test_weights_that_the_caller_keeps_give_the_golden_logits(mode):
+    """The model comes as bytes, its weights as tensors of the caller's."""
+    whole = onnx.load(golden_in_ep.path("mixed_bias_causal0"))
+    model = onnx.load(golden_in_ep.path("mixed_bias_causal0"), load_external_data=False)
+    external = {i.name for i in model.graph.initializer if i.data_location == TensorProto.EXTERNAL}
+    weights = {i.name: ort.OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(i))
+               for i in whole.graph.initializer if i.name in external}
+    options = ort.SessionOptions()
+    options.add_external_initializers(list(weights), list(weights.values()))
+    options.add_provider_for_devices(ep_harness.devices(), {"mode": mode})
+    check_case("mixed_bias_causal0", ort.InferenceSession(model.SerializeToString(), options))
+
+
 def test_a_model_without_com_microsoft_is_served():
     spec = specs.attention(np.random.default_rng(8), opset=23)
     model = onnx.load_from_string(spec.model())
@@ -247,6 +272,21 @@ def test_a_local_function_around_the_node_is_served():
     sess = ep_harness.session(model.SerializeToString())
     assert ep_harness.assigned(sess) == [GQA]
     assert_close(harness.run(sess, p.inputs)["output"], folded_truth(p), np.float32)
+
+
+@pytest.mark.parametrize("mode", golden_in_ep.MODES)
+def test_a_function_that_is_inlined_late_changes_no_plan(mode):
+    """ONNX Runtime divides the graph, inlines the function, and divides again: by then the masks are one node."""
+    model = onnx.load(golden_in_ep.path("mixed_bias_causal0"))
+    opset, = (i for i in model.opset_import if not i.domain)
+    twice = helper.make_node("Add", ["x", "x"], ["y"])
+    model.functions.append(helper.make_function("local", "Twice", ["x"], ["y"], [twice], [opset]))
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    model.graph.node.append(helper.make_node("Twice", ["logits"], ["twice"], domain="local"))
+    model.graph.output.append(helper.make_tensor_value_info("twice", TensorProto.FLOAT, None))
+    sess = ep_harness.session(model.SerializeToString(), entries={"session.disable_aot_function_inlining": "1"}, mode=mode)
+    assert not ep_harness.attention_elsewhere(sess)
+    check_case("mixed_bias_causal0", sess)
 
 
 @pytest.mark.parametrize("mode", golden_in_ep.MODES)
