@@ -7,6 +7,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/ops.h"
 #include "graph/layers.h"
 #include "graph/match/attention.h"
 #include "graph/match/readers.h"
@@ -25,20 +26,19 @@ using graph::Matched;
 using graph::Node;
 using graph::Output;
 
-constexpr int kMaskInput = 3;
-constexpr int kLengthsInput = 6;
+using enum attention::Input;
 
 // A layer that borrows a cache and says is_causal without a past. Exporters mean the lower right: by ONNX's top left, a
 // decoded token would see one key of the whole cache.
 bool BorrowsCausally(const Layer& layer) {
   return !layer.IsGqa() && layer.IsShared() && !layer.made_outside && !layer.key.empty() && layer.source >= 0 &&
-         graph::IntAttribute(*layer.node, "is_causal") == 1 && Input(*layer.node, 4).empty() &&
-         Input(*layer.node, 6).empty();
+         graph::IntAttribute(*layer.node, "is_causal") == 1 && Input(*layer.node, kPastK).empty() &&
+         Input(*layer.node, kNonpad).empty();
 }
 
 bool PresentsUnread(const Layer& layer) {
-  const std::string& key = Output(*layer.node, 1);
-  const std::string& value = Output(*layer.node, 2);
+  const std::string& key = Output(*layer.node, attention::kPresentKey);
+  const std::string& value = Output(*layer.node, attention::kPresentValue);
   const auto unread = [&](const std::string& present) { return present.empty() || !layer.graph->IsRead(present); };
   return !(key.empty() && value.empty()) && unread(key) && unread(value);
 }
@@ -77,8 +77,8 @@ class Finder {
   void AddPlain(const Layer& layer) {
     Plan plan;
     plan.hides_presents = PresentsUnread(layer);
-    const bool repairs = options_.alignment == Alignment::kAuto && BorrowsCausally(layer);
-    plan.lower_right = repairs || options_.alignment == Alignment::kLowerRight;
+    const bool repairs = options_.alignment == CausalAlignment::kAuto && BorrowsCausally(layer);
+    plan.lower_right = repairs || options_.alignment == CausalAlignment::kLowerRight;
     if (repairs) claims_.repaired.push_back(graph::Describe(*layer.node));
     const auto [at, added] = claims_.plans.try_emplace(Output(*layer.node, 0), plan);
     if (added || at->second == plan) return;
@@ -94,7 +94,7 @@ class Finder {
     for (const char* window : {"left_window_size", "right_window_size"})
       if (graph::Differs(*layer.node, window))
         return graph::Because(DeclineCode::kWindowAttribute, "has {}, which its kernel reads beside the mask", window);
-    if (!graph::Input(*layer.node, kLengthsInput).empty())
+    if (!graph::Input(*layer.node, kNonpad).empty())
       return Decline(DeclineCode::kOwnLengths, "has nonpad_kv_seqlen, which its kernel reads beside the mask");
     const bool shared = layer.IsShared();
     if (!shared) {
@@ -112,7 +112,7 @@ class Finder {
   Matched<MaskMeaning> CheckMeaning(MaskMeaning mask, bool repairs) const {
     if (!mask.padding && !mask.columns)
       return Decline(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
-    if (options_.alignment != Alignment::kSpec) return mask;
+    if (options_.alignment != CausalAlignment::kSpec) return mask;
     if (repairs) return Decline(DeclineCode::kNotCausal, "is_causal without a past counts from the first key");
     if (mask.rank == 3)
       return Decline(DeclineCode::kMaskUnknown, "its mask is [B, S, T], whose B ONNX lines up with the heads");
@@ -139,9 +139,9 @@ class Finder {
     std::map<const Layer*, MaskMeaning> meanings;
     for (const Layer& layer : layers_) {
       if (layer.IsGqa() || layer.IsKvshare() || layer.graph->IsFunction()) continue;
-      if (Input(*layer.node, kMaskInput).empty() || IsRefused(layer, "keeps its mask")) continue;
+      if (Input(*layer.node, kMask).empty() || IsRefused(layer, "keeps its mask")) continue;
       auto meaning = MatchMask(layer);
-      if (meaning.ok() && MadeFromAttention(Input(*layer.node, kMaskInput)))
+      if (meaning.ok() && MadeFromAttention(Input(*layer.node, kMask)))
         meaning = Decline(DeclineCode::kMaskUnknown, "its mask depends on an attention layer's output");
       if (meaning.ok() && !meaning->padding)
         DropMask(layer, *meaning);
@@ -169,7 +169,7 @@ class Finder {
     std::vector<std::string> masks;
     for (const auto& [layer, meaning] : meanings) {
       readers.insert(layer->node);
-      masks.push_back(Input(*layer->node, kMaskInput));
+      masks.push_back(Input(*layer->node, kMask));
     }
     const auto taken = [&](const Node& node) { return readers.contains(&node); };
     const auto group = graph::NodesOnlyFor(graph_, masks, taken);
@@ -178,7 +178,7 @@ class Finder {
     for (auto at = meanings.begin(); at != meanings.end();) {
       auto output = OutputOf(*at->first, at->second, group, taken);
       if (output.ok()) {
-        outputs.emplace(Input(*at->first->node, kMaskInput), *std::move(output));
+        outputs.emplace(Input(*at->first->node, kMask), *std::move(output));
         ++at;
       } else {
         AddReason(*at->first, "keeps its mask", output.status().message());
@@ -190,7 +190,7 @@ class Finder {
     claims_.masks = std::move(outputs);
     for (const auto& [layer, meaning] : meanings) {
       Plan& plan = PlanOf(*layer);
-      plan.key_mask = Input(*layer->node, kMaskInput);
+      plan.key_mask = Input(*layer->node, kMask);
       plan.window = meaning.window;
       plan.columns = meaning.columns.has_value();
       plan.lower_right = true;
@@ -201,10 +201,10 @@ class Finder {
   // The output of the group that replaces the layer's mask, or why the group does not make this mask.
   Matched<MaskOutput> OutputOf(const Layer& layer, const MaskMeaning& meaning, const std::vector<const Node*>& group,
                                const graph::IsTaken& taken) const {
-    const std::string& mask = Input(*layer.node, kMaskInput);
+    const std::string& mask = Input(*layer.node, kMask);
     KVSHARE_RETURN_IF_ERROR(graph::CheckReaders(graph_, mask, taken));
     for (const Node* reader : graph_.Consumers(mask))
-      if (std::ranges::count(reader->input(), mask) != (Input(*reader, kMaskInput) == mask ? 1 : 0))
+      if (std::ranges::count(reader->input(), mask) != (Input(*reader, kMask) == mask ? 1 : 0))
         return graph::Because(DeclineCode::kValueIsRead, "is still read by {} as another input",
                               graph::Describe(*reader));
     if (std::ranges::find(group, graph_.Producer(mask)) == group.end())
@@ -268,7 +268,7 @@ class Finder {
       for (const Node* copy : layer->copies) claims_.aliases.insert(copy->output(0));
       Plan& plan = PlanOf(*layer);
       plan.kv_heads = layer->kv_heads;
-      if (layer->expansion == 1) plan.unfolded = {Input(*node, 1), Input(*node, 2)};
+      if (layer->expansion == 1) plan.unfolded = {Input(*node, kK), Input(*node, kV)};
     }
   }
 
@@ -297,7 +297,7 @@ class Finder {
 
   static bool ReadsAsKeyOrValue(const Layer& layer, const Node& copy) {
     const auto& inputs = layer.node->input();
-    const auto as_keys = std::count(inputs.begin() + 1, inputs.begin() + kMaskInput, copy.output(0));
+    const auto as_keys = std::count(inputs.begin() + kK, inputs.begin() + kMask, copy.output(0));
     return std::ranges::find(layer.copies, &copy) != layer.copies.end() &&
            std::ranges::count(inputs, copy.output(0)) == as_keys;
   }

@@ -12,8 +12,6 @@
 
 namespace kvshare::ep {
 
-using Alignment = CausalAlignment;
-
 // The key mask that a mask group writes in place of one mask.
 struct MaskOutput {
   std::string source;  // the group's input [B, T] of int64, int32 or bool: not 0 keeps a key
@@ -44,7 +42,7 @@ struct Claims {
 };
 
 struct ClaimOptions {
-  Alignment alignment = Alignment::kAuto;
+  CausalAlignment alignment = CausalAlignment::kAuto;
   bool masks = true;    // may be taken for key masks
   bool aliases = true;  // of borrowed keys and values
   // Attention nodes by their first output, with the reason: nobody here reads a mask or a cache for them otherwise than

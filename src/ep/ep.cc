@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/ops.h"
 #include "ep/alias.h"
 #include "ep/mask_group.h"
 #include "ep/ort_model.h"
@@ -55,9 +56,8 @@ Result<std::vector<AttentionNode>> AttentionNodesOf(const OrtApi& api, const std
   return found;
 }
 
-// past_key and past_value, present_key and present_value.
-constexpr int kPasts[] = {3, 4};
-constexpr int kPresents[] = {1, 2};
+constexpr int kPasts[] = {gqa::kPastKey, gqa::kPastValue};
+constexpr int kPresents[] = {gqa::kPresentKey, gqa::kPresentValue};
 
 Status Describe(const Host& host, const ServedOp& served, OrtKernelDefBuilder* builder) {
   const OrtEpApi& api = host.ep;

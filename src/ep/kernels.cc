@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/ops.h"
 #include "ep/graph_view.h"
 #include "ort/backends.h"
 #include "ort/op_types.h"
@@ -16,13 +17,7 @@ namespace {
 
 using ort::Tensor;
 
-// Input slots of kvshare's and ONNX's Attention.
-constexpr size_t kKey = 1;
-constexpr size_t kValue = 2;
-constexpr size_t kMask = 3;
-constexpr size_t kPastKey = 4;
-constexpr size_t kKeyMask = 7;
-constexpr size_t kInputsWithKeyMask = 8;
+using enum attention::Input;
 
 // A node whose mask is a key mask: what kvshare's Attention would have in its place.
 class PlannedNode final : public ort::NodeInfo {
@@ -39,7 +34,7 @@ class PlannedNode final : public ort::NodeInfo {
   }
   std::optional<float> Float(const char* attribute) const override { return node_.Float(attribute); }
   std::optional<std::string> String(const char* attribute) const override { return node_.String(attribute); }
-  size_t InputCount() const override { return NumbersKeptKeys() ? kInputsWithKeyMask : node_.InputCount(); }
+  size_t InputCount() const override { return NumbersKeptKeys() ? kInputs : node_.InputCount(); }
   size_t OutputCount() const override { return node_.OutputCount(); }
   bool HasInput(size_t index) const override {
     if (plan_.drops_mask && index == kMask) return false;
@@ -72,13 +67,13 @@ class PlannedCall final : public ort::CallContext {
     if (plan_.drops_mask && index == kMask) return Tensor{};
     if (!plan_.key_mask.empty() && index == kMask) return plan_.columns ? Padding() : Tensor{};
     if (!plan_.key_mask.empty() && index == kKeyMask) return KeyMask();
-    if (!plan_.unfolded[0].empty() && (index == kKey || index == kValue)) return Unfolded(index);
+    if (!plan_.unfolded[0].empty() && (index == kK || index == kV)) return Unfolded(index);
     return ort::CallContext::Input(index);
   }
 
   // A present that nobody reads is absent: neither allocated nor written.
   Result<Tensor> Output(size_t index, std::span<const int64_t> dims) const override {
-    if (plan_.hides_presents && (index == 1 || index == 2)) return Tensor{};
+    if (plan_.hides_presents && (index == attention::kPresentKey || index == attention::kPresentValue)) return Tensor{};
     return ort::CallContext::Output(index, dims);
   }
 
@@ -89,7 +84,7 @@ class PlannedCall final : public ort::CallContext {
     mask.type = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     mask.dims = {mask.dims[0], mask.dims[mask.rank - 1]};
     mask.rank = 2;
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor query, ort::CallContext::Input(0));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor query, ort::CallContext::Input(kQ));
     if (mask.dims[0] != 1 || query.dims[0] <= 1) return mask;
     // One row for all sequences, as the mask that it stands for broadcasts.
     mask.data = Rows(static_cast<const uint8_t*>(mask.data), query.dims[0], mask.dims[1], /*stride=*/0);
@@ -115,8 +110,8 @@ class PlannedCall final : public ort::CallContext {
 
   // T: of the past and of the new ones.
   Result<int64_t> Keys() const {
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor key, Input(kKey));
-    KVSHARE_ASSIGN_OR_RETURN(const Tensor past, ort::CallContext::Input(kPastKey));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor key, Input(kK));
+    KVSHARE_ASSIGN_OR_RETURN(const Tensor past, ort::CallContext::Input(kPastK));
     return key.dims[key.rank == 3 ? 1 : 2] + (past ? past.dims[2] : 0);
   }
 

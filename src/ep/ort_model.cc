@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/ops.h"
 #include "ep/graph_view.h"
 #include "graph/constants.h"
 
@@ -18,7 +19,6 @@ namespace {
 using ort::FromOrt;
 
 constexpr int64_t kMostSmallElements = 64;
-constexpr int kMaskInput = 3;       // of ai.onnx's Attention
 constexpr int64_t kIrVersion = 10;  // any: the host has read the model already
 
 // The operators between a mask and the constants that it is made of, where shapes are fixed. No weights pass them.
@@ -34,7 +34,8 @@ std::unordered_set<std::string> PartsOfMasks(const onnx::GraphProto& graph) {
   std::vector<std::string> open;
   for (const auto& node : graph.node()) {
     for (const auto& output : node.output()) makers.emplace(output, &node);
-    if (node.op_type() == "Attention" && node.input_size() > kMaskInput) open.push_back(node.input(kMaskInput));
+    if (node.op_type() == "Attention" && node.input_size() > int{attention::kMask})
+      open.push_back(node.input(attention::kMask));
   }
   std::unordered_set<std::string> parts;
   while (!open.empty()) {

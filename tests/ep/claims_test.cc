@@ -20,7 +20,7 @@ using graph::TwoLayersWith;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-Claims Of(std::string_view text, Alignment alignment = Alignment::kAuto) {
+Claims Of(std::string_view text, CausalAlignment alignment = CausalAlignment::kAuto) {
   return FindClaims(GraphOf(text), {.alignment = alignment, .masks = false, .aliases = false});
 }
 
@@ -31,13 +31,13 @@ TEST(Alignment, AutoReadsABorrowersTriangleFromTheLastKey) {
 }
 
 TEST(Alignment, SpecReadsItFromTheFirstKey) {
-  const Claims claims = Of(kTwoLayers, Alignment::kSpec);
+  const Claims claims = Of(kTwoLayers, CausalAlignment::kSpec);
   EXPECT_FALSE(claims.plans.at("out1").lower_right);
   EXPECT_THAT(claims.repaired, IsEmpty());
 }
 
 TEST(Alignment, LowerRightIsAskedForAndNoRepair) {
-  const Claims claims = Of(kTwoLayers, Alignment::kLowerRight);
+  const Claims claims = Of(kTwoLayers, CausalAlignment::kLowerRight);
   EXPECT_TRUE(claims.plans.at("out1").lower_right);
   EXPECT_THAT(claims.repaired, IsEmpty());
 }
@@ -74,7 +74,7 @@ TEST(Presents, AreMadeWhereOneOfThemIsRead) {
   EXPECT_FALSE(Of(text).plans.at("out1").hides_presents);
 }
 
-Claims Fused(const std::string& text, Alignment alignment = Alignment::kAuto) {
+Claims Fused(const std::string& text, CausalAlignment alignment = CausalAlignment::kAuto) {
   return FindClaims(GraphOf(text), {.alignment = alignment});
 }
 
@@ -167,7 +167,7 @@ struct Kept {
   const char* name;
   std::string text;
   const char* reason;
-  Alignment alignment = Alignment::kAuto;
+  CausalAlignment alignment = CausalAlignment::kAuto;
 };
 
 void PrintTo(const Kept& kept, std::ostream* out) { *out << kept.name; }
@@ -220,10 +220,10 @@ INSTANTIATE_TEST_SUITE_P(
                            "left_window_size=2}"),
              "has left_window_size, which its kernel reads beside the mask"},
         Kept{"TopLeftBySpec", std::string(kTwoLayers), "is_causal without a past counts from the first key",
-             Alignment::kSpec},
+             CausalAlignment::kSpec},
         Kept{"BatchAgainstHeadsBySpec",
              TwoLayersWith("out1", "out1 = Attention(rotated, k1, v1, bias3) {q_num_heads=4, kv_num_heads=1}"),
-             "its mask is [B, S, T], whose B ONNX lines up with the heads", Alignment::kSpec}),
+             "its mask is [B, S, T], whose B ONNX lines up with the heads", CausalAlignment::kSpec}),
     [](const auto& test) { return test.param.name; });
 
 TEST(Aliases, TheCopiesOfABorrowedCacheAreItsMemory) {
