@@ -173,19 +173,19 @@ Status CheckRotary(const RotaryView& rotary, DType data_type, int64_t head_size,
 Status CheckNamedAppend(const AppendCall& call, const AppendNames& names, std::string_view where) {
   const MutableHeadsView& present = call.present;
   const HeadsView& fresh = call.fresh;
-  KVSHARE_RETURN_IF_ERROR(CheckView(fresh, names.fresh, where));
-  KVSHARE_RETURN_IF_ERROR(CheckView(present, names.present, where));
+  KVSHARE_RETURN_IF_ERROR(CheckView(fresh, names.fresh(), where));
+  KVSHARE_RETURN_IF_ERROR(CheckView(present, names.present(), where));
   if (fresh.batch != present.batch || fresh.heads != present.heads || fresh.head_size != present.head_size)
     return BadCall(where, "new rows have shape {}; need B, heads and D of the present {}", ShapeOf(fresh),
                    ShapeOf(present));
   const HeadsView& past = call.past;
   if (past) {
-    KVSHARE_RETURN_IF_ERROR(CheckView(past, names.past, where));
+    KVSHARE_RETURN_IF_ERROR(CheckView(past, names.past(), where));
     if (past.batch != present.batch || past.heads != present.heads || past.head_size != present.head_size)
-      return BadCall(where, "input '{}' has shape {}; needs B, heads and D of the present {}", names.past,
+      return BadCall(where, "input '{}' has shape {}; needs B, heads and D of the present {}", names.past(),
                      ShapeOf(past), ShapeOf(present));
     if (past.type != present.type)
-      return BadCall(where, "input '{}' has type {}; needs {} like the present", names.past, NameOf(past.type),
+      return BadCall(where, "input '{}' has type {}; needs {} like the present", names.past(), NameOf(past.type),
                      NameOf(present.type));
   }
   // f64 is appended by the oracle, to f64; the rest mixes.
@@ -227,12 +227,11 @@ Status CheckAttention(const AttentionCall& call, std::string_view where) {
 Status CheckAppend(const AppendCall& call, std::string_view where) { return CheckNamedAppend(call, {}, where); }
 
 Status CheckAppend(const AppendCall& key, const AppendCall& value, std::string_view where, std::string_view past) {
-  const auto names = [&](const char* what) {
-    return AppendNames{fmt::format("{}_{}", past, what), what, fmt::format("present_{}", what)};
-  };
-  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(key, names("key"), where));
-  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(value, names("value"), where));
-  return CheckApart(key, names("key"), value, names("value"), where);
+  const AppendNames key_names = {"key", past};
+  const AppendNames value_names = {"value", past};
+  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(key, key_names, where));
+  KVSHARE_RETURN_IF_ERROR(CheckNamedAppend(value, value_names, where));
+  return CheckApart(key, key_names, value, value_names, where);
 }
 
 }  // namespace kvshare

@@ -48,23 +48,23 @@ Status Shares(std::string_view where, const char* kind, const std::string& a, co
 
 Status CheckOwnMemory(const AppendCall& call, const AppendNames& names, std::string_view where) {
   const HeadsView present = Const(call.present);
-  if (Overlap(call.fresh, present)) return Shares(where, "input", names.fresh, names.present);
+  if (Overlap(call.fresh, present)) return Shares(where, "input", names.fresh(), names.present());
   if (!Overlap(call.past, present) || SameRows(call.past, present)) return {};
   return Status::InvalidInput(
       fmt::format("{}: input '{}' shares memory with '{}' and has {} rows; needs its first element and its {} rows, or "
                   "memory of its own",
-                  where, names.past, names.present, call.past.tokens, present.tokens));
+                  where, names.past(), names.present(), call.past.tokens, present.tokens));
 }
 
 Status CheckApart(const AppendCall& call, const AppendNames& names, const AppendCall& other,
                   const AppendNames& other_names, std::string_view where) {
   const HeadsView present = Const(call.present);
   const HeadsView other_present = Const(other.present);
-  if (Overlap(present, other_present)) return Shares(where, "output", other_names.present, names.present);
-  if (Overlap(call.past, other_present)) return Shares(where, "input", names.past, other_names.present);
-  if (Overlap(call.fresh, other_present)) return Shares(where, "input", names.fresh, other_names.present);
-  if (Overlap(other.past, present)) return Shares(where, "input", other_names.past, names.present);
-  if (Overlap(other.fresh, present)) return Shares(where, "input", other_names.fresh, names.present);
+  if (Overlap(present, other_present)) return Shares(where, "output", other_names.present(), names.present());
+  if (Overlap(call.past, other_present)) return Shares(where, "input", names.past(), other_names.present());
+  if (Overlap(call.fresh, other_present)) return Shares(where, "input", names.fresh(), other_names.present());
+  if (Overlap(other.past, present)) return Shares(where, "input", other_names.past(), names.present());
+  if (Overlap(other.fresh, present)) return Shares(where, "input", other_names.fresh(), names.present());
   return {};
 }
 

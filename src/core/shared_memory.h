@@ -8,11 +8,21 @@
 
 namespace kvshare {
 
-// What error messages call the tensors of an append.
+// What error messages call the tensors of an append. Every call brings one, so that it holds no text of its own.
 struct AppendNames {
-  std::string past = "past";
-  std::string fresh = "key or value";
-  std::string present = "present";
+  std::string_view what = {};       // "key" or "value"; "": not known
+  std::string_view cache = "past";  // what the past is: "past" or "external"
+
+  std::string past() const { return Joined(cache); }
+  std::string fresh() const { return what.empty() ? "key or value" : std::string(what); }
+  std::string present() const { return Joined("present"); }
+
+ private:
+  std::string Joined(std::string_view of) const {
+    std::string name(of);
+    if (!what.empty()) name.append("_").append(what);
+    return name;
+  }
 };
 
 // One append writes its present while it reads its past and its new rows. The past may lie where the present does, row
