@@ -119,15 +119,13 @@ extern "C" {
   using namespace kvshare;
   *count = 0;
   const OrtApi* api = base->GetApi(ep::kApiVersion);
-  if (api == nullptr) {
-    // CreateStatus is the first entry of the table since version 1.
-    return base->GetApi(1)->CreateStatus(
-        ORT_NOT_IMPLEMENTED,
-        fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; the execution provider "
-                    "needs ONNX Runtime 1.24 or later, custom ops and drop-in serve 1.18 and later",
-                    kVersion, base->GetVersionString(), ep::kApiVersion)
-            .c_str());
-  }
+  if (api == nullptr)  // a status is the first entry of the table since version 1
+    return ort::Guarded(*base->GetApi(1), [&] {
+      return Status::Refused(
+          fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; the execution provider "
+                      "needs ONNX Runtime 1.24 or later, custom ops and drop-in serve 1.18 and later",
+                      kVersion, base->GetVersionString(), ep::kApiVersion));
+    });
   return ort::Guarded(*api, [&]() -> Status {
     if (most < 1) return Status::Internal("kvshare: no room for an execution provider's factory");
     factories[0] = &ep::FactoryOf(*api, ort::ParseHostVersion(base->GetVersionString()));

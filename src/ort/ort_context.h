@@ -22,15 +22,16 @@ inline constexpr size_t kMaxRank = 8;
 Status FromOrt(const OrtApi& api, OrtStatus* status);
 // kInvalidInput -> ORT_INVALID_ARGUMENT, kRefused -> ORT_NOT_IMPLEMENTED, kInternal -> ORT_FAIL; success is null.
 OrtStatus* ToOrt(const OrtApi& api, const Status& status);
-// Runs `body`, a callable returning Status; whatever it throws becomes a Status too: nothing crosses a C border.
+// Runs `body`, a callable returning Status; whatever it throws becomes a status too: nothing crosses a C border. What
+// was thrown may be std::bad_alloc, so that no more memory is asked for.
 template <typename Body>
 OrtStatus* Guarded(const OrtApi& api, Body body) {
   try {
     return ToOrt(api, body());
   } catch (const std::exception& e) {
-    return ToOrt(api, Status::Internal(e.what()));
+    return api.CreateStatus(ORT_FAIL, e.what());
   } catch (...) {
-    return ToOrt(api, Status::Internal("unknown exception"));
+    return api.CreateStatus(ORT_FAIL, "unknown exception");
   }
 }
 

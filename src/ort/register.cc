@@ -128,14 +128,12 @@ extern "C" {
                                                                          const OrtApiBase* base) {
   using namespace kvshare::ort;
   const OrtApi* api = base->GetApi(kApiVersion);
-  if (api == nullptr) {
-    // CreateStatus is the first entry of the table since version 1.
-    return base->GetApi(1)->CreateStatus(
-        ORT_NOT_IMPLEMENTED,
-        fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
-                    kvshare::kVersion, base->GetVersionString(), kApiVersion)
-            .c_str());
-  }
+  if (api == nullptr)  // a status is the first entry of the table since version 1
+    return Guarded(*base->GetApi(1), [&] {
+      return kvshare::Status::Refused(
+          fmt::format("kvshare {}: ONNX Runtime {} has no C API version {}; needs ONNX Runtime 1.18 or later",
+                      kvshare::kVersion, base->GetVersionString(), kApiVersion));
+    });
   return Guarded(*api, [&] { return Register(*api, options, ParseHostVersion(base->GetVersionString())); });
 }
 }

@@ -181,22 +181,12 @@ def test_many_sessions_leave_nothing_behind():
 
 
 def test_an_older_host_gets_a_line_that_names_the_version_it_needs():
-    """A host whose tables end at version 23: GetApi gives none for 24, and version 1's first entry is CreateStatus."""
-    said = []
-
-    @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p)
-    def create_status(code, message):
-        said.append(message.decode())
-        return 1
-
-    table = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
-    get_api = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_uint32)(lambda wanted: ctypes.addressof(table) if wanted <= 23 else 0)
-    version = ctypes.create_string_buffer(b"1.23.2")
-    get_version = ctypes.CFUNCTYPE(ctypes.c_size_t)(lambda: ctypes.addressof(version))
-    base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
+    host = harness.OlderHost(23)
     create = ctypes.CDLL(harness.ORT_LIB).CreateEpFactories
     create.restype = ctypes.c_void_p
     count, factories = ctypes.c_size_t(7), (ctypes.c_void_p * 1)()
-    assert create(b"kvshare", base, None, factories, ctypes.c_size_t(1), ctypes.byref(count)) == 1
-    assert count.value == 0 and "ONNX Runtime 1.23.2 has no C API version 24" in said[0]
-    assert "needs ONNX Runtime 1.24 or later" in said[0]
+    assert create(b"kvshare", host.base, None, factories, ctypes.c_size_t(1), ctypes.byref(count)) == host.STATUS
+    assert count.value == 0
+    message, = host.said
+    assert message.endswith(": ONNX Runtime 1.23.2 has no C API version 24; the execution provider needs ONNX Runtime 1.24 or "
+                            "later, custom ops and drop-in serve 1.18 and later")

@@ -1,4 +1,5 @@
 """Session entries, the environment, both libraries, the counters, and what registration does to a session."""
+import ctypes
 import json
 import os
 import subprocess
@@ -234,6 +235,16 @@ def test_the_library_exports_its_c_functions_and_nothing_else(lib, provider):
         ["RegisterCustomOps", "kvshare_stats_json", "kvshare_stats_reset", "kvshare_version", *provider])
     needed = subprocess.run(["ldd", lib], capture_output=True, text=True, check=True).stdout
     assert not any(name in needed for name in ("onnx", "protobuf"))
+
+
+@pytest.mark.parametrize("lib", [ORT_LIB, DROPIN_LIB])
+def test_an_older_host_gets_a_line_that_names_the_version_it_needs(lib):
+    host = harness.OlderHost(17)
+    register = ctypes.CDLL(lib).RegisterCustomOps
+    register.restype = ctypes.c_void_p
+    assert register(None, host.base) == host.STATUS
+    message, = host.said
+    assert message.endswith(": ONNX Runtime 1.17.2 has no C API version 18; needs ONNX Runtime 1.18 or later")
 
 
 @pytest.mark.parametrize("target,ok", [("SSE2", True), ("AVX2", True), ("AVX1", False)])

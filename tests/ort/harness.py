@@ -143,6 +143,27 @@ def attention(inputs, attributes, outputs=("Y",), domain="", lib=ORT_LIB, opset=
     return run(kept_session(m, lib, tuple(sorted(entries.items()))), inputs)
 
 
+class OlderHost:
+    """The C entry of an ONNX Runtime 1.`newest`.2, whose tables of functions end at version `newest`: all that a library may call
+    is the first entry of version 1, CreateStatus. `said` has the messages of the statuses."""
+    STATUS = 1  # the address of each status
+
+    def __init__(self, newest):
+        self.said = []
+
+        @ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p)
+        def create_status(code, message):
+            self.said.append(message.decode())
+            return self.STATUS
+
+        table = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
+        get_api = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_uint32)(lambda n: ctypes.addressof(table) if n <= newest else 0)
+        version = ctypes.create_string_buffer(f"1.{newest}.2".encode())
+        get_version = ctypes.CFUNCTYPE(ctypes.c_size_t)(lambda: ctypes.addressof(version))
+        self.kept = (create_status, get_api, get_version)
+        self.base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
+
+
 class Counters:
     """The library's own counters, by its exported C functions."""
 
