@@ -36,8 +36,8 @@ class Draw:
 def draw_gqa(d):
     form = d.one("own", "own", "packed", "shared", "external")
     B, S = d.maybe(0.03, 0, d.one(1, 1, 2, 3)), d.one(1, 1, 1, 2, 3, 9, 20)
-    D, Hkv = d.one(8, 16, 32, 64, 64, 128, 6, 20), d.one(1, 2, 3)
-    total = S if d.rng.random() < 0.4 else S + d.one(1, 7, 16, 33, 70)
+    D, Hkv = d.one(8, 16, 32, 64, 64, 128, 256, 6, 20), d.one(1, 2, 3)
+    total = S if d.rng.random() < 0.4 else S + d.one(1, 7, 16, 33, 70, 300, 700)  # from 256 keys on, several units share them
     first = S == total
     lens = [d.upto(1 if first else S, total) if d.rng.random() < 0.6 else total for _ in range(B)]
     if B and form in ("own", "packed"):
@@ -45,7 +45,7 @@ def draw_gqa(d):
     past = {"own": 0, "packed": 0}.get(form, total) if first else total - S if form in ("own", "packed") else total
     past += d.maybe(0.4, d.one(1, 5, 40), 0)
     dtype = d.one(np.float32, np.float32, np.float32, np.float16, BF16)
-    window = d.maybe(0.4, d.one(1, 2, 5, 16, 40), -1)
+    window = d.maybe(0.4, d.one(1, 2, 5, 16, 40, 270), -1)
     rotary = d.maybe(0.4, (d.one(D // 2, max(1, D // 4)), d.one(False, True)), None)
     bias = d.maybe(0.25, (d.one(False, True), d.one(False, True)), None)
     appends = form in ("own", "packed")
@@ -68,8 +68,8 @@ def draw_gqa(d):
 def draw_attention(d):
     opset = d.one(23, 24, 25)
     B, S = d.maybe(0.03, 0, d.one(1, 2, 3)), d.one(1, 1, 2, 3, 9, 20)
-    past = d.maybe(0.4, d.one(0, 1, 7, 33), None)
-    new = d.one(S, S, 0, 1, 5, 40) if past is None else d.one(S, S, S, 0)
+    past = d.maybe(0.4, d.one(0, 1, 7, 33, 600), None)
+    new = d.one(S, S, 0, 1, 5, 40, 300) if past is None else d.one(S, S, S, 0)
     Hkv, dtype = d.one(1, 2, 3), d.one(np.float32, np.float32, np.float32, np.float16, BF16, np.float64)
     v_dtype = None if dtype == np.float64 else d.maybe(0.1, d.one(np.float32, np.float16, BF16), None)
     T = new + (past or 0)
@@ -79,7 +79,8 @@ def draw_attention(d):
     causal = d.one(0, 1, 1)
     local = d.maybe(0.2, d.one(1, 2, 7), -1) if causal else -1
     sides = (-1, -1) if opset < 25 or local > 0 else (d.one(-1, 0, 2, 9), d.one(-1, 0, 1, 4))
-    return dict(S=S, new=new, past=past, B=B, Hq=Hkv * d.one(1, 2, 3, 8), Hkv=Hkv, D=d.one(8, 16, 16, 32, 6, 20), Dv=d.one(None, None, 24, 5),
+    return dict(S=S, new=new, past=past, B=B, Hq=Hkv * d.one(1, 2, 3, 8), Hkv=Hkv, D=d.one(8, 16, 16, 32, 256, 6, 20),
+                Dv=d.one(None, None, 24, 5),
                 rank=d.one(3, 4), kv_rank=d.maybe(0.1, d.one(3, 4), None), dtype=dtype, v_dtype=v_dtype, mask=mask,
                 mask_dtype=d.one(bool, *floats), short=short, hide=d.one(0.0, 0.3, 0.9, 1.0),
                 nonpad=[d.upto(0, T) for _ in range(B)] if opset > 23 and past is None and d.rng.random() < 0.3 else None, causal=causal,

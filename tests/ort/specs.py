@@ -246,7 +246,7 @@ class GqaCall:
             self.inputs["position_ids"] = ids.astype(np.int64)
             if self.first:  # ORT's rule: the first number counts, for all sequences
                 ids = (ids.reshape(-1)[0] if self.B else 0) + np.arange(c.S)[None].repeat(self.B, 0)
-        tables = harness.tables(self.rng, 128, half, self.dtype)
+        tables = harness.tables(self.rng, self.T + 40, half, self.dtype)
         self.inputs["cos_cache"], self.inputs["sin_cache"] = tables
         self.attributes |= {"do_rotary": 1} | ({"rotary_interleaved": 1} if interleaved else {})
         self.q, self.k = rope(self.q, *tables, ids, interleaved), rope(self.k, *tables, ids, interleaved)
