@@ -52,6 +52,7 @@ Result<DeviceRules> Place(const Rules& rules, bool appends, int64_t B, int64_t S
   device.rows = rules.rows;
   device.before = rules.before;
   device.at_end = rules.at_end;
+  device.least_before = appends ? 0 : -S;
   device.cache = rules.cache;
   device.appends = appends;
   KVSHARE_ASSIGN_OR_RETURN(void* const memory, exec.memory.Take(static_cast<size_t>(B * (3 + S)) * sizeof(int64_t)));
@@ -70,10 +71,9 @@ int64_t MostTokens(const Lengths& length, const WindowCache& cache, int64_t rows
   return cache ? std::min(length.bound, kFar) : rows;
 }
 
-// The lengths after an append that names none: past_length and all new rows, less those that are dropped.
-DeviceNumbers DefaultLength(const AppendPositions& positions, int64_t S) {
-  return Shifted(positions.past_length, S - positions.skip.add);
-}
+// The lengths after an append that names none: past_length and all new rows. The kernel takes those off that are
+// dropped.
+DeviceNumbers DefaultLength(const AppendPositions& positions, int64_t S) { return Shifted(positions.past_length, S); }
 
 Status AppendOnCuda(const AppendCall& host_call, Exec& exec) {
   AppendCall call = host_call;
@@ -94,7 +94,7 @@ Status AppendOnCuda(const AppendCall& host_call, Exec& exec) {
     KVSHARE_ASSIGN_OR_RETURN(const DeviceRules places, Place(rules, /*appends=*/true, B, S, exec));
     positions.past_length = Row(places, 0, 0, past_rows);
     positions.length = Row(places, 1, 0, call.present.tokens);
-    positions.skip = Row(places, 2, 0, past_rows + S);
+    positions.skip = call.cache ? Row(places, 2, 0, past_rows + S) : NumbersOf(call.skip, 0, 0, past_rows + S);
     if (call.rotary_positions.data == nullptr) call.rotary_positions.data = places.rotary;
   } else {
     positions.past_length = rules.before;
@@ -126,16 +126,16 @@ Status AttendOnCuda(const AttentionCall& host_call, Exec& exec) {
       rules.at_end ? Shifted(rules.length, -rules.rows.add) : NumbersOf(given.query_position, 0, -kFar, kFar);
   DevicePositions positions;
   positions.query_length = rules.rows;
+  positions.first_column = NumbersOf(given.first_column, 0, 0, kFar);
   if (rules.NeedKernel()) {
     KVSHARE_ASSIGN_OR_RETURN(const DeviceRules places, Place(rules, /*appends=*/false, B, S, exec));
     positions.length = Row(places, 0, 0, T);
     positions.query_position = Row(places, 1, -kFar, kFar);
-    positions.first_column = Row(places, 2, 0, kFar);
+    if (rules.cache) positions.first_column = Row(places, 2, 0, kFar);
     if (call.rotary_positions.data == nullptr) call.rotary_positions.data = places.rotary;
   } else {
     positions.length = rules.length;
     positions.query_position = rules.before;
-    positions.first_column = NumbersOf(given.first_column, 0, 0, kFar);
   }
   KVSHARE_ASSIGN_OR_RETURN(const DeviceFacts device, CurrentDevice());
   KVSHARE_ASSIGN_OR_RETURN(const AttendPlan plan, PlanAttend(call, positions, device, exec.where));

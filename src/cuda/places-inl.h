@@ -17,7 +17,6 @@ GPU_KERNEL(kPlaceThreads, 1) PlaceSequencesKernel(GPU_PARAM DeviceRules rules) {
   if (b >= rules.B) return;
   const int64_t T = NumberOf(rules.length, b);
   const int64_t rows = NumberOf(rules.rows, b);
-  // At the end, as many tokens as there are: a sequence never has less than none before the call.
   const int64_t before = rules.at_end ? gpu::Max<int64_t>(T - rows, rules.least_before) : NumberOf(rules.before, b);
   int64_t* const place = rules.places + b;
   if (rules.appends) {

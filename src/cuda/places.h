@@ -14,7 +14,7 @@ struct DeviceRules {
   DeviceNumbers rows;        // of the S rows, those that are tokens
   DeviceNumbers before;      // tokens before the call, unless at_end
   bool at_end = false;       // they are length - rows
-  int64_t least_before = 0;  // of those
+  int64_t least_before = 0;  // of those; queries may stand before all keys, new rows follow none at least
   WindowCache cache;
   bool appends = false;
   // [3, B]: length, query_position, first_column; of an append past_length, length, skip.

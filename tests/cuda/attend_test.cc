@@ -1,24 +1,18 @@
 // Every kernel and every mix of types against the oracle, at sizes that fill no tile, with NaN wherever nobody may
 // read. Like the other tests of attend here it runs in three builds: plain, with races looked for, with
 // AddressSanitizer.
-#include <array>
-
 #include "tests/cuda/emulated.h"
 
 namespace kvshare::cuda {
 namespace {
 
-using testing::AddKeyMask;
 using testing::Become;
 using testing::DeviceProblem;
 using testing::ExpectDeviceMatchesOracle;
-using testing::kLarge;
 using testing::kSmall;
-using testing::PoisonUncounted;
 using testing::PoisonUnseen;
 using testing::Problem;
 using testing::ToleranceOf;
-using testing::WithHoles;
 
 class EmulatedKernels : public testing::Emulated {};
 INSTANTIATE_TEST_SUITE_P(Seeds, EmulatedKernels, ::testing::Values(0, 1, 7));
@@ -150,43 +144,6 @@ TEST_P(EmulatedKernels, EveryMixOfTypesAndEveryCacheMatchesTheOracle) {
       SCOPED_TRACE(::testing::Message() << NameOf(type) << " " << NameOf(cache));
       ExpectDeviceMatchesOracle(p, ToleranceOf(type));
     }
-}
-
-TEST_P(EmulatedKernels, AnyCallMatchesTheOracle) {
-  std::mt19937 random(static_cast<uint32_t>(GetParam()) + 5);
-  const auto pick = [&](std::initializer_list<int64_t> from) { return from.begin()[random() % from.size()]; };
-  for (int round = 0; round < kvshare::testing::Rounds(25); ++round) {
-    Problem p;
-    p.seed = static_cast<uint32_t>(random());
-    p.type = std::array{DType::kF16, DType::kF16, DType::kBF16, DType::kF32}[pick({0, 1, 2, 3})];
-    p.kv_type = std::array{p.type, p.type, DType::kI8, DType::kI4, DType::kF8E4M3}[pick({0, 1, 2, 3, 4})];
-    p.per_channel = pick({0, 1}) == 1;
-    p.B = pick({1, 2});
-    p.Hkv = pick({1, 2});
-    p.Hq = p.Hkv * pick({1, 2, 3, 8});
-    p.S = pick({1, 1, 2, 6, 35});
-    p.T = p.S + static_cast<int64_t>(random() % 200);
-    p.D = pick({8, 40, 64, 96, 128, 200});
-    p.window = pick({0, 0, 5, 64});
-    p.softcap = pick({0, 0, 5}) == 5 ? 5.0F : 0.0F;
-    p.bsnh = pick({0, 1}) == 1;
-    for (int64_t b = 0; b < p.B; ++b) p.length.push_back(p.S + static_cast<int64_t>(random() % (p.T - p.S + 1)));
-    p.scale = 1 / std::sqrt(static_cast<float>(p.D));
-    p.Fill();
-    if (pick({0, 0, 0, 1}) == 1) {
-      AddKeyMask(p, DType::kI32, WithHoles);
-      PoisonUncounted(p);
-    } else {
-      PoisonUnseen(p);
-    }
-    if (pick({0, 0, 1}) == 1) p.AddSinks();
-    Become(pick({0, 1}) == 1 ? kLarge : kSmall);
-    SCOPED_TRACE(::testing::Message() << "round " << round << " " << NameOf(p.type) << " " << NameOf(p.kv_type) << " S "
-                                      << p.S << " T " << p.T << " D " << p.D << " Hq " << p.Hq << " window " << p.window
-                                      << (p.key_mask.size() > 0 ? " key mask" : ""));
-    ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
-    if (HasFatalFailure()) return;
-  }
 }
 
 }  // namespace
