@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # gpu_check.sh [STEP...]: what only a card can show of the CUDA kernels. Steps; default all but pack:
 #   pack         on any machine of the project: {fmt}'s headers into build/gpu-check, for a machine without packages
-#   build        nvcc and g++; GPU_ARCH=sm_90 where there is no card to ask (default native)
+#   build        nvcc of CUDA 12 or later, g++ 11 or later, {fmt}'s headers (FMT_INCLUDE, default /usr/include);
+#                GPU_ARCH=sm_90 where there is no card to ask (default native)
 #   conformance  every wrapper of gpu.h on the card against the emulator: the rest rests on it
 #   cases        attention against the oracle: twice on one scratch memory, and in captured graphs whose lengths change
 #   memcheck, racecheck, synccheck   the cases under that tool of compute-sanitizer
@@ -9,7 +10,7 @@
 #   capture      kvshare's ops in ONNX Runtime with enable_cuda_graph; lengths change between replays
 #   peers-ort    the rows in ONNX Runtime, without kvshare and with it
 #   peers-torch  the rows in torch's scaled_dot_product_attention
-#   ncu          memory throughput, bank conflicts and stalls of decode kernels
+#   ncu          memory throughput, bank conflicts and stalls of each row's kernel
 #
 # A step that cannot run says "not run: <why>": no card, no tool, no package. No step installs anything. capture and
 # peers-ort take python3 with numpy, onnx and onnxruntime-gpu, peers-torch with numpy and torch: PYTHON names it. kvshare's
@@ -37,41 +38,47 @@ need_tool() { command -v "$1" >/dev/null || not_run "no $1"; }
 need_card() {
   command -v nvidia-smi >/dev/null || not_run "no card: there is no nvidia-smi"
   nvidia-smi -L 2>/dev/null | grep -q GPU || not_run "no card: nvidia-smi finds none"
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || return 0  # an old driver
+  [[ ! $capability =~ ^[0-9]+\.[0-9]+$ ]] || ((${capability%.*} >= 8)) ||
+    not_run "the card's compute capability is $capability; needs 8.0 or more"
 }
 need_built() { [[ -x $BUILD/$1 ]] || not_run "step build has not made $1"; }
 
 pack() {
   local from=${FMT_INCLUDE:-/usr/include}
+  [[ -d $from/fmt ]] || not_run "no headers of {fmt} in $from: FMT_INCLUDE names their folder"
   mkdir -p "$BUILD/include"
   cp -r "$from/fmt" "$BUILD/include/"
 }
 
+# nvcc links, so that it finds its own libraries.
 build() {
   need_tool nvcc
   need_tool g++
   [[ -n ${GPU_ARCH:-} ]] || need_card
+  local release
+  release=$(nvcc --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p') || release=
+  ((${release:-0} >= 12)) || not_run "nvcc is of CUDA ${release:-unknown}; needs 12 or later"
   [[ -d $BUILD/include/fmt ]] || pack
   local flags=(-std=c++20 -O2 -Isrc -Iinclude -isystem "$BUILD/include" "$FMT_NAMESPACE" '-DFMT_END_NAMESPACE=}}')
-  local cuda
-  cuda=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")
-  [[ -e $cuda/include/cuda_runtime.h ]] || cuda=${CUDA_HOME:-/usr/local/cuda}
-  local link=(-L"$cuda/lib64" -lcudart_static -ldl -lrt -lpthread)
-  local nvcc=(nvcc -std=c++20 -O3 --expt-relaxed-constexpr -Isrc -Iinclude -x cu "-arch=${GPU_ARCH:-native}" -c)
+  local nvcc=(nvcc -std=c++20 -O3 -DNDEBUG --expt-relaxed-constexpr -Isrc -Iinclude -x cu "-arch=${GPU_ARCH:-native}" -c)
   local host=(cmake/fmt.cc src/core/check_attention.cc src/core/check_numbers.cc src/core/shapes.cc
-    src/core/shared_memory.cc src/oracle/attention_oracle.cc src/cuda/attend_cuda.cc)
-  local objects=() source jobs=()
-  for source in "${host[@]}" src/cuda/runtime_cuda.cc tests/cuda/gpu_check.cc; do
+    src/core/shared_memory.cc src/oracle/attention_oracle.cc src/cuda/attend_cuda.cc tests/cuda/gpu_check.cc)
+  local objects=() source jobs=() job failed=0
+  for source in "${host[@]}"; do
     objects+=("$BUILD/$(basename "$source" .cc).o")
-    g++ "${flags[@]}" -isystem "$cuda/include" -c "$source" -o "${objects[-1]}" & jobs+=($!)
+    g++ "${flags[@]}" -c "$source" -o "${objects[-1]}" & jobs+=($!)
   done
+  "${nvcc[@]}" src/cuda/runtime_cuda.cc -o "$BUILD/runtime_cuda.o" & jobs+=($!)
   "${nvcc[@]}" src/cuda/kernels.cu -o "$BUILD/kernels.o" & jobs+=($!)
   "${nvcc[@]}" tests/cuda/conformance.cc -o "$BUILD/conformance_card.o" & jobs+=($!)
   g++ "${flags[@]}" tests/cuda/conformance.cc src/cuda/emulation/{fiber,machine,runtime,warp_ops}.cc cmake/fmt.cc \
     -o "$BUILD/conformance_emulated" & jobs+=($!)
-  local job
-  for job in "${jobs[@]}"; do wait "$job"; done
-  g++ "${objects[@]}" "$BUILD/kernels.o" "${link[@]}" -o "$BUILD/gpu_check"
-  g++ "$BUILD/conformance_card.o" "$BUILD/runtime_cuda.o" "${link[@]}" -o "$BUILD/conformance_card"
+  for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+  ((!failed)) || return 1
+  nvcc "${objects[@]}" "$BUILD"/{runtime_cuda,kernels}.o -o "$BUILD/gpu_check"
+  nvcc "$BUILD"/{conformance_card,runtime_cuda}.o -o "$BUILD/conformance_card"
 }
 
 conformance() {
@@ -110,9 +117,13 @@ ncu() {
   need_card
   [[ -n $(type -P ncu) ]] || not_run "no ncu"
   need_built gpu_check
-  command ncu --clock-control none --launch-count 30 --kernel-name regex:Decode \
+  local said=$OUT/ncu.log status=0
+  command ncu --clock-control none --kernel-name 'regex:Decode|Prefill' --section WarpStateStats \
     --metrics dram__throughput.avg.pct_of_peak_sustained_elapsed,l1tex__data_bank_conflicts_pipe_lsu.sum,smsp__issue_active.avg.pct_of_peak_sustained_active \
-    "$BUILD/gpu_check" cases
+    "$BUILD/gpu_check" once "$ROWS" 2>&1 | tee "$said" || status=${PIPESTATUS[0]}
+  ! grep -q ERR_NVGPUCTRPERM "$said" || not_run "the driver shows counters to administrators alone (ERR_NVGPUCTRPERM)"
+  grep -q dram__throughput "$said" || { echo "ncu has measured no kernel"; return 1; }
+  return "$status"
 }
 
 # What runs under the time limit: this script again, for one step.
@@ -140,7 +151,7 @@ facts() {
 run_step() {
   local step=$1 status=0 begin=$SECONDS why=
   rm -f "$OUT/$step.jsonl"
-  BUILD=$BUILD OUT=$OUT PYTHON=$PYTHON timeout -k 10 "$LIMIT" bash "$0" --inside "$step" 2>&1 | tee "$OUT/$step.txt" |
+  BUILD=$BUILD OUT=$OUT PYTHON=$PYTHON timeout -k 10 "$LIMIT" bash scripts/gpu_check.sh --inside "$step" 2>&1 | tee "$OUT/$step.txt" |
     { grep --line-buffered -v '^not run: ' || true; } || status=${PIPESTATUS[0]}
   case $status in
     0) outcome=ok ;;

@@ -1,4 +1,6 @@
 """ONNX Runtime's sessions on a card: what peers.py and capture.py share. `device` is cuda; tests say cpu."""
+import ctypes
+import json
 import os
 import pathlib
 
@@ -18,6 +20,15 @@ def library():
     if not path.exists():
         raise NotRun(f"no {path.name}; where nvcc is: cmake --build build --target kvshare_ort_cuda")
     return str(path)
+
+
+def served():
+    """How many calls kvshare's kernels have served in this process."""
+    stats = ctypes.CDLL(library()).kvshare_stats_json
+    stats.restype, stats.argtypes = ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t]
+    buffer = ctypes.create_string_buffer(stats(None, 0))
+    stats(buffer, len(buffer))
+    return json.loads(buffer.value)["ran"]
 
 
 def need(device):
@@ -46,6 +57,7 @@ class Bound:
         if kvshare:
             options.add_session_config_entry("kvshare.drop_in", "gqa")
             options.register_custom_ops_library(library())
+        self.served_before = served() if kvshare else None
         provider = {"cuda": ("CUDAExecutionProvider", {"enable_cuda_graph": "1" if captured else "0"}),
                     "cpu": "CPUExecutionProvider"}[device]
         self.session = onnxruntime.InferenceSession(bytes_of_model, options, providers=[provider])
@@ -74,4 +86,6 @@ class Bound:
         self.session.run_with_iobinding(self.binding)
 
     def get(self, name):
+        if self.served_before is not None and served() == self.served_before:
+            raise NotRun("kvshare has served no call of the session")
         return self.values[name].numpy()

@@ -78,6 +78,12 @@ def check(row, tensors, last):
     return error
 
 
+def cache_names(row, layers):
+    """Of each layer: layers take turns with the caches."""
+    count = min(row.caches, layers)
+    return [(f"key{i % count}", f"value{i % count}") for i in range(layers)]
+
+
 def gqa_model(row, layers):
     """Upstream's shared form: past is complete, there is nothing new."""
     import numpy as np
@@ -87,11 +93,12 @@ def gqa_model(row, layers):
         attributes["local_window_size"] = row.window
     from bench.gpu import ort_cuda
     names = ["query", *(f"output{i}" for i in range(1, layers)), "output"]
-    nodes = [helper.make_node("GroupQueryAttention", [a, "none", "none", "key", "value", "seqlens_k", "total"], [b],
-                              **attributes) for a, b in zip(names, names[1:])]
+    caches = cache_names(row, layers)
+    nodes = [helper.make_node("GroupQueryAttention", [a, "none", "none", key, value, "seqlens_k", "total"], [b], **attributes)
+             for a, b, (key, value) in zip(names, names[1:], caches)]
     half, hidden, cache = TensorProto.FLOAT16, [row.B, row.S, row.Hq * row.D], [row.B, row.Hkv, row.T, row.D]
     return ort_cuda.model(
-        nodes, [("query", half, hidden), ("key", half, cache), ("value", half, cache),
+        nodes, [("query", half, hidden), *((name, half, cache) for pair in dict.fromkeys(caches) for name in pair),
                 ("seqlens_k", TensorProto.INT32, [row.B])], [("output", half, hidden)],
         [numpy_helper.from_array(np.zeros((row.B, 0, row.Hkv * row.D), np.float16), "none"),
          numpy_helper.from_array(np.array([row.T], np.int32), "total")])
@@ -106,8 +113,10 @@ def onnxruntime_sides(device):
     def side(kvshare, captured):
         def make(row, tensors, layers):
             hidden = (row.B, row.S, row.Hq * row.D)
-            values = {"query": tensors["query"].reshape(hidden), "key": tensors["key"], "value": tensors["value"],
-                      "seqlens_k": np.full(row.B, row.T - 1, np.int32), "output": np.zeros(hidden, np.float16)}
+            values = {"query": tensors["query"].reshape(hidden), "seqlens_k": np.full(row.B, row.T - 1, np.int32),
+                      "output": np.zeros(hidden, np.float16)}
+            for key, value in cache_names(row, layers):
+                values |= {key: tensors["key"], value: tensors["value"]}
             bound = ort_cuda.Bound(gqa_model(row, layers), device, values, captured=captured, kvshare=kvshare).bind()
             return bound.run, lambda: None, lambda: bound.get("output")[-1, -1].reshape(row.Hq, row.D)
         return make
@@ -125,19 +134,20 @@ def torch_sides(device):
     def side(captured):
         def make(row, tensors, layers):
             query = torch.from_numpy(tensors["query"]).to(device).transpose(1, 2)
-            key, value = (torch.from_numpy(tensors[name]).to(device) for name in ("key", "value"))
+            seen = row.window if row.window and row.S == 1 else row.T  # a slice by hand
+            caches = {pair: [torch.from_numpy(tensors[name]).to(device)[:, :, -seen:] for name in ("key", "value")]
+                      for pair in cache_names(row, layers)}
             mask = None
-            if row.window and row.S == 1:
-                key, value = key[:, :, -row.window:], value[:, :, -row.window:]  # a slice by hand
-            elif row.window:
+            if row.S > 1 and (row.window or row.S < row.T):  # is_causal would put the first token on the first key
                 distance = (torch.arange(row.T - row.S, row.T, device=device)[:, None] -
                             torch.arange(row.T, device=device)[None, :])
-                mask = (distance >= 0) & (distance < row.window)
+                mask = (distance >= 0) & (distance < (row.window or row.T))
             result = {}
 
             def run():
                 x = query
-                for _ in range(layers):
+                for pair in cache_names(row, layers):
+                    key, value = caches[pair]
                     x = scaled_dot_product_attention(x, key, value, attn_mask=mask, enable_gqa=True,
                                                      is_causal=row.S > 1 and mask is None)
                 result["output"] = x

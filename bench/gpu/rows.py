@@ -10,6 +10,7 @@ BITS = {"f32": 32, "f16": 16, "bf16": 16, "int8": 8, "float8e4m3fn": 8, "int4": 
 class Row:
     """S new tokens a sequence, T past and new tokens; window 0: none."""
     layers: int
+    caches: int  # of the layers, which take turns with them
     B: int
     Hq: int
     Hkv: int
@@ -40,6 +41,6 @@ def read(path=FILE):
     rows = []
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            *numbers, element, cache, name = line.split(maxsplit=10)
+            *numbers, element, cache, name = line.split(maxsplit=11)
             rows.append(Row(*map(int, numbers), element, cache, name))
     return rows

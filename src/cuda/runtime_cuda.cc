@@ -44,8 +44,10 @@ Result<void*> Allocate(size_t bytes) {
   return device;
 }
 Status Free(void* device) { return StatusOf(cudaFree(device), "memory is not freed"); }
+// cudaMemcpy may return when the bytes are staged. Streams that do not wait for the default one would overtake them.
 Status Upload(void* device, const void* host, size_t bytes) {
-  return StatusOf(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice), "no upload");
+  KVSHARE_RETURN_IF_ERROR(StatusOf(cudaMemcpy(device, host, bytes, cudaMemcpyHostToDevice), "no upload"));
+  return Synchronize(nullptr);
 }
 Status Download(void* host, const void* device, size_t bytes) {
   return StatusOf(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost), "no download");

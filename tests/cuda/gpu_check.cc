@@ -1,10 +1,12 @@
-// Attention on the device that runtime.h offers: gpu_check cases | bench ROWS FILE.jsonl [MIB]. No test library: `make
-// gpu-check` builds it where only compilers are.
+// Attention on the device that runtime.h offers: gpu_check cases | bench ROWS FILE.jsonl [MIB] | once ROWS. No test
+// library: `make gpu-check` builds it where only compilers are.
 //
 //   cases  against the oracle; twice on one scratch memory; in a captured graph whose lengths change
 //   bench  a measured copy of MIB (1024) first, then the rows of the file ROWS (bench/gpu/rows.txt), eager and as
-//   graphs
+//          graphs
+//   once   one layer of each row, for a profiler
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -76,7 +78,8 @@ T Must(Result<T> result) {
 // Tensors on the host and on the device.
 class Tensors {
  public:
-  explicit Tensors(const Case& c) : c_(c) {
+  // With so many copies of K and V.
+  explicit Tensors(const Case& c, int caches = 1) : c_(c), caches_(static_cast<size_t>(caches)) {
     std::mt19937 generator(1);
     std::normal_distribution<float> normal(0, 1);
     constexpr int64_t kDrawn = 1 << 20;  // of each tensor; a larger one repeats them
@@ -93,21 +96,24 @@ class Tensors {
       const auto period = static_cast<size_t>(BytesOf(type, drawn));
       for (size_t at = period; period > 0 && at < host_[i].size(); at += period)
         std::memcpy(host_[i].data() + at, host_[i].data(), std::min(period, host_[i].size() - at));
-      device_[i] = Must(Allocate(host_[i].size()));
-      Check(Upload(device_[i], host_[i].data(), host_[i].size()));
+      if (cache)
+        for (Cache& other : caches_) other[i - 1] = OnDevice(host_[i].data(), host_[i].size());
+      else
+        device_[i] = OnDevice(host_[i].data(), host_[i].size());
     }
     std::uniform_real_distribution<float> scales(0.5F, 1);
     scales_.resize(static_cast<size_t>(c.Hkv * c.D));
     for (float& scale : scales_) scale = scales(generator) / spread;
-    device_scales_ = Must(Allocate(scales_.size() * sizeof(float)));
-    Check(Upload(device_scales_, scales_.data(), scales_.size() * sizeof(float)));
+    device_scales_ = OnDevice(scales_.data(), scales_.size() * sizeof(float));
     lengths_ = Must(Allocate(2 * static_cast<size_t>(c.B) * sizeof(int64_t)));
     kept_.resize(static_cast<size_t>(c.B * c.T));
     device_kept_ = Must(Allocate(kept_.size() * sizeof(int32_t)));
     SetLengths(std::vector<int64_t>(static_cast<size_t>(c.B), c.T));
   }
   ~Tensors() {
-    for (void* block : device_) Check(Free(block));
+    for (void* block : {device_[0], device_[3]}) Check(Free(block));
+    for (const Cache& cache : caches_)
+      for (void* block : cache) Check(Free(block));
     Check(Free(lengths_));
     Check(Free(device_kept_));
     Check(Free(device_scales_));
@@ -139,12 +145,14 @@ class Tensors {
     if (c_.key_mask) call.key_mask = {kept, DType::kI32, c_.T};
     return call;
   }
-  AttendPlan Plan() const {
+  // Over copy `cache` of K and V.
+  AttendPlan Plan(size_t cache = 0) const {
     DevicePositions positions;
     positions.length = {lengths_, true, 0, 0, c_.T};
     positions.query_position = {static_cast<const int64_t*>(lengths_) + c_.B, true, 0, -c_.S, c_.T};
     positions.query_length = DeviceNumbers::Same(c_.S);
-    return Must(PlanAttend(Call(device_, device_scales_, device_kept_), positions, Must(CurrentDevice()), "gpu_check"));
+    void* const data[4] = {device_[0], caches_[cache][0], caches_[cache][1], device_[3]};
+    return Must(PlanAttend(Call(data, device_scales_, device_kept_), positions, Must(CurrentDevice()), "gpu_check"));
   }
   // The largest difference from the oracle over the largest magnitude.
   double Error() {
@@ -166,9 +174,18 @@ class Tensors {
   }
 
  private:
+  using Cache = std::array<void*, 2>;  // K and V
+
+  static void* OnDevice(const void* host, size_t bytes) {
+    void* const device = Must(Allocate(bytes));
+    Check(Upload(device, host, bytes));
+    return device;
+  }
+
   const Case& c_;
   std::vector<std::byte> host_[4];
-  void* device_[4] = {};
+  void* device_[4] = {};  // query and output; K and V are caches
+  std::vector<Cache> caches_;
   std::vector<float> scales_;  // [Hkv, D]
   void* device_scales_ = nullptr;
   void* lengths_ = nullptr;  // [2, B]: lengths, then positions
@@ -233,9 +250,10 @@ double Milliseconds(void* stream, const Body& run) {
   return times[kBursts / 2];
 }
 
-// A row of the file: as many calls, one after another, as there are layers. They borrow one cache.
+// A row of the file: as many calls, one after another, as there are layers. They take turns with the caches.
 struct Row {
   int layers = 0;
+  int caches = 0;
   Case c;
 };
 
@@ -245,7 +263,7 @@ DType TypeNamed(const std::string& name) {
   Die(Status::InvalidInput("no type '" + name + "'"));
 }
 
-// "layers B Hq Hkv S T D window element cache name" a line; # opens a comment.
+// "layers caches B Hq Hkv S T D window element cache name" a line; # opens a comment.
 std::vector<Row> RowsOf(const char* path) {
   std::ifstream file(path);
   if (!file) Die(Status::InvalidInput(std::string("'") + path + "' is not readable"));
@@ -255,9 +273,10 @@ std::vector<Row> RowsOf(const char* path) {
     std::istringstream words(line);
     Row row;
     std::string element, cache;
-    words >> row.layers >> row.c.B >> row.c.Hq >> row.c.Hkv >> row.c.S >> row.c.T >> row.c.D >> row.c.window >>
-        element >> cache >> std::ws;
-    if (!std::getline(words, row.c.name)) Die(Status::InvalidInput(std::string(path) + ": not a row: " + line));
+    words >> row.layers >> row.caches >> row.c.B >> row.c.Hq >> row.c.Hkv >> row.c.S >> row.c.T >> row.c.D >>
+        row.c.window >> element >> cache >> std::ws;
+    if (!std::getline(words, row.c.name) || row.caches < 1)
+      Die(Status::InvalidInput(std::string(path) + ": not a row: " + line));
     row.c.type = TypeNamed(element);
     row.c.cache = TypeNamed(cache);
     rows.push_back(row);
@@ -276,11 +295,14 @@ double CopyRate(void* stream, size_t bytes) {
 }
 
 void BenchRow(const Row& row, void* stream, std::FILE* results) {
-  Tensors tensors(row.c);
-  const AttendPlan plan = tensors.Plan();
+  Tensors tensors(row.c, row.caches);
+  std::vector<AttendPlan> plans;
+  for (int cache = 0; cache < row.caches; ++cache) plans.push_back(tensors.Plan(static_cast<size_t>(cache)));
+  const AttendPlan& plan = plans[0];
   void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
   const auto layers = [&] {
-    for (int layer = 0; layer < row.layers; ++layer) Check(AttendCuda(plan, stream, scratch));
+    for (int layer = 0; layer < row.layers; ++layer)
+      Check(AttendCuda(plans[static_cast<size_t>(layer % row.caches)], stream, scratch));
   };
   const double eager = Milliseconds(stream, layers);
   Check(BeginCapture(stream));
@@ -311,17 +333,33 @@ int Bench(const char* rows_path, const char* path, size_t copied) {
   return 0;
 }
 
+int Once(const char* rows_path) {
+  void* const stream = Must(CreateStream());
+  for (const Row& row : RowsOf(rows_path)) {
+    Tensors tensors(row.c);
+    const AttendPlan plan = tensors.Plan();
+    void* const scratch = Must(Allocate(std::max<size_t>(plan.scratch_bytes, 1)));
+    Check(AttendCuda(plan, stream, scratch));
+    Check(Synchronize(stream));
+    Check(Free(scratch));
+    std::printf("%-40s %-22s splits %3d\n", row.c.name.c_str(), plan.kernel->name, plan.splits);
+  }
+  Check(DestroyStream(stream));
+  return 0;
+}
+
 }  // namespace
 }  // namespace kvshare::cuda
 
 int main(int count, char** arguments) {
   const std::string what = count > 1 ? arguments[1] : "";
-  const bool bench = what == "bench" && count >= 4;
-  if (what != "cases" && !bench) {
-    std::fprintf(stderr, "usage: gpu_check cases | bench ROWS FILE.jsonl [MIB]\n");
+  const bool bench = what == "bench" && count >= 4, once = what == "once" && count >= 3;
+  if (what != "cases" && !bench && !once) {
+    std::fprintf(stderr, "usage: gpu_check cases | bench ROWS FILE.jsonl [MIB] | once ROWS\n");
     return 64;
   }
   kvshare::cuda::Check(kvshare::cuda::PrepareKernels());
+  if (once) return kvshare::cuda::Once(arguments[2]);
   if (!bench) return kvshare::cuda::Cases();
   const size_t mib = count > 4 ? std::stoul(arguments[4]) : 1024;
   return kvshare::cuda::Bench(arguments[2], arguments[3], mib << 20);

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -14,9 +15,9 @@ from bench.gpu import NOT_RUN, capture, peers, report, rows  # noqa: E402
 
 STEPS = "build conformance cases memcheck racecheck synccheck bench capture peers-ort peers-torch ncu".split()
 TINY = """# a comment
-2 2 4 2 1 40 64 0 f16 f16 full decode
-1 1 4 1 1 40 64 16 f16 f16 sliding decode, D 64
-1 1 2 1 12 12 32 5 f16 f16 sliding prompt
+2 2 2 4 2 1 40 64 0 f16 f16 full decode
+1 1 1 4 1 1 40 64 16 f16 f16 sliding decode, D 64
+1 1 1 2 1 12 12 32 5 f16 f16 sliding prompt
 """
 
 
@@ -35,12 +36,20 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def card(self):
-        self.program("nvidia-smi", 'if [ "$1" = -L ]; then echo "GPU 0: H100"; else echo "NVIDIA H100 80GB, 580.95"; fi')
+    def card(self, capability="9.0"):
+        self.program("nvidia-smi", f"""case $* in
+            -L) echo "GPU 0: H100" ;;
+            *compute_cap*) {f"echo {capability}" if capability else "exit 2"} ;;
+            *) echo "NVIDIA H100 80GB, 580.95" ;;
+        esac""")
 
-    def check(self, *steps, **environment):
+    def built(self, body):
+        """What step build makes, as a script."""
+        self.program("gpu_check", body, self.folder / "build")
+
+    def check(self, *steps, script=ROOT / "scripts/gpu_check.sh", cwd=None, **environment):
         return subprocess.run(
-            [ROOT / "scripts/gpu_check.sh", *steps], capture_output=True, text=True, timeout=120,
+            [script, *steps], capture_output=True, text=True, timeout=120, cwd=cwd,
             env={**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", "OUT": str(self.out), "GPU_ARCH": "",
                  "BUILD": str(self.folder / "build"), "PYTHON": sys.executable, **environment})
 
@@ -73,16 +82,15 @@ def test_an_unknown_step_is_refused_before_any_runs(machine):
 
 def test_steps_that_fail_hang_or_pass_are_told_apart(machine):
     machine.card()
-    built = machine.folder / "build"
-    machine.program("gpu_check", 'echo 3 of 12 cases are wrong; exit 3', built)
+    machine.built("echo 3 of 12 cases are wrong; exit 3")
     done = machine.check("cases")
     assert done.returncode == 1
     assert done.stdout.splitlines()[:2] == ["3 of 12 cases are wrong",
                                             "gpu_check: cases: failed: exit status 3; cases.txt has its words"]
-    machine.program("gpu_check", "sleep 60", built)
+    machine.built("sleep 60")
     done = machine.check("cases", STEP_SECONDS="1")
     assert done.returncode == 1 and "gpu_check: cases: failed: not done in 1 seconds" in done.stdout
-    machine.program("gpu_check", "echo fine", built)
+    machine.built("echo fine")
     done = machine.check("cases", "conformance")
     assert done.returncode == 0, done.stdout + done.stderr
     # The line of a step that runs again is replaced; those of other calls stay.
@@ -91,6 +99,103 @@ def test_steps_that_fail_hang_or_pass_are_told_apart(machine):
     machine.check("memcheck")
     assert [s["step"] for s in machine.results()["steps"]] == ["cases", "conformance", "memcheck"]
     assert (machine.results()["card"], machine.results()["driver"]) == ("NVIDIA H100 80GB", "580.95")
+
+
+def lines_of(done):
+    return [line for line in done.stdout.splitlines() if line.startswith("gpu_check: ")][:-1]  # the last one names the results
+
+
+@pytest.mark.parametrize("capability, runs", [("7.5", False), ("8.0", True), ("12.0", True), (None, True)])
+def test_a_card_that_is_too_old_is_named(machine, capability, runs):
+    machine.card(capability)
+    machine.built("echo fine")
+    done = machine.check("cases")
+    old = f"gpu_check: cases: not run: the card's compute capability is {capability}; needs 8.0 or more"
+    assert lines_of(done) == ["gpu_check: cases: ok" if runs else old]
+
+
+@pytest.mark.parametrize("says, release", [("Cuda compilation tools, release 11.8, V11.8.89", "11"), ("nonsense", "unknown")])
+def test_a_compiler_that_is_too_old_is_named(machine, says, release):
+    machine.card()
+    machine.program("nvcc", f"echo '{says}'")
+    done = machine.check("build")
+    assert lines_of(done) == [f"gpu_check: build: not run: nvcc is of CUDA {release}; needs 12 or later"]
+
+
+def test_headers_that_are_missing_are_named(machine):
+    machine.card()
+    machine.program("nvcc", "echo release 13.0, V13.0.88")
+    done = machine.check("build", FMT_INCLUDE=str(machine.folder))
+    assert lines_of(done) == [
+        f"gpu_check: build: not run: no headers of {{fmt}} in {machine.folder}: FMT_INCLUDE names their folder"]
+
+
+def test_it_may_be_called_from_any_folder(machine):
+    done = machine.check("cases", script="../scripts/gpu_check.sh", cwd=ROOT / "docs")
+    assert lines_of(done) == ["gpu_check: cases: not run: no card: nvidia-smi finds none"]
+
+
+def test_each_compiler_gets_its_files(machine):
+    """Compilers that only write down what they are asked for: each source exists, and what is linked was compiled."""
+    machine.card()
+    log = machine.folder / "log"
+    for name in ("nvcc", "g++"):
+        machine.program(name, f"""[ "$1" != --version ] || {{ echo release 12.4, V12.4.1; exit; }}
+            echo {name} "$@" >> {log}
+            while [ $# -gt 0 ]; do
+              case $1 in
+                -o) touch "$2"; chmod +x "$2" ;;
+                *.cc | *.cu | *.o) [ -e "$1" ] || {{ echo "there is no $1"; exit 1; }} ;;
+              esac
+              shift
+            done""")
+    done = machine.check("build")
+    assert done.returncode == 0, done.stdout
+    calls = log.read_text().splitlines()
+    assert [sum(call.startswith(f"nvcc -std=c++20 {flag}") for call in calls) for flag in ("", "-O3 -DNDEBUG")] == [3, 3]
+    assert all("-arch=native" in call for call in calls if ".cu " in call)
+    assert all((machine.folder / "build" / name).exists() for name in ("gpu_check", "conformance_card", "conformance_emulated"))
+    machine.program("g++", "echo this compiler is broken; exit 1")
+    done = machine.check("build")
+    assert "this compiler is broken" in done.stdout and done.returncode == 1
+
+
+@pytest.mark.parametrize("step, tool", [("memcheck", "compute-sanitizer"), ("ncu", "ncu")])
+def test_a_tool_that_is_missing_is_named(machine, step, tool):
+    machine.card()
+    machine.built("echo fine")
+    done = machine.check(step)
+    assert lines_of(done) == [f"gpu_check: {step}: not run: no {tool}"]
+
+
+def test_the_sanitizer_runs_the_cases_under_each_of_its_tools(machine):
+    machine.card()
+    machine.built('echo "cases of $1"')
+    machine.program("compute-sanitizer", 'echo "$@"; for last; do :; done; [ "$2" != racecheck ] || exit 9')
+    done = machine.check("memcheck", "racecheck", "synccheck")
+    outcomes = [s["outcome"] for s in machine.results()["steps"]]
+    assert outcomes == ["ok", "failed", "ok"] and done.returncode == 1
+    for tool in ("memcheck", "racecheck", "synccheck"):
+        assert f"--tool {tool} --error-exitcode 9 {machine.folder}/build/gpu_check cases" in done.stdout
+
+
+@pytest.mark.parametrize("says, status, outcome", [
+    ("dram__throughput.avg.pct_of_peak_sustained_elapsed % 80", 0, "ok"),
+    ("dram__throughput.avg.pct_of_peak_sustained_elapsed % 80", 1, "failed: exit status 1; ncu.txt has its words"),
+    ("==ERROR== ERR_NVGPUCTRPERM", 1, "not run: the driver shows counters to administrators alone (ERR_NVGPUCTRPERM)"),
+    ("==WARNING== No kernels were profiled.", 0, "failed: exit status 1; ncu.txt has its words")])
+def test_a_profiler_that_measured_nothing_has_not_passed(machine, says, status, outcome):
+    machine.card()
+    machine.built("echo fine")
+    machine.program("ncu", f"echo '{says}'; exit {status}")
+    assert lines_of(machine.check("ncu")) == [f"gpu_check: ncu: {outcome}"]
+
+
+def test_an_onnxruntime_without_cuda_is_named(machine):
+    machine.card()
+    done = machine.check("capture", "peers-ort")
+    why = f"not run: onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider; onnxruntime-gpu has"
+    assert lines_of(done) == [f"gpu_check: {step}: {why}" for step in ("capture", "peers-ort")]
 
 
 def test_a_package_that_is_missing_is_named(machine):
@@ -164,7 +269,7 @@ def test_the_rows_are_those_that_are_promised():
 
 
 def test_the_card_program_measures_what_the_report_reads(tmp_path):
-    (tmp_path / "rows.txt").write_text("1 1 4 1 1 20 64 0 f16 f16 a decode\n1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
+    (tmp_path / "rows.txt").write_text("3 2 1 4 1 1 20 64 0 f16 f16 a decode\n1 1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
     subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", tmp_path / "rows.txt", tmp_path / "bench.jsonl", "1"], check=True,
                    timeout=300)
     found = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))
@@ -172,12 +277,50 @@ def test_the_card_program_measures_what_the_report_reads(tmp_path):
     assert all(row["sides"][name]["ms"] > 0 for row in found["rows"] for name in report.OURS[:2])
 
 
+def test_a_profiler_gets_one_layer_of_each_row(tmp_path):
+    (tmp_path / "rows.txt").write_text(TINY, encoding="utf-8")
+    done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "once", tmp_path / "rows.txt"], check=True, capture_output=True, text=True)
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["full decode", "sliding decode, D 64", "sliding prompt"]
+
+
+def test_wrappers_that_differ_are_named(tmp_path):
+    program, words = os.environ["KVSHARE_CONFORMANCE"], tmp_path / "words"
+    subprocess.run([program, words], check=True)
+    subprocess.run([program, words, "--compare"], check=True)
+    bits = bytearray(words.read_bytes())
+    bits[6 * 4] ^= 1
+    words.write_bytes(bits)
+    done = subprocess.run([program, words, "--compare"], capture_output=True, text=True)
+    assert done.returncode == 1 and "LdMatrixTrans: word 1 of thread 0 is " in done.stdout
+    assert "conformance: 1 of " in done.stdout
+    words.write_bytes(bits[:-4])
+    done = subprocess.run([program, words, "--compare"], capture_output=True, text=True)
+    assert done.returncode == 1 and f"'{words}' has " in done.stderr
+
+
 def test_what_the_card_program_cannot_read_is_named(tmp_path):
     (tmp_path / "rows.txt").write_text("20 1 8 one\n", encoding="utf-8")
-    (tmp_path / "types.txt").write_text("1 1 4 1 1 20 64 0 f16 int16 a decode\n", encoding="utf-8")
+    (tmp_path / "types.txt").write_text("1 1 1 4 1 1 20 64 0 f16 int16 a decode\n", encoding="utf-8")
     for path, message in ((tmp_path / "rows.txt", "not a row: 20 1 8 one"), (tmp_path / "types.txt", "no type 'int16'"), (tmp_path / "none.txt", "is not readable")):
         done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", path, tmp_path / "out"], capture_output=True, text=True)
         assert done.returncode == 1 and message in done.stderr
+
+
+def test_layers_take_turns_with_the_caches():
+    row = rows.Row(3, 2, 1, 4, 2, 1, 30, 16, 0, "f16", "f16", "row")
+    assert peers.cache_names(row, 3) == [("key0", "value0"), ("key1", "value1"), ("key0", "value0")]
+    assert peers.cache_names(row, 1) == [("key0", "value0")]
+    for row in rows.read():
+        assert row.S >= 512 or row.caches == row.layers or row.caches * row.floor_bytes >= row.layers * 2**28, row
+
+
+def test_a_session_that_kvshare_does_not_serve_is_not_timed(tmp_path, monkeypatch):
+    from bench.gpu import ort_cuda
+    monkeypatch.setattr(ort_cuda, "served", lambda: 7)
+    (tmp_path / "rows.txt").write_text(TINY.splitlines()[2] + "\n", encoding="utf-8")
+    assert peers.main(["onnxruntime", str(tmp_path / "rows.txt"), str(tmp_path / "p.jsonl"), "--device", "cpu"]) == 0
+    sides = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))["rows"][0]["sides"]
+    assert sides["kvshare in ONNX Runtime"]["not_run"] == "kvshare has served no call of the session"
 
 
 def test_onnxruntime_with_and_without_kvshare_computes_the_rows(tmp_path, monkeypatch):
@@ -192,7 +335,7 @@ def test_onnxruntime_with_and_without_kvshare_computes_the_rows(tmp_path, monkey
 
 
 def test_a_peer_that_computes_something_else_is_not_timed():
-    row = rows.Row(1, 1, 4, 2, 1, 30, 16, 0, "f16", "f16", "row")
+    row = rows.Row(1, 1, 1, 4, 2, 1, 30, 16, 0, "f16", "f16", "row")
     tensors = peers.inputs(row)
     right = peers.truth(row, tensors)
     assert peers.check(row, tensors, right.astype(np.float16)) < 2e-3
@@ -202,7 +345,7 @@ def test_a_peer_that_computes_something_else_is_not_timed():
 
 
 def test_a_row_that_no_peer_computes_is_a_note(tmp_path, monkeypatch):
-    (tmp_path / "rows.txt").write_text("1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
+    (tmp_path / "rows.txt").write_text("1 1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
     assert peers.main(["onnxruntime", str(tmp_path / "rows.txt"), str(tmp_path / "p.jsonl"), "--device", "cpu"]) == 0
     found = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))["rows"][0]["sides"]
     assert found["ONNX Runtime"]["not_run"] == "peers are measured in fp16 alone"
