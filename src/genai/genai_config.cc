@@ -120,25 +120,94 @@ Status CheckOptions(const std::map<std::string, std::string>& options) {
   return {};
 }
 
-// Everything in `folder` but what kvshare left there.
-Status CopyFolder(const fs::path& folder, const fs::path& out, const graph::CopyProgress& progress) {
+// What a copy of `folder` has beside its configuration, and no backup: files and folders, each behind its own folder.
+Result<std::vector<fs::path>> ContentsOf(const fs::path& folder) {
+  std::vector<fs::path> contents;
   std::error_code error;
-  if (graph::LiesIn(fs::weakly_canonical(fs::absolute(out, error), error), fs::canonical(folder, error)))
-    return Status::InvalidInput(fmt::format("'{}' lies in '{}', whose copy it would be; needs a folder outside",
-                                            out.string(), folder.string()));
-  if (fs::exists(out, error) && !fs::is_empty(out, error))
-    return Status::InvalidInput(fmt::format("'{}' holds files; needs a folder that is absent or empty", out.string()));
-  fs::create_directories(out, error);
-  if (error) return Status::Internal(fmt::format("cannot make '{}': {}", out.string(), error.message()));
   for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    const fs::path to = out / fs::relative(it->path(), folder, error);
-    if (it->is_directory(error)) {
-      fs::create_directories(to, error);
-    } else if (it->path().filename() != kBackup) {
-      KVSHARE_RETURN_IF_ERROR(graph::CopyFileAtomically(it->path(), to, progress));
-    }
+    const fs::path path = it->path().lexically_relative(folder);  // fs::relative would follow links
+    std::error_code ignored;
+    const bool is_folder = it->is_directory(ignored);
+    if (is_folder && it->is_symlink(ignored))
+      return Status::Refused(
+          fmt::format("'{}' is a link to a folder; needs a folder of files to copy", it->path().string()));
+    if (!is_folder && !it->is_regular_file(ignored))
+      return Status::Refused(
+          fmt::format("'{}' is no file, or a link to none; needs a folder of files to copy", it->path().string()));
+    if (path != kConfig && path.filename() != kBackup) contents.push_back(path);
   }
-  if (error) return Status::Internal(fmt::format("cannot copy '{}': {}", folder.string(), error.message()));
+  if (error) return Status::Internal(fmt::format("cannot read '{}': {}", folder.string(), error.message()));
+  return contents;
+}
+
+// Whoever finds a part of a copy finds no configuration in it: that comes last.
+Status CopyContents(const fs::path& folder, const fs::path& out, const std::vector<fs::path>& contents,
+                    const graph::CopyProgress& progress) {
+  std::error_code error;
+  for (const fs::path& path : contents) {
+    if (!fs::is_directory(folder / path, error)) {
+      KVSHARE_RETURN_IF_ERROR(graph::CopyFileAtomically(folder / path, out / path, progress));
+      continue;
+    }
+    fs::create_directories(out / path, error);
+    if (error) return Status::Internal(fmt::format("cannot make '{}': {}", (out / path).string(), error.message()));
+  }
+  return {};
+}
+
+// The folder of a copy; it takes itself back unless it is kept.
+class NewFolder {
+ public:
+  // For a copy of `folder`, whose place is absent or empty.
+  static Status Check(const fs::path& folder, const fs::path& out) {
+    std::error_code error;
+    if (graph::LiesIn(fs::weakly_canonical(fs::absolute(out, error), error), fs::canonical(folder, error)))
+      return Status::InvalidInput(fmt::format("'{}' lies in '{}', whose copy it would be; needs a folder outside",
+                                              out.string(), folder.string()));
+    if (fs::exists(out, error) && !fs::is_empty(out, error))
+      return Status::InvalidInput(
+          fmt::format("'{}' holds files; needs a folder that is absent or empty", out.string()));
+    return {};
+  }
+
+  explicit NewFolder(fs::path path) : path_(std::move(path)), was_there_(fs::exists(path_, ignored_)) {}
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+  ~NewFolder() {
+    if (kept_) return;
+    if (!was_there_) {
+      fs::remove_all(path_, ignored_);
+      return;
+    }
+    for (fs::directory_iterator it(path_, ignored_), end; it != end; it.increment(ignored_))
+      fs::remove_all(it->path(), ignored_);
+  }
+
+  Status Make() {
+    std::error_code error;
+    fs::create_directories(path_, error);
+    if (error) return Status::Internal(fmt::format("cannot make '{}': {}", path_.string(), error.message()));
+    return {};
+  }
+  void Keep() { kept_ = true; }
+
+ private:
+  std::error_code ignored_;
+  fs::path path_;
+  bool was_there_;
+  bool kept_ = false;
+};
+
+// A copy of `folder` at `out` with `config` in the place of its configuration: whole, or nothing.
+Status CopyFolder(const fs::path& folder, const fs::path& out, std::string_view config,
+                  const graph::CopyProgress& progress) {
+  KVSHARE_RETURN_IF_ERROR(NewFolder::Check(folder, out));
+  KVSHARE_ASSIGN_OR_RETURN(const std::vector<fs::path> contents, ContentsOf(folder));
+  NewFolder made(out);
+  KVSHARE_RETURN_IF_ERROR(made.Make());
+  KVSHARE_RETURN_IF_ERROR(CopyContents(folder, out, contents, progress));
+  KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(out / kConfig, config));
+  made.Keep();
   return {};
 }
 
@@ -151,17 +220,18 @@ Result<GenaiReport> AddGenaiProvider(const std::string& folder, const std::strin
   KVSHARE_ASSIGN_OR_RETURN(Config config, ReadConfig(fs::path(folder) / kConfig));
   GenaiReport report;
   KVSHARE_RETURN_IF_ERROR(Edit(folder, config.json, options, report.changes));
-  const fs::path target = out.empty() ? fs::path(folder) : fs::path(out);
-  report.config = (target / kConfig).string();
-  if (!out.empty()) KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out, progress));
-  if (report.changes.empty()) return report;
-  const fs::path backup = target / kBackup;
-  std::error_code ignored;
-  if (out.empty()) {
-    if (!fs::exists(backup, ignored)) KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(backup, config.text));
-    report.backup = backup.string();
+  const std::string text = report.changes.empty() ? config.text : config.json.dump(4) + "\n";
+  report.config = ((out.empty() ? fs::path(folder) : fs::path(out)) / kConfig).string();
+  if (!out.empty()) {
+    KVSHARE_RETURN_IF_ERROR(CopyFolder(folder, out, text, progress));
+    return report;
   }
-  KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(target / kConfig, config.json.dump(4) + "\n"));
+  if (report.changes.empty()) return report;
+  const fs::path backup = fs::path(folder) / kBackup;
+  std::error_code ignored;
+  if (!fs::exists(backup, ignored)) KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(backup, config.text));
+  report.backup = backup.string();
+  KVSHARE_RETURN_IF_ERROR(graph::WriteFileAtomically(report.config, text));
   return report;
 }
 

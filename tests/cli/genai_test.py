@@ -2,12 +2,14 @@
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 
 import onnx
 import pytest
 from onnx import helper
 
-from conftest import BAD_INPUT, EQUAL, REFUSED
+from conftest import BAD_INPUT, EQUAL, FAILED, REFUSED
 
 NAME = "KvshareExecutionProvider"
 
@@ -82,6 +84,52 @@ def test_a_copy_leaves_the_original_alone(kvshare, tmp_path):
     assert NAME in json.dumps(config(tmp_path / "out"))
     done = kvshare("genai", model, "-o", tmp_path / "out")
     assert (done.returncode, "holds files; needs a folder that is absent or empty" in done.stderr) == (BAD_INPUT, True)
+
+
+def test_a_copy_of_links_has_files(kvshare, tmp_path):
+    """A snapshot in Hugging Face's cache is links to files elsewhere."""
+    blobs = folder(tmp_path / "blobs", {})
+    model = tmp_path / "snapshots" / "main"
+    (model / "onnx").mkdir(parents=True)
+    for path in ("genai_config.json", "onnx/model.onnx"):
+        (model / path).symlink_to(blobs / pathlib.Path(path).name)
+    before = {path.name: path.read_bytes() for path in blobs.iterdir()}
+    for where in (model, f"{model}/"):
+        done = kvshare("genai", where, "-o", tmp_path / "out")
+        assert done.returncode == EQUAL, done.stderr
+        assert NAME in json.dumps(config(tmp_path / "out")) and not (tmp_path / "out/genai_config.json").is_symlink()
+        assert (tmp_path / "out/onnx/model.onnx").read_bytes() == before["model.onnx"]
+        assert {path.name: path.read_bytes() for path in blobs.iterdir()} == before
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("odd", ["folder", "absent", "loop", "pipe"])
+def test_a_copy_refuses_what_is_no_file(kvshare, tmp_path, odd):
+    model = folder(tmp_path / "m", {})
+    if odd == "pipe":
+        os.mkfifo(model / "odd")
+    else:
+        (model / "odd").symlink_to({"folder": tmp_path, "absent": "nowhere", "loop": "odd"}[odd])
+    done = kvshare("genai", model, "-o", tmp_path / "out")
+    message = f"'{model}/odd' is {'a link to a folder' if odd == 'folder' else 'no file, or a link to none'}; needs a folder of files to copy"
+    assert (done.returncode, message in done.stderr) == (REFUSED, True), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_copy_that_fails_leaves_nothing(kvshare, tmp_path, is_there):
+    model = folder(tmp_path / "m", {})
+    (model / "sub").mkdir()
+    (model / "sub" / "a.data").write_bytes(b"1" * 4000)
+    (model / "sub" / "b.data").write_bytes(b"1" * 400000)
+    if is_there:
+        (tmp_path / "out").mkdir()
+    # A file that is too large is refused as a full disk is.
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 100; exec "$0" "$@"', os.environ["KVSHARE_BIN"]]
+    done = subprocess.run([*limited, "genai", model, "-o", tmp_path / "out"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "cannot write" in done.stderr) == (FAILED, True), done.stderr
+    assert [path.name for path in tmp_path.glob("out*")] == (["out"] if is_there else [])
+    assert not is_there or not os.listdir(tmp_path / "out")
 
 
 def test_every_stage_of_a_pipeline_gets_the_provider(kvshare, tmp_path):
@@ -217,12 +265,12 @@ def test_a_configuration_without_end_is_refused(kvshare, tmp_path, levels, deep)
 
 
 WRONG_OPTIONS = {
-    "speed=4": "--option: KvshareExecutionProvider: option 'speed' is not known; have mode, causal_alignment",
-    "Mode=fuse": "option 'Mode' is not known; have mode, causal_alignment",
-    "mode=fast": "option 'mode' is 'fast'; needs fuse, nodes or off",
-    "mode=": "option 'mode' is ''; needs fuse, nodes or off",
-    "mode=nodes ": "option 'mode' is 'nodes '; needs fuse, nodes or off",
-    "causal_alignment=left": "option 'causal_alignment' is 'left'; needs auto, spec or lower_right",
+    "speed=4": "kvshare: KvshareExecutionProvider: 'speed' is none of its options; have mode, causal_alignment",
+    "Mode=fuse": "'Mode' is none of its options; have mode, causal_alignment",
+    "mode=fast": "its option mode is 'fast'; needs fuse, nodes or off",
+    "mode=": "its option mode is ''; needs fuse, nodes or off",
+    "mode=nodes ": "its option mode is 'nodes '; needs fuse, nodes or off",
+    "causal_alignment=left": "its option causal_alignment is 'left'; needs auto, spec or lower_right",
     "mode": "needs KEY=VALUE, got 'mode'",
     "mode=\udcff": "needs fuse, nodes or off",  # a byte that is no UTF-8, as Python passes it on
     "\udcc3=fuse": "have mode, causal_alignment",
@@ -235,7 +283,8 @@ def test_an_option_that_the_provider_does_not_take_is_refused_before_anything_is
     monkeypatch.chdir(tmp_path)
     model = folder(tmp_path / "m", {})
     before = (model / "genai_config.json").read_bytes()
-    done = kvshare("genai", model, *out, "--option", "mode=off", "--option", option)
+    other = "mode=off" if option.startswith("causal") else "causal_alignment=auto"
+    done = kvshare("genai", model, *out, "--option", other, "--option", option)
     assert (done.returncode, WRONG_OPTIONS[option] in done.stderr) == (BAD_INPUT, True), done.stderr
     assert (os.listdir(tmp_path), sorted(os.listdir(model))) == (["m"], ["genai_config.json", "model.onnx"])
     assert (model / "genai_config.json").read_bytes() == before
@@ -244,7 +293,7 @@ def test_an_option_that_the_provider_does_not_take_is_refused_before_anything_is
 def test_an_option_has_one_value(kvshare, tmp_path):
     model = folder(tmp_path / "m", {})
     done = kvshare("genai", model, "--option", "mode=nodes", "--option", "mode=off")
-    assert (done.returncode, "--option mode=off is given beside 'mode=nodes'; needs one of them" in done.stderr) == (BAD_INPUT, True), done.stderr
+    assert (done.returncode, "--option: 'mode' is given twice" in done.stderr) == (BAD_INPUT, True), done.stderr
     assert sorted(os.listdir(model)) == ["genai_config.json", "model.onnx"]
 
 

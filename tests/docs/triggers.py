@@ -31,7 +31,6 @@ UNTESTED = {
     "… '…': no such op": "ONNX Runtime asks only for what was claimed",
     "cannot rename to '…': …": "needs a disk that fails",
     "cannot make '…': …": "needs a disk that fails",
-    "cannot copy '…': …": "needs a disk that fails",
     "cannot put '…' back: …": "needs a disk that fails",
     "out of memory": "needs a machine without memory",
     "the library could not write its counters: out of memory": "needs a machine without memory",
