@@ -7,7 +7,7 @@ namespace kvshare::report {
 
 std::string ToText(const GenaiReport& report, const std::string& library) {
   std::string text;
-  for (const std::string& change : report.changes) text += change + "\n";
+  for (const std::string& change : report.changes) text += OneLine(change) + "\n";
   text += fmt::format("{}: {}\n", report.changes.empty() ? "nothing to change" : "written", report.config);
   if (!report.backup.empty()) text += fmt::format("backup:  {} (--undo puts it back)\n", report.backup);
   // onnxruntime-genai knows only the providers that were registered before.

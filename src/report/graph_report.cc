@@ -75,7 +75,7 @@ std::string CudaText(const CudaPlacement& c) {
       "nodes "
       "on the CPU; {} copies between GPU and host, {} of them around attention\n",
       c.release, c.cuda_nodes, c.cpu_nodes, c.unknown_nodes, c.attention_on_cpu, c.copies, c.attention_copies.size());
-  for (const std::string& note : c.notes) text += fmt::format("  {}\n", note);
+  for (const std::string& note : c.notes) text += fmt::format("  {}\n", OneLine(note));
   return text;
 }
 
@@ -123,7 +123,8 @@ std::string Origin(const Inspection& i) {
   for (size_t n = 0; n < i.imports.size(); ++n)
     opsets.push_back(fmt::format("{} {}", DomainOf(i.imports[n]), i.opsets[n]));
   std::string text =
-      fmt::format("producer: {}; {}\n", i.producer.empty() ? "not named" : i.producer, fmt::join(opsets, ", "));
+      OneLine(fmt::format("producer: {}; {}", i.producer.empty() ? "not named" : i.producer, fmt::join(opsets, ", ")));
+  text += "\n";
   std::vector<std::pair<std::string, int>> forms;
   for (const AttentionLayer& layer : i.layers) {
     const auto known = std::ranges::find(forms, layer.written, &std::pair<std::string, int>::first);
@@ -162,7 +163,7 @@ std::string EqualCachesText(const Inspection& i) {
   const EqualCache& first = i.equal_caches.front();
   return fmt::format(
       "{} caches always hold what another does, {} at {} tokens: '{}' what '{}' does{}; kvshare rewrite deletes them\n",
-      i.equal_caches.size(), BytesText(i.EqualCacheBytes()), kCacheTokens, first.past, first.of,
+      i.equal_caches.size(), BytesText(i.EqualCacheBytes()), kCacheTokens, OneLine(first.past), OneLine(first.of),
       i.equal_caches.size() == 1 ? "" : ", ...");
 }
 
@@ -202,8 +203,8 @@ std::string Outcomes(const RewriteReport& report, bool applied) {
   std::string text;
   for (const std::string& key : order) {
     const auto& list = nodes[key];
-    text += fmt::format("  {:3} x {} ({}{}){}\n", list.size(), key, list.front(), list.size() > 1 ? ", ..." : "",
-                        applied ? SavingText(report, key) : "");
+    text += fmt::format("  {:3} x {} ({}{}){}\n", list.size(), OneLine(key), OneLine(list.front()),
+                        list.size() > 1 ? ", ..." : "", applied ? SavingText(report, key) : "");
   }
   return text;
 }
@@ -216,12 +217,12 @@ std::string ToText(const Inspection& inspection) {
   for (const auto& layer : inspection.layers) {
     text += fmt::format("{:5}  {:6}  {:>6}  {:>6}  {:>7}  {:>5}  {}{}\n", layer.index, KindOf(layer), SourceOf(layer),
                         WindowOf(layer), fmt::format("{}/{}", layer.query_heads, layer.kv_heads),
-                        layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OpOf(layer),
-                        layer.note.empty() ? "" : "  ! " + layer.note);
+                        layer.head_size == 0 ? "?" : fmt::format("{}", layer.head_size), OneLine(OpOf(layer)),
+                        layer.note.empty() ? "" : "  ! " + OneLine(layer.note));
   }
   text += Origin(inspection) + Counts(inspection) + CachesText(inspection) + EqualCachesText(inspection);
   if (inspection.cuda) text += CudaText(*inspection.cuda);
-  for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", warning);
+  for (const auto& warning : inspection.warnings) text += fmt::format("warning: {}\n", OneLine(warning));
   return text;
 }
 
@@ -231,11 +232,11 @@ std::string ToText(const RewriteReport& report) {
   std::string text;
   if (const auto applied = Outcomes(report, true); !applied.empty()) text += "applied\n" + applied;
   if (const auto declined = Outcomes(report, false); !declined.empty()) text += "left alone\n" + declined;
-  for (const auto& note : report.notes) text += fmt::format("note: {}\n", note);
+  for (const auto& note : report.notes) text += fmt::format("note: {}\n", OneLine(note));
   if (report.changed)
     text += "before: " + Counts(report.before) + CachesText(report.before) + "after:  " + Counts(report.after) +
             CachesText(report.after);
-  for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", warning);
+  for (const auto& warning : report.after.warnings) text += fmt::format("warning: {}\n", OneLine(warning));
   return text;
 }
 

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "kvshare/doctor.h"
 #include "kvshare/genai.h"
@@ -28,6 +29,10 @@ std::string ToJson(const Diagnosis& diagnosis);
 // `library`: what a program has to register for onnxruntime-genai; "" where it need not, as after an undo.
 std::string ToText(const GenaiReport& report, const std::string& library);
 std::string ToJson(const GenaiReport& report, const std::string& library);
+
+// `text` for one line of a terminal: line breaks and other control characters, and what is no UTF-8, as \n, \x1b, \xff.
+// Names and paths are whatever a model's author or its user chose.
+std::string OneLine(std::string_view text);
 
 // How a face writes an option: its name, and its value or "" where the text gives none.
 using Spelling = std::function<std::string(const std::string& name, const std::string& value)>;

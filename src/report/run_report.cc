@@ -9,13 +9,13 @@
 namespace kvshare::report {
 namespace {
 
-// {}: the value of kvshare.drop_in.
+// {0}: the value of kvshare.drop_in. {1}: the library.
 constexpr const char* kOrderRule =
     "Order: a session entry counts only if it is set before the library is registered; set later it is ignored\n"
     "silently. doctor sets its entries first:\n"
-    "  options.add_session_config_entry(\"kvshare.drop_in\", \"{}\")     # 1. entries\n"
-    "  options.register_custom_ops_library(\"libkvshare_ort.so\")     # 2. the library\n"
-    "  onnxruntime.InferenceSession(model, options)                 # 3. the session\n";
+    "  options.add_session_config_entry(\"kvshare.drop_in\", \"{0}\")  # 1. entries\n"
+    "  options.register_custom_ops_library(\"{1}\")  # 2. the library\n"
+    "  onnxruntime.InferenceSession(model, options)  # 3. the session\n";
 
 std::string_view NameOf(Via via) {
   for (const auto& [name, known] : kVias)
@@ -27,7 +27,7 @@ std::string_view NameOf(Via via) {
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
 std::string Invented(const std::vector<std::string>& invented) {
-  return invented.empty() ? "" : fmt::format("made up: {}\n", fmt::join(invented, ", "));
+  return invented.empty() ? "" : OneLine(fmt::format("made up: {}", fmt::join(invented, ", "))) + "\n";
 }
 
 std::string WhatToDo(const Diagnosis& diagnosis) {
@@ -60,7 +60,8 @@ std::string CodesText(const CodesCheck& codes) {
       fmt::format("codes      max diff {:.1e} of the row's largest logit from the same codes in f32; needs {:g}\n",
                   codes.difference, codes.tolerance);
   for (const CacheRounding& cache : codes.caches) {
-    text += fmt::format("           {}: rounding takes {:.1f} % of a channel", cache.present, 100 * cache.share);
+    text +=
+        fmt::format("           {}: rounding takes {:.1f} % of a channel", OneLine(cache.present), 100 * cache.share);
     if (cache.alike)
       text += ", by the other model's scales";
     else if (cache.share > codes.rounding)
@@ -110,7 +111,7 @@ std::string ToText(const Verification& v) {
     text += v.relative || v.codes ? fmt::format(", {:.1e} of the row's largest logit\n", step.relative) : "\n";
   }
   if (v.codes) text += CodesText(*v.codes);
-  for (const std::string& note : v.notes) text += fmt::format("note: {}\n", note);
+  for (const std::string& note : v.notes) text += fmt::format("note: {}\n", OneLine(note));
   return text + fmt::format("{} (ONNX Runtime {})\n", Judgement(v), v.runtime);
 }
 
@@ -146,9 +147,9 @@ std::string ToText(const Diagnosis& d) {
   // The graph tool's warnings. Only it sees misspelt attributes: a custom op's schema accepts any attribute, so neither
   // ONNX Runtime nor the library can tell.
   if (!d.warnings.empty()) text += "\nwarnings\n";
-  for (const std::string& warning : d.warnings) text += fmt::format("  {}\n", warning);
+  for (const std::string& warning : d.warnings) text += fmt::format("  {}\n", OneLine(warning));
   if (d.via == Via::kEp) return text;
-  return text + "\n" + fmt::format(fmt::runtime(kOrderRule), d.drop_in.empty() ? "1" : d.drop_in);
+  return text + "\n" + fmt::format(fmt::runtime(kOrderRule), d.drop_in.empty() ? "1" : d.drop_in, d.library);
 }
 
 std::string ToJson(const Diagnosis& d) {

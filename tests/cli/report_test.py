@@ -1,8 +1,10 @@
 """What the verbs print for programs: one JSON object each."""
 import json
 import os
+import shutil
 import subprocess
 
+import onnx
 import pytest
 from conftest import BAD_INPUT, EQUAL, FAILED
 
@@ -75,3 +77,28 @@ def test_help_that_cannot_be_printed_is_a_failure():
 def test_the_exit_code_tells_where_no_message_can(case):
     assert with_streams("2>&-", "inspect", "absent.onnx")[0] == BAD_INPUT
     assert with_streams("2>&-", "inspect", case.model("mixed_bias_asis"))[0] == EQUAL
+
+
+ODD = b'self\xff\n\x1b[31m"'  # no UTF-8, a line break, a terminal's command, a quote
+
+
+@pytest.fixture
+def odd_names(case, tmp_path):
+    """A case whose attention nodes have names that a text must not hand on as they are."""
+    model = onnx.load(case.model("mixed_bias_asis"), load_external_data=False)
+    for node in model.graph.node:
+        node.name = node.name.replace("self_attn", "s" * len(ODD))
+    (tmp_path / "odd.onnx").write_bytes(model.SerializeToString().replace(b"s" * len(ODD), ODD))
+    shutil.copy(case.model("mixed_bias_asis") + ".data", tmp_path)
+    return tmp_path / "odd.onnx"
+
+
+def test_names_of_a_model_stay_on_their_line(kvshare, odd_names):
+    odd = r'self\xff\n\x1b[31m"'
+    for verb in (["inspect"], ["rewrite", "--to", "kvshare", "--dry-run"], ["rewrite", "--to", "kvshare-attention", "--dry-run"]):
+        done = kvshare(*verb, odd_names)
+        assert done.returncode == EQUAL and odd in done.stdout and "\x1b" not in done.stdout, done.stdout
+        report = json.loads(kvshare(*verb, odd_names, "--json").stdout)
+        assert "self\ufffd" + ODD[5:].decode() in report.get("layers", report.get("outcomes"))[0]["node"]
+    done = kvshare("inspect", odd_names.parent / "no\nsuch\x1b[1m.onnx")
+    assert (done.returncode, done.stderr) == (BAD_INPUT, f"kvshare: '{odd_names.parent}/no\\nsuch\\x1b[1m.onnx': no such file\n")

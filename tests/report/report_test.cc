@@ -32,6 +32,16 @@ TEST(SpellOptions, LongValuesTakeNoStack) {
       "to" + value);
 }
 
+TEST(OneLine, ShowsWhatATerminalWouldNot) {
+  EXPECT_EQ(OneLine("a 'b' \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80 \\"),
+            "a 'b' \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80 \\");
+  EXPECT_EQ(OneLine(std::string_view("a\nb\tc\x1B[31m\x7F\0d", 13)), "a\\nb\\x09c\\x1b[31m\\x7f\\x00d");
+  EXPECT_EQ(OneLine("\xC2\x9B"), "\\xc2\\x9b") << "a control character of two bytes";
+  EXPECT_EQ(OneLine("\xFF \xC3"), "\\xff \\xc3") << "no UTF-8, and cut short";
+  EXPECT_EQ(OneLine("\xC0\xAF \xE0\x80\xAF"), "\\xc0\\xaf \\xe0\\x80\\xaf") << "longer than it need be";
+  EXPECT_EQ(OneLine("\xED\xA0\x80 \xF4\x90\x80\x80"), "\\xed\\xa0\\x80 \\xf4\\x90\\x80\\x80") << "no characters";
+}
+
 TEST(InspectionText, NamesTheProducerAndCountsForms) {
   Inspection found;
   found.producer = "mobius 0.1.0";
