@@ -42,7 +42,7 @@ struct RunOptions {
 struct RandomTokens {
   uint64_t seed = 1;
   int64_t prompt = 24;  // tokens, at least 1
-  int64_t steps = 8;    // decode steps of one token each
+  int64_t steps = 8;    // decode steps of one token each, at most 100,000
 };
 
 struct VerifyOptions {

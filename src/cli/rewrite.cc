@@ -87,17 +87,21 @@ void AddRewrite(CLI::App& app, int& exit_code) {
             "Rotary embedding of queries: fold it into the attention node, or keep its node (default: what --to can "
             "serve)");
   verb->add_option("--min-ort", options.min_ort, "With --to ort: oldest ONNX Runtime to serve (default 1.31)");
-  verb->add_option("--skip", options.skip, "A rule not to run, by the name in the report; may be repeated");
+  verb->add_option("--skip", options.skip, "A rule not to run, by the name in the report; may be repeated")
+      ->type_name("RULE")
+      ->allow_extra_args(false);  // one a flag, or it would swallow MODEL
   CLI::Option* dry_run = verb->add_flag("--dry-run", options.dry_run, "Report, write nothing");
   CLI::Option* windows = verb->add_flag(
       "--window-caches{64}", arguments->slack,
       "Caches of layers with a window hold the window's keys and SLACK more (--window-caches=SLACK, default 64)");
   CLI::Option* cache =
       AddChoice(*verb, "--kv-cache", arguments->cache, kCacheTypes, "What caches hold (default: what they hold now)");
-  verb->add_option("--calibrate", arguments->calibrate,
-                   "With --kv-cache: an .npz file with a prompt (input_ids). The model runs on it; the largest key and "
-                   "value of each channel make its scale")
-      ->needs(cache);
+  CLI::Option* calibrate =
+      verb->add_option(
+              "--calibrate", arguments->calibrate,
+              "With --kv-cache: an .npz file with a prompt (input_ids). The model runs on it; the largest key and "
+              "value of each channel make its scale")
+          ->needs(cache);
   verb->add_flag("--scale-per-tensor", arguments->scale_per_tensor,
                  "With --kv-cache: one scale for each cache, not one for each channel")
       ->needs(cache);
@@ -109,7 +113,7 @@ void AddRewrite(CLI::App& app, int& exit_code) {
       "--weights", options.weights_name,
       "Name of the written model's weights: of their file, or of a folder where there are several files (default: "
       "their names stay)");
-  AddRunFlags(*verb, arguments->run);
+  for (CLI::Option* flag : AddRunFlags(*verb, arguments->run)) flag->needs(calibrate);
   verb->add_flag("--link-weights", options.link_weights,
                  "In another folder: hard-link the weights, and do not copy them. An edit of one file is then an edit "
                  "of both");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -32,6 +33,17 @@ int64_t NumberOf(const std::string& text) {
   return error == std::errc() && end == text.data() + text.size() ? number : -1;
 }
 
+// A KEY=VALUE: its two parts, and what is wrong with it, or nothing.
+std::pair<std::string, std::string> SplitPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return {pair.substr(0, at), pair.substr(at + 1)};
+}
+
+std::string CheckPair(const std::string& pair) {
+  const size_t at = pair.find('=');
+  return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + pair + "'" : std::string();
+}
+
 std::string CheckExtent(const std::string& pair) {
   constexpr int64_t kLargest = int64_t{1} << 40;
   const int64_t number = CheckPair(pair).empty() ? NumberOf(SplitPair(pair).second) : -1;
@@ -45,47 +57,52 @@ Via ViaOf(const RunFlags& flags) {
 
 }  // namespace
 
-std::pair<std::string, std::string> SplitPair(const std::string& pair) {
-  const size_t at = pair.find('=');
-  return {pair.substr(0, at), pair.substr(at + 1)};
-}
-
-std::string CheckPair(const std::string& pair) {
-  const size_t at = pair.find('=');
-  return at == std::string::npos || at == 0 ? "needs KEY=VALUE, got '" + pair + "'" : std::string();
+CLI::Option* AddPairs(CLI::App& verb, const std::string& flag, Pairs& pairs, const std::string& type_name,
+                      const std::string& description) {
+  const auto take = [flag, &pairs](const std::vector<std::string>& given) {
+    for (const std::string& text : given) {
+      auto pair = SplitPair(text);
+      if (std::ranges::find(pairs, pair.first, &Pairs::value_type::first) != pairs.end())
+        throw CLI::ValidationError(flag, fmt::format("'{}' is given twice", pair.first));
+      pairs.push_back(std::move(pair));
+    }
+  };
+  return verb.add_option_function<std::vector<std::string>>(flag, take, description)
+      ->type_name(type_name)
+      ->allow_extra_args(false)  // one a flag, or it would swallow MODEL
+      ->check(CheckPair);
 }
 
 RunOptions RunFlags::Options() const {
   RunOptions options;
   options.via = ViaOf(*this);
   options.library = library.empty() ? DefaultLibrary() : library;
-  for (const std::string& entry : entries) options.entries.push_back(SplitPair(entry));
-  for (const std::string& extent : extents)
-    options.extents[SplitPair(extent).first] = NumberOf(SplitPair(extent).second);
+  options.entries = entries;
+  for (const auto& [name, extent] : extents) options.extents[name] = NumberOf(extent);
   return options;
 }
 
-void AddRunFlags(CLI::App& verb, RunFlags& flags) {
-  verb.add_option("--ort", flags.ort,
-                  "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)");
-  verb.add_option(
-      "--lib", flags.library,
-      "Library to register (default: libkvshare_ort.so beside this program); with it --via is ops unless it is given");
-  AddChoice(
-      verb, "--via", flags.via, kVias,
-      "How kvshare comes in: as an execution provider (ep, ONNX Runtime 1.24 or later), by its operators (ops), or "
-      "by its operators in place of ONNX Runtime's own (dropin). Default of doctor: what suits the model and this "
-      "ONNX Runtime. Default of verify: ops, where the model needs them");
-  verb.add_option("--entry", flags.entries, "Session entry, e.g. kvshare.drop_in=1; set before the registration")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false)  // one a flag, or it would swallow MODEL
-      ->check(CheckPair);
-  verb.add_option("--extent", flags.extents,
-                  "An extent that nothing else tells, by its name in the model's inputs (kv_cache_dim=64), or by input "
-                  "and axis (past_conv.0.1=64)")
-      ->type_name("NAME=N")
-      ->allow_extra_args(false)
-      ->check(CheckExtent);
+std::vector<CLI::Option*> AddRunFlags(CLI::App& verb, RunFlags& flags) {
+  return {
+      verb.add_option(
+          "--ort", flags.ort,
+          "ONNX Runtime: libonnxruntime.so or a wheel's folder (default: $KVSHARE_ORT, else .venv's wheel)"),
+      verb.add_option(
+          "--lib", flags.library,
+          "Library to register (default: libkvshare_ort.so beside this program); with it --via is ops unless "
+          "it is given"),
+      AddChoice(
+          verb, "--via", flags.via, kVias,
+          "How kvshare comes in: as an execution provider (ep, ONNX Runtime 1.24 or later), by its operators (ops), or "
+          "by its operators in place of ONNX Runtime's own (dropin). Default of doctor: what suits the model and this "
+          "ONNX Runtime. Default of verify: ops, where the model needs them"),
+      AddPairs(verb, "--entry", flags.entries, "KEY=VALUE",
+               "Session entry, e.g. kvshare.drop_in=1; set before the registration"),
+      AddPairs(
+          verb, "--extent", flags.extents, "NAME=N",
+          "An extent that nothing else tells, by its name in the model's inputs (kv_cache_dim=64), or by input and "
+          "axis (past_conv.0.1=64)")
+          ->check(CheckExtent)};
 }
 
 Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags) {
@@ -110,7 +127,7 @@ std::string Spelled(const std::string& text) {
 }
 
 ExitCode Report(const Status& failure) {
-  const std::string line = fmt::format("kvshare: {}\n", Spelled(failure.message()));
+  const std::string line = fmt::format("kvshare: {}\n", report::OneLine(Spelled(failure.message())));
   static_cast<void>(std::fputs(line.c_str(), stderr));  // it may be closed; the exit code tells the kind all the same
   if (failure.code() == StatusCode::kInvalidInput) return kBadInput;
   return failure.code() == StatusCode::kRefused ? kRefused : kFailed;

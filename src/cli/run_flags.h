@@ -12,24 +12,31 @@
 #include "kvshare/status.h"
 #include "kvshare/verify.h"
 
+namespace CLI {
+class Option;
+}
+
 namespace kvshare::cli {
+
+using Pairs = std::vector<std::pair<std::string, std::string>>;
 
 struct RunFlags {
   std::string ort;
   std::string library;
-  std::vector<std::string> entries;
-  std::vector<std::string> extents;
+  Pairs entries;
+  Pairs extents;
   std::optional<Via> via;
 
   // What the flags say, in the library's words.
   RunOptions Options() const;
 };
 
-// A KEY=VALUE flag: what is wrong with it, or nothing; and its two parts.
-std::string CheckPair(const std::string& pair);
-std::pair<std::string, std::string> SplitPair(const std::string& pair);
+// Adds a flag that may be repeated, each time with another key. `type_name`: "KEY=VALUE". `pairs` outlives the parse.
+CLI::Option* AddPairs(CLI::App& verb, const std::string& flag, Pairs& pairs, const std::string& type_name,
+                      const std::string& description);
 
-void AddRunFlags(CLI::App& verb, RunFlags& flags);
+// Returns the flags that it added.
+std::vector<CLI::Option*> AddRunFlags(CLI::App& verb, RunFlags& flags);
 
 // The ONNX Runtime that the flags name.
 Result<std::shared_ptr<const Runtime>> OpenRuntime(const RunFlags& flags);

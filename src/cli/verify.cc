@@ -32,6 +32,11 @@ ExitCode RunVerify(const VerifyFlags& flags) {
   return verification->equal ? kEqual : kDiffers;
 }
 
+// CLI11 would read -1 as the largest number.
+std::string CheckSeed(const std::string& seed) {
+  return seed.starts_with('-') ? "needs a number of at least 0, got '" + seed + "'" : std::string();
+}
+
 }  // namespace
 
 void AddVerify(CLI::App& app, int& exit_code) {
@@ -41,22 +46,26 @@ void AddVerify(CLI::App& app, int& exit_code) {
   verb->add_option("MODEL", flags->model, "ONNX model to judge")->required();
   CLI::Option_group* truth = verb->add_option_group("truth");
   truth->add_option("--golden", options.golden, "Folder with golden.npz: tokens and the logits they should give");
-  truth->add_option("--against", options.against, "Another model; both get the same random tokens");
+  CLI::Option* against =
+      truth->add_option("--against", options.against, "Another model; both get the same random tokens");
   truth->require_option(1);
   verb->add_option(
       "--tol", options.tolerance,
       "Largest difference that counts as equal (default: 1e-4; for a model in f16 or bf16, or whose caches "
       "hold codes, a share of the row's largest logit)");
   verb->add_option("--steps", options.tokens.steps, "With --against: decode steps")
-      ->check(CLI::NonNegativeNumber)
+      ->needs(against)
       ->capture_default_str();
   verb->add_option("--prompt", options.tokens.prompt, "With --against: prompt tokens")
-      ->check(CLI::PositiveNumber)
+      ->needs(against)
       ->capture_default_str();
   verb->add_flag("--hard", options.hard,
                  "With --against: also extreme tokens, a prompt of more than two windows, chunks around the window's "
                  "size, and two sequences of different lengths, as far as the inputs allow them");
-  verb->add_option("--seed", options.tokens.seed, "With --against: seed of the random tokens")->capture_default_str();
+  verb->add_option("--seed", options.tokens.seed, "With --against: seed of the random tokens")
+      ->needs(against)
+      ->check(CheckSeed)
+      ->capture_default_str();
   AddRunFlags(*verb, flags->run);
   verb->add_flag("--json", flags->json, "Print JSON");
   verb->callback([flags, &exit_code] { exit_code = RunVerify(*flags); });

@@ -26,7 +26,7 @@ Status Set(std::string_view option, std::string_view value,
     return {};
   }
   return Status::InvalidInput(
-      fmt::format("{}: option '{}' is '{}'; needs {}", kProviderName, option, value, NamesOf(values)));
+      fmt::format("{}: its option {} is '{}'; needs {}", kProviderName, option, value, NamesOf(values)));
 }
 
 }  // namespace
@@ -35,7 +35,7 @@ Status SetProviderOption(std::string_view name, std::string_view value, Provider
   if (name == "mode") return Set(name, value, kProviderModes, options.mode);
   if (name == "causal_alignment") return Set(name, value, kCausalAlignments, options.causal_alignment);
   return Status::InvalidInput(
-      fmt::format("{}: option '{}' is not known; have mode, causal_alignment", kProviderName, name));
+      fmt::format("{}: '{}' is none of its options; have mode, causal_alignment", kProviderName, name));
 }
 
 }  // namespace kvshare

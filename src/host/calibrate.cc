@@ -81,7 +81,9 @@ Result<Largest> Calibrate(const std::string& model_path, const std::string& inpu
                            Feeds::Create(runner->Describe(), host::KnownInputsOf(inspection, options.extents)));
   KVSHARE_ASSIGN_OR_RETURN(const Step step, PromptOf(std::move(arrays), feeds, inputs));
   constexpr uint64_t kSeed = 1;  // of what is made up
-  KVSHARE_ASSIGN_OR_RETURN(NamedTensors values, feeds.Make(step, kSeed));
+  auto made = feeds.Make(step, kSeed);
+  if (!made.ok()) return Status(made.status().code(), fmt::format("{}: {}", inputs, made.status().message()));
+  NamedTensors values = *std::move(made);
   KVSHARE_ASSIGN_OR_RETURN(NamedTensors states, feeds.FirstStates(step));
   values.merge(std::move(states));
   KVSHARE_ASSIGN_OR_RETURN(const NamedTensors outputs, runner->Run(values));

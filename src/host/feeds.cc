@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "core/half.h"
 #include "graph/cache_names.h"
@@ -120,15 +121,38 @@ void Count(const Feed& feed, const Step& step, Tensor& tensor) {
   tensor = Tensor::Integers(tensor.type, tensor.shape, values);
 }
 
+// What is wrong with the shape of `given`.
+Status CheckShape(const Feed& feed, const Step& step, const Tensor& given) {
+  const std::vector<int64_t> shape = feed.ShapeAt(step);
+  bool fits = given.shape.size() == shape.size();
+  std::vector<std::string> wanted;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    wanted.push_back(feed.axes[i].is_made_up ? "any" : fmt::format("{}", shape[i]));
+    fits = fits && (feed.axes[i].is_made_up || given.shape[i] == shape[i]);
+  }
+  if (fits) return {};
+  return Status::InvalidInput(fmt::format("input '{}' is given with shape {}; needs [{}]", feed.input.name,
+                                          ShapeText(given.shape), fmt::join(wanted, ", ")));
+}
+
 // `given` in the type that the model takes: ids are int32 or int64, floats f32, f16 or bf16.
-Tensor As(DType type, const Tensor& given) {
+Result<Tensor> As(const ValueInfo& input, const Tensor& given) {
+  const DType type = input.type;
   if (type == given.type) return given;
-  Tensor tensor = Tensor::Zeros(type, given.shape);
   if (IsInteger(type) || type == DType::kBool) {
+    if (IsFloat(given.type))
+      return Status::InvalidInput(
+          fmt::format("input '{}' is given as {}; needs {}", input.name, NameOf(given.type), NameOf(type)));
     std::vector<int64_t> values(static_cast<size_t>(given.Elements()));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<int64_t>(given.At(static_cast<int64_t>(i)));
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<int64_t>(given.At(static_cast<int64_t>(i)));
+      if (type == DType::kI32 && !std::in_range<int32_t>(values[i]))
+        return Status::InvalidInput(
+            fmt::format("input '{}' is given with {}; needs numbers of int32", input.name, values[i]));
+    }
     return Tensor::Integers(type, given.shape, values);
   }
+  Tensor tensor = Tensor::Zeros(type, given.shape);
   for (int64_t i = 0; i < given.Elements(); ++i) StoreElement(tensor.data.data(), type, i, given.At(i));
   return tensor;
 }
@@ -224,7 +248,7 @@ class Planner {
     const std::string label = LabelOf(input, i);
     if (invented_labels_.insert(label).second)
       invented_.push_back(fmt::format("extent '{}' (all tokens so far)", label));
-    return {Axis::Kind::kTotal, 0};
+    return {Axis::Kind::kTotal, 0, /*is_made_up=*/true};
   }
 
   // Axis i of a cache [B, heads, rows, head size] that the graph reads and no step continues.
@@ -352,7 +376,8 @@ Result<NamedTensors> Feeds::Make(const Step& step, uint64_t seed) const {
     const std::string& name = feed.input.name;
     if (feed.role == Role::kState) continue;
     if (const auto given = step.given.find(name); given != step.given.end()) {
-      made[name] = As(feed.input.type, given->second);
+      KVSHARE_RETURN_IF_ERROR(CheckShape(feed, step, given->second));
+      KVSHARE_ASSIGN_OR_RETURN(made[name], As(feed.input, given->second));
       continue;
     }
     KVSHARE_ASSIGN_OR_RETURN(Tensor tensor, ZerosOf(feed.input, feed.ShapeAt(step)));

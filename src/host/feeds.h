@@ -60,7 +60,8 @@ struct KnownInputs {
 // An extent of an input, for any step.
 struct Axis {
   enum class Kind { kGiven, kBatch, kTokens, kTotal, kPast } kind = Kind::kGiven;
-  int64_t extent = 0;  // of kGiven
+  int64_t extent = 0;       // of kGiven
+  bool is_made_up = false;  // nothing tells it: a value that is given may have another
   int64_t At(const Step& step) const;
 };
 
@@ -86,7 +87,8 @@ class Feeds {
   const std::vector<std::string>& invented() const { return invented_; }
 
   // The values of all inputs but the states. `seed` makes those that are made up. kRefused where one is larger than
-  // this machine's memory, or a given one has another shape than the step.
+  // this machine's memory; kInvalidInput where a given one has another shape than the step, or is of floats where the
+  // model takes integers.
   Result<NamedTensors> Make(const Step& step, uint64_t seed) const;
   // The states before the first step: zeros, of no row where they grow.
   Result<NamedTensors> FirstStates(const Step& step) const;

@@ -13,8 +13,6 @@ namespace kvshare::host {
 namespace {
 
 constexpr std::string_view kMagic = "\x93NUMPY";
-// No array of a golden file comes near; a larger size in a zip directory is a damaged or hostile file.
-constexpr uint64_t kMaxEntryBytes = uint64_t{1} << 31;
 
 struct ZipClose {
   void operator()(zip_t* archive) const { zip_discard(archive); }
@@ -76,13 +74,15 @@ uint32_t LittleEndian(std::span<const std::byte> bytes) {
   return value;
 }
 
-Result<std::vector<std::byte>> ReadEntry(zip_t* archive, zip_uint64_t index, const std::string& where) {
+// `most`: how many bytes it may have.
+Result<std::vector<std::byte>> ReadEntry(zip_t* archive, zip_uint64_t index, const std::string& where, uint64_t most) {
   zip_stat_t stat;
   if (zip_stat_index(archive, index, 0, &stat) != 0 || (stat.valid & ZIP_STAT_SIZE) == 0) {
     return Status::InvalidInput(fmt::format("{}: {}", where, zip_strerror(archive)));
   }
-  if (stat.size > kMaxEntryBytes) {
-    return Status::InvalidInput(fmt::format("{} claims {} bytes; the most is {}", where, stat.size, kMaxEntryBytes));
+  if (stat.size > most) {
+    return Status::InvalidInput(
+        fmt::format("{} claims {} bytes; the most beside the arrays before it is {}", where, stat.size, most));
   }
   const std::unique_ptr<zip_file_t, ZipClose> file(zip_fopen_index(archive, index, 0));
   if (file == nullptr) return Status::InvalidInput(fmt::format("{}: {}", where, zip_strerror(archive)));
@@ -145,7 +145,7 @@ Result<Tensor> ParseNpy(std::span<const std::byte> bytes, const std::string& whe
   return Tensor{*type, *shape, {data.begin(), data.end()}};
 }
 
-Result<NamedTensors> ReadNpz(const std::string& path) {
+Result<NamedTensors> ReadNpz(const std::string& path, uint64_t most) {
   int code = 0;
   // numpy gives stored entries ZIP64 local headers, so the central directory is what counts; libzip reads that one.
   const std::unique_ptr<zip_t, ZipClose> archive(zip_open(path.c_str(), ZIP_RDONLY, &code));
@@ -166,7 +166,9 @@ Result<NamedTensors> ReadNpz(const std::string& path) {
     const std::string where = fmt::format("'{}' in '{}'", name, path);
     if (!name.ends_with(".npy")) return Status::InvalidInput(fmt::format("{} is not a .npy array", where));
     name.resize(name.size() - 4);
-    KVSHARE_ASSIGN_OR_RETURN(const auto bytes, ReadEntry(archive.get(), index, where));
+    if (tensors.contains(name)) return Status::InvalidInput(fmt::format("{} is there twice", where));
+    KVSHARE_ASSIGN_OR_RETURN(const auto bytes, ReadEntry(archive.get(), index, where, most));
+    most -= bytes.size();
     KVSHARE_ASSIGN_OR_RETURN(tensors[name], ParseNpy(bytes, where));
   }
   return tensors;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 
@@ -116,13 +117,28 @@ Result<Verification> Compare(const std::string& model_path, const VerifyOptions&
   return found;
 }
 
-}  // namespace
-
-Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
+// What no model can make right.
+Status CheckOptions(const VerifyOptions& options) {
   if (options.golden.empty() == options.against.empty())
     return Status::InvalidInput("needs either option 'golden' or option 'against'");
   if (options.hard && options.against.empty())
     return Status::InvalidInput("option 'hard' is for two models; needs option 'against'");
+  if (options.tolerance && !(std::isfinite(*options.tolerance) && *options.tolerance >= 0))
+    return Status::InvalidInput(
+        fmt::format("option 'tolerance' = '{}': needs a finite number of at least 0", *options.tolerance));
+  if (options.tokens.prompt < 1)
+    return Status::InvalidInput(fmt::format("option 'prompt' = '{}': needs at least 1 token", options.tokens.prompt));
+  constexpr int64_t kMostSteps = 100'000;
+  if (options.tokens.steps < 0 || options.tokens.steps > kMostSteps)
+    return Status::InvalidInput(
+        fmt::format("option 'steps' = '{}': needs 0 to {} decode steps", options.tokens.steps, kMostSteps));
+  return {};
+}
+
+}  // namespace
+
+Result<Verification> Verify(const std::string& model_path, const VerifyOptions& options, const Runtime& runtime) {
+  KVSHARE_RETURN_IF_ERROR(CheckOptions(options));
   KVSHARE_ASSIGN_OR_RETURN(Verification verification, Compare(model_path, options, runtime));
   host::Judge(options.tolerance, verification);
   verification.runtime = runtime.version();

@@ -35,3 +35,40 @@ def test_a_report_names_flags_also_as_json(kvshare, case):
 def test_braces_in_a_models_path_stay(kvshare):
     done = kvshare("inspect", "{a}/{min_ort/{}/}.onnx")
     assert done.returncode == BAD_INPUT and "'{a}/{min_ort/{}/}.onnx': no such file" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("flag", [("--skip", "equal-caches"), ("--entry", "a.b=1"), ("--extent", "n=1")])
+def test_a_flag_that_may_be_repeated_leaves_the_model_behind_it(kvshare, case, flag):
+    verb = ["rewrite", "--to", "kvshare", "--dry-run"] if flag[0] == "--skip" else ["doctor"]
+    done = kvshare(*verb, *flag, "no such model")
+    assert (done.returncode, "'no such model': no such file" in done.stderr) == (BAD_INPUT, True), done.stderr
+
+
+@pytest.mark.parametrize("flag,pairs", [("--entry", ["a.b=1", "a.b=2"]), ("--extent", ["n=1", "n=2"])])
+def test_a_key_has_one_value(kvshare, case, flag, pairs):
+    done = kvshare("doctor", case.model("mixed_bias_asis"), flag, pairs[0], flag, pairs[1])
+    assert (done.returncode, f"{flag}: '{pairs[0][0:-2]}' is given twice" in done.stderr) == (BAD_INPUT, True), done.stderr
+
+
+@pytest.mark.parametrize("flags,needs", [
+    (["rewrite", "--to", "kvshare", "--dry-run", "--ort", "x"], "--ort requires --calibrate"),
+    (["rewrite", "--to", "kvshare", "--dry-run", "--entry", "a=1"], "--entry requires --calibrate"),
+    (["verify", "--golden", "x", "--steps", "3"], "--steps requires --against"),
+    (["verify", "--golden", "x", "--prompt", "3"], "--prompt requires --against"),
+    (["verify", "--golden", "x", "--seed", "3"], "--seed requires --against"),
+])
+def test_a_flag_without_an_effect_is_refused(kvshare, case, flags, needs):
+    done = kvshare(*flags, case.model("mixed_bias_asis"))
+    assert (done.returncode, needs in done.stderr) == (BAD_INPUT, True), done.stderr
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--tol", "nan"], ": needs a finite number of at least 0"), (["--tol", "-1"], ": needs a finite number of at least 0"),
+    (["--tol", "inf"], ": needs a finite number of at least 0"), (["--prompt", "0"], ": needs at least 1 token"),
+    (["--steps", "-1"], ": needs 0 to 100000 decode steps"), (["--steps", str(10**15)], ": needs 0 to 100000 decode steps"),
+    (["--seed", "-1"], "needs a number of at least 0, got '-1'"),
+])
+def test_numbers_that_mean_nothing_are_refused(kvshare, case, flags, message):
+    model = case.model("mixed_bias_asis")
+    done = kvshare("verify", model, "--against", model, *flags)
+    assert (done.returncode, message in done.stderr, flags[0] in done.stderr) == (BAD_INPUT, True, True), done.stderr

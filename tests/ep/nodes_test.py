@@ -43,9 +43,9 @@ def test_mode_off_claims_nothing():
 
 
 @pytest.mark.parametrize("options,text", [
-    ({"mode": "fast"}, "KvshareExecutionProvider: option 'mode' is 'fast'; needs"),
-    ({"causal_alignment": "left"}, "option 'causal_alignment' is 'left'; needs auto, spec or lower_right"),
-    ({"speed": "4"}, "option 'speed' is not known; have mode, causal_alignment"),
+    ({"mode": "fast"}, "KvshareExecutionProvider: its option mode is 'fast'; needs"),
+    ({"causal_alignment": "left"}, "its option causal_alignment is 'left'; needs auto, spec or lower_right"),
+    ({"speed": "4"}, "'speed' is none of its options; have mode, causal_alignment"),
 ])
 def test_a_wrong_option_is_an_error_that_names_the_right_ones(options, text):
     with pytest.raises(Exception, match="KvshareExecutionProvider") as caught:

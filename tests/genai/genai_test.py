@@ -171,7 +171,7 @@ def by_a_file_of_another_hand(genai, kvshare, path, mode):
 
 @pytest.mark.parametrize("ask", [by_a_file_of_another_hand, by_append])
 def test_a_wrong_option_names_the_right_ones(genai, kvshare, folder, ask):
-    with pytest.raises(RuntimeError, match="option 'mode' is 'x'; needs fuse, nodes or off"):
+    with pytest.raises(RuntimeError, match="its option mode is 'x'; needs fuse, nodes or off"):
         genai.Model(ask(genai, kvshare, folder("shared"), mode="x"))
 
 

@@ -153,12 +153,20 @@ def test_codes_are_no_calibration(kvshare, tmp_path):
     (["--to", "kvshare", "--kv-cache", "int4", "--calibrate", "other.npz"], 2,
      "other.npz: has no tokens; needs an array 'input_ids' or 'inputs_embeds', as the model has it"),
     (["--to", "kvshare", "--kv-cache", "int4", "--calibrate", "flat.npz"], 2, "flat.npz: 'input_ids' has shape [4]; needs [B, S, ...]"),
+    (["--to", "kvshare", "--kv-cache", "int4", "--calibrate", "deep.npz"], 2,
+     "deep.npz: input 'input_ids' is given with shape [1, 2, 4]; needs [1, 2]"),
+    (["--to", "kvshare", "--kv-cache", "int4", "--calibrate", "nan.npz"], 2, "nan.npz: input 'input_ids' is given as f32; needs int64"),
+    (["--to", "kvshare", "--kv-cache", "int4", "--calibrate", "mask.npz"], 2,
+     "mask.npz: input 'attention_mask' is given with shape [2, 4]; needs [1, 4]"),
     (["--to", "kvshare", "--calibrate", "other.npz"], 2, "--calibrate requires --kv-cache"),
 ])
 def test_what_cannot_be_served_is_refused(kvshare, tmp_path, monkeypatch, options, code, text):
     monkeypatch.chdir(tmp_path)
     np.savez("other.npz", lens=np.zeros(2, np.int64))
     np.savez("flat.npz", input_ids=np.zeros(4, np.int64))
+    np.savez("deep.npz", input_ids=np.zeros((1, 2, 4), np.int64))
+    np.savez("nan.npz", input_ids=np.full((1, 4), np.nan, np.float32))
+    np.savez("mask.npz", input_ids=np.zeros((1, 4), np.int64), attention_mask=np.ones((2, 4), np.int64))
     result = cases.run(kvshare, "rewrite", cases.DATA / "head_shared_gqa" / "model.onnx", "-o", "out.onnx", *options)
     assert (result.returncode, text in result.stderr) == (code, True), result.stderr
     assert not (tmp_path / "out.onnx").exists()

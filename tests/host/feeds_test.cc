@@ -49,6 +49,28 @@ TEST(Feeds, AMaskHasPastAndNewTokensInAnyTypeThatModelsTake) {
   }
 }
 
+TEST(Feeds, WhatIsGivenHasTheShapeAndTheKindOfTheInput) {
+  const auto feeds = Feeds::Create(
+      {{Value("input_ids", DType::kI32, {"B", "S"}), Value("inputs_embeds", DType::kF16, {"B", "S", "D"})}, {}}, {});
+  ASSERT_TRUE(feeds.ok()) << feeds.status().message();
+  const auto made = [&](const std::string& name, const Tensor& given) {
+    const auto values = feeds->Make({.batch = 1, .tokens = 2, .past = 0, .given = {{name, given}}}, 1);
+    return values.ok() ? NameOf(values->at(name).type) : values.status().message();
+  };
+  const auto ids = [](DType type, const std::vector<int64_t>& shape, const std::vector<int64_t>& values) {
+    return Tensor::Integers(type, shape, values);
+  };
+  EXPECT_EQ(made("input_ids", ids(DType::kI64, {1, 2}, {3, 4})), "int32");
+  EXPECT_EQ(made("input_ids", ids(DType::kI64, {1, 2}, {3, int64_t{1} << 31})),
+            "input 'input_ids' is given with 2147483648; needs numbers of int32");
+  EXPECT_EQ(made("input_ids", ids(DType::kF32, {1, 2}, {3, 4})), "input 'input_ids' is given as f32; needs int32");
+  EXPECT_EQ(made("input_ids", ids(DType::kI64, {2, 2}, {1, 2, 3, 4})),
+            "input 'input_ids' is given with shape [2, 2]; needs [1, 2]");
+  EXPECT_EQ(made("inputs_embeds", Tensor::Zeros(DType::kF32, {1, 2, 64})), "f16") << "nothing tells D";
+  EXPECT_EQ(made("inputs_embeds", Tensor::Zeros(DType::kF32, {1, 3, 64})),
+            "input 'inputs_embeds' is given with shape [1, 3, 64]; needs [1, 2, any]");
+}
+
 TEST(Feeds, AMaskOfFixedLengthHidesWhatIsNotThereYet) {
   const Tensor mask = Decoded({Value("attention_mask", DType::kI64, {"1", "7"})}).at("attention_mask");
   EXPECT_THAT(All(mask), ElementsAre(1, 1, 1, 1, 1, 0, 0));

@@ -123,10 +123,27 @@ std::string WithClaimedSize(std::string archive, uint32_t size) {
 TEST(Npz, ASizeThatIsALieIsAnError) {
   const std::string whole = FileContent(kGolden);
   const TemporaryFile huge(WithClaimedSize(whole, 0x80000001U));
-  EXPECT_THAT(ReadNpz(huge.path()).status().message(), HasSubstr("claims 2147483649 bytes; the most is 2147483648"));
+  EXPECT_THAT(ReadNpz(huge.path()).status().message(),
+              HasSubstr("claims 2147483649 bytes; the most beside the arrays before it is 2147483648"));
   const TemporaryFile longer(WithClaimedSize(whole, 1 << 20));
   EXPECT_THAT(ReadNpz(longer.path()).status().message(),
               HasSubstr(".npy' in '" + longer.path() + "' is truncated or damaged"));
+}
+
+TEST(Npz, ArraysHaveALimitTogether) {
+  constexpr uint64_t kMost = 10000;  // more than any of its small arrays, less than all of them
+  EXPECT_THAT(ReadNpz(kGolden, kMost).status().message(), HasSubstr("bytes; the most beside the arrays before it is "));
+}
+
+TEST(Npz, AnArrayThatIsThereTwiceIsAnError) {
+  std::string archive = FileContent(kGolden);
+  // In the central directory, which is what counts: two names of one length become one.
+  const size_t second = archive.find("decode_attention_mask_1.npy", archive.find("PK\1\2"));
+  ASSERT_NE(second, std::string::npos);
+  archive[second + std::string_view("decode_attention_mask_").size()] = '0';
+  const TemporaryFile twice(archive);
+  EXPECT_THAT(ReadNpz(twice.path()).status().message(),
+              HasSubstr("'decode_attention_mask_0.npy' in '" + twice.path() + "' is there twice"));
 }
 
 TEST(Npy, ReadsEveryType) {
