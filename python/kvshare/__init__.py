@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvshare._errors import InternalError, InvalidInputError, KvshareError, RefusedError
     from kvshare._libraries import get_ep_name, get_library_path, library_path
-    from kvshare._results import (AttentionLayer, CacheRounding, CodesCheck, CudaPlacement, Diagnosis, EqualCache, GenaiReport, Inspection, NodeCount,
-                                  RewriteReport, RuleOutcome, RuleSaving, StepDifference, Verification)
+    from kvshare._results import (AttentionLayer, CacheRounding, CodesCheck, CudaPlacement, Diagnosis, EqualCache, GenaiReport,
+                                  Inspection, NodeCount, RewriteReport, RuleOutcome, RuleSaving, StepDifference, Verification)
     from kvshare._registration import register
     from kvshare._session import InferenceSession, session_options
     from kvshare._tools import doctor, genai, inspect, rewrite, verify
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "_errors": ["InternalError", "InvalidInputError", "KvshareError", "RefusedError"],
     "_libraries": ["get_ep_name", "get_library_path", "library_path"],
-    "_results": ["AttentionLayer", "CacheRounding", "CodesCheck", "CudaPlacement", "Diagnosis", "EqualCache", "GenaiReport", "Inspection", "NodeCount",
-                 "RewriteReport", "RuleOutcome", "RuleSaving", "StepDifference", "Verification"],
+    "_results": ["AttentionLayer", "CacheRounding", "CodesCheck", "CudaPlacement", "Diagnosis", "EqualCache", "GenaiReport",
+                 "Inspection", "NodeCount", "RewriteReport", "RuleOutcome", "RuleSaving", "StepDifference", "Verification"],
     "_registration": ["register"],
     "_session": ["InferenceSession", "session_options"],
     "_tools": ["doctor", "genai", "inspect", "rewrite", "verify"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
-    "AttentionLayer", "CacheRounding", "CodesCheck", "CudaPlacement", "Diagnosis", "EqualCache", "GenaiReport", "InferenceSession", "Inspection",
-    "InternalError", "InvalidInputError", "KvshareError", "NodeCount", "RefusedError", "RewriteReport", "RuleOutcome", "RuleSaving",
-    "StepDifference", "Verification", "doctor", "genai", "get_ep_name", "get_library_path", "inspect", "library_path", "register",
+    "AttentionLayer", "CacheRounding", "CodesCheck", "CudaPlacement", "Diagnosis", "EqualCache", "GenaiReport",
+    "InferenceSession", "Inspection", "InternalError", "InvalidInputError", "KvshareError", "NodeCount", "RefusedError",
+    "RewriteReport", "RuleOutcome", "RuleSaving", "StepDifference", "Verification", "doctor",
+    "genai", "get_ep_name", "get_library_path", "inspect", "library_path", "register",
     "rewrite", "session_options", "verify",
 ]
 

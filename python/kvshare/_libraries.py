@@ -17,7 +17,8 @@ def library_path(kind: str = "ort") -> str:
     Raises RefusedError for "cuda", which no wheel has yet, and InvalidInputError for any other kind.
     """
     if kind == "cuda":
-        raise RefusedError("library 'cuda' is not in this package, only in the source (target kvshare_ort_cuda); have " + ", ".join(_FILES))
+        raise RefusedError("library 'cuda' is not in this package, only in the source (target kvshare_ort_cuda); have "
+                           + ", ".join(_FILES))
     if kind not in _FILES:
         raise InvalidInputError(f"library '{kind}' is not known; have {', '.join(_FILES)}")
     return os.path.join(_FOLDER, _FILES[kind])

@@ -48,11 +48,10 @@ std::string Spelled(const std::string& text) {
 }
 
 Answer Failure(const kvshare::Status& status) {
-  switch (status.code()) {
-    case kvshare::StatusCode::kInvalidInput: return {"invalid", Spelled(status.message())};
-    case kvshare::StatusCode::kRefused: return {"refused", Spelled(status.message())};
-    default: return {"internal", Spelled(status.message())};
-  }
+  const char* const code = status.code() == kvshare::StatusCode::kInvalidInput ? "invalid"
+                           : status.code() == kvshare::StatusCode::kRefused    ? "refused"
+                                                                               : "internal";
+  return {code, kvshare::report::OneLine(Spelled(status.message()))};
 }
 
 template <typename T>
@@ -171,12 +170,13 @@ int CodeOf(kvshare::DType type) {
 using PyValueInfo = std::tuple<std::string, int, std::vector<int64_t>, std::vector<std::string>>;
 using PyTensor = std::tuple<int, std::vector<int64_t>, nb::bytes>;
 
-// What a Python call throws, as the library's failure.
+// What a Python call throws, as the library's failure. What is no Exception, such as KeyboardInterrupt, ends the call.
 template <typename F>
 auto Caught(F call) -> decltype(call()) {
   try {
     return call();
   } catch (const nb::python_error& error) {
+    if (!error.matches(PyExc_Exception)) throw;
     const std::string text = nb::str(error.value()).c_str();
     return kvshare::Status::Refused(text.substr(0, text.find('\n')));
   } catch (const nb::cast_error&) {

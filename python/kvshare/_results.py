@@ -87,7 +87,8 @@ class Inspection:
         layers = [make(AttentionLayer, layer) for layer in fields["layers"]]
         equal = [make(EqualCache, cache) for cache in fields["equal_caches"]]
         cuda = fields.get("cuda")
-        return make(Inspection, {**fields, "layers": layers, "equal_caches": equal, "cuda": make(CudaPlacement, cuda) if cuda else None})
+        placement = make(CudaPlacement, cuda) if cuda else None
+        return make(Inspection, {**fields, "layers": layers, "equal_caches": equal, "cuda": placement})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,8 @@ class CodesCheck:
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> CodesCheck:
-        caches = [CacheRounding(cache["present"], number(cache["share"]), cache["far"], cache["alike"]) for cache in fields["caches"]]
+        caches = [CacheRounding(cache["present"], number(cache["share"]), cache["far"], cache["alike"])
+                  for cache in fields["caches"]]
         unrounded = StepDifference.from_json({"step": "", **fields["unrounded"]})
         return make(CodesCheck, {**fields, "difference": number(fields["difference"]), "unrounded": unrounded, "caches": caches})
 

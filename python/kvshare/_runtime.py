@@ -8,6 +8,7 @@ import ctypes
 import math
 from typing import Any, Sequence
 
+import onnxruntime  # before numpy, which comes with it: a user who lacks both reads this name
 import numpy as np
 
 from kvshare._errors import RefusedError
@@ -50,7 +51,7 @@ class Session:
         return {name: self._from_value(value) for name, value in zip(self._outputs, results, strict=True)}
 
     def _to_value(self, code: int, shape: Sequence[int], data: bytes) -> Any:
-        array = np.frombuffer(data, _TYPES[code][2]).reshape(shape)
+        array: Any = np.frombuffer(data, _TYPES[code][2]).reshape(shape)
         if code in (16, 17):
             return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, code)
         return self._ort.OrtValue.ortvalue_from_numpy(array)
@@ -66,20 +67,15 @@ class Session:
 class Runtime:
     """The caller's onnxruntime."""
 
-    def __init__(self) -> None:
-        import onnxruntime
-
-        self._ort = onnxruntime
-
     def version(self) -> str:
-        return str(self._ort.__version__)
+        return str(onnxruntime.__version__)
 
     def where(self) -> str:
-        return str(self._ort.__file__)
+        return str(onnxruntime.__file__)
 
     def load(self, path: str, entries: Sequence[tuple[str, str]], library: str, provider: str, model: bytes) -> Session:
         """`model`: in place of the file; empty: the file."""
-        options = self._ort.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         for key, value in entries:  # before the registration, which reads them
             options.add_session_config_entry(key, value)
@@ -87,10 +83,10 @@ class Runtime:
             options.register_custom_ops_library(library)
         if provider:
             register()
-            options.add_provider_for_devices(devices(self._ort), {})
+            options.add_provider_for_devices(devices(onnxruntime), {})
         try:
-            session = self._ort.InferenceSession(model or path, options,
-                                                 providers=None if provider else ["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model or path, options,
+                                                   providers=None if provider else ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common class for its failures
             raise RefusedError(str(error)) from error
-        return Session(session, self._ort)
+        return Session(session, onnxruntime)

@@ -3,23 +3,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import pathlib
 import tempfile
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Sequence, TypeAlias, Union
 
 from kvshare import _errors, _native
 from kvshare._errors import InvalidInputError
 from kvshare._libraries import library_path
 from kvshare._results import Diagnosis, GenaiReport, Inspection, RewriteReport, Verification
-from kvshare._runtime import Runtime
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
-Model = "str | os.PathLike[str] | onnx.ModelProto"
+Model: TypeAlias = Union[str, "os.PathLike[str]", "onnx.ModelProto"]
 
 
 def _checked(answer: tuple[str, str]) -> str:
@@ -30,23 +29,66 @@ def _checked(answer: tuple[str, str]) -> str:
     return text
 
 
+# The types of options that are passed on as they are.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("cuda", "to", "own", "rope", "min_ort", "weights", "via"), (str,)),
+    **dict.fromkeys(("scale_per_tensor", "fast_prefill", "prune_inputs", "link_weights", "dry_run", "progress"), (bool,)),
+    **dict.fromkeys(("undo", "hard"), (bool,)),
+    "kv_cache": (str, type(None)), "tolerance": (float, int, type(None))}
+
+
 def _call(function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
-    return json.loads(_checked(function(*arguments, **options)))
+    for name, value in options.items():
+        kinds = _KINDS.get(name, (object,))
+        if not isinstance(value, kinds):
+            raise InvalidInputError(f"option '{name}' = {value!r}: needs {' or '.join(kind.__name__ for kind in kinds)}")
+    fields: dict[str, Any] = json.loads(_checked(function(*arguments, **options)))
+    return fields
+
+
+def _path(name: str, value: Any) -> str:
+    """A path as the library takes it."""
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
+    if not isinstance(path, str):
+        raise InvalidInputError(f"{name} is a {type(path).__name__}; needs a path")
+    if "\0" in path or any("\ud800" <= letter <= "\udfff" for letter in path):
+        raise InvalidInputError(f"{name} = {path!r} is no text in UTF-8; needs a path that is, without zeros")
+    return path
+
+
+def _count(name: str, value: Any, lowest: int = -2**63, highest: int = 2**63 - 1) -> int:
+    """A number as the library takes it, which judges what it means."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not lowest <= operator.index(value) <= highest:
+        raise InvalidInputError(f"option '{name}' = {value!r}: needs an integer from {lowest} to {highest}")
+    return operator.index(value)
+
+
+def texts(name: str, values: Mapping[str, str] | None) -> dict[str, str]:
+    """Texts by name."""
+    for key, value in (values or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidInputError(f"option '{name}' has {value!r} for {key!r}; needs text for text")
+    return dict(values or {})
 
 
 @contextlib.contextmanager
 def as_file(model: Any) -> Iterator[str]:
     """The path of a model; a ModelProto becomes a file for the time of the call."""
     if isinstance(model, (str, os.PathLike)):
-        yield os.fspath(model)
+        yield _path("model", model)
         return
     if not hasattr(model, "SerializeToString"):
         raise InvalidInputError(f"model is a {type(model).__name__}; needs a path or an onnx.ModelProto")
     if any(tensor.data_location == 1 for tensor in model.graph.initializer):
-        raise InvalidInputError("model has weights in files beside it; needs the model's path, or onnx.load_external_data_for_model")
+        raise InvalidInputError("model has weights in files beside it; needs the model's path, or "
+                                "onnx.load_external_data_for_model")
+    try:
+        data = model.SerializeToString()
+    except Exception as error:  # protobuf's class for it changes
+        raise InvalidInputError(f"model does not become bytes ({error}); needs the model's path") from error
     with tempfile.TemporaryDirectory(prefix="kvshare") as folder:
         path = pathlib.Path(folder) / "model.onnx"
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(data)
         yield str(path)
 
 
@@ -117,13 +159,16 @@ def rewrite(
         raise InvalidInputError("rewrite of a path has no output; needs output, or dry_run=True")
     if kv_cache is None and (calibrate is not None or scale_per_tensor):
         raise InvalidInputError("rewrite has calibrate or scale_per_tensor without kv_cache; needs kv_cache")
-    options = {"to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip),
-               "window_caches": window_caches, "kv_cache": kv_cache, "scale_per_tensor": scale_per_tensor,
-               "fast_prefill": fast_prefill, "prune_inputs": prune_inputs, "weights": weights, "link_weights": link_weights,
-               "dry_run": dry_run, "progress": progress}
+    if isinstance(skip, str) or not all(isinstance(name, str) for name in skip):
+        raise InvalidInputError(f"option 'skip' = {skip!r}: needs a list of names")
+    options: dict[str, Any] = {
+        "to": to, "own": own, "rope": rope or "", "min_ort": min_ort, "skip": list(skip),
+        "window_caches": None if window_caches is None else _count("window_caches", window_caches), "kv_cache": kv_cache,
+        "scale_per_tensor": scale_per_tensor, "fast_prefill": fast_prefill, "prune_inputs": prune_inputs, "weights": weights,
+        "link_weights": link_weights, "dry_run": dry_run, "progress": progress}
     with as_file(model) as path, tempfile.TemporaryDirectory(prefix="kvshare") as folder:
         options["largest"] = {} if calibrate is None else _largest_of_channels(path, calibrate, folder)
-        target = os.fspath(output) if output is not None else os.path.join(folder, "rewritten.onnx")
+        target = _path("output", output) if output is not None else os.path.join(folder, "rewritten.onnx")
         fields = _call(_native.rewrite, path, target, **options)
         if is_path or dry_run:
             return RewriteReport.from_json(fields)
@@ -134,9 +179,15 @@ def rewrite(
 
 def _largest_of_channels(model: str, prompt: Any, folder: str) -> dict[str, list[float]]:
     """The largest magnitude of each channel of each present, from one run on a prompt."""
+    from kvshare._runtime import Runtime
+
     if isinstance(prompt, (str, os.PathLike)):
-        inputs = os.fspath(prompt)
+        inputs = _path("calibrate", prompt)
+    elif not isinstance(prompt, Mapping):
+        raise InvalidInputError(f"calibrate is a {type(prompt).__name__}; needs arrays by the names of inputs, or a path")
     else:
+        import numpy as np
+
         inputs = os.path.join(folder, "prompt.npz")
         np.savez(inputs, **prompt)
     answer, largest = _native.calibrate(model, Runtime(), inputs=inputs, library=library_path())
@@ -173,13 +224,13 @@ def genai(
     if undo and (output is not None or options):
         raise InvalidInputError("genai has undo beside output or options; needs undo alone")
     return GenaiReport.from_json(_call(
-        _native.genai, os.fspath(folder), output="" if output is None else os.fspath(output), options=dict(options or {}),
-        undo=undo, library=library_path(), progress=progress))
+        _native.genai, _path("folder", folder), output="" if output is None else _path("output", output),
+        options=texts("options", options), undo=undo, library=library_path(), progress=progress))
 
 
 def drop_in_for(model: str | os.PathLike[str]) -> str:
-    """The value of the session entry kvshare.drop_in that suits a model: "1" or "attention"; "": none of its ops is to be replaced."""
-    return _checked(_native.drop_in_for(os.fspath(model)))
+    """The value of the session entry kvshare.drop_in that suits a model: "1" or "attention"; "": no op is to be replaced."""
+    return _checked(_native.drop_in_for(_path("model", model)))
 
 
 def verify(
@@ -217,12 +268,15 @@ def verify(
     """
     if (golden is None) == (against is None):
         raise InvalidInputError("verify needs one of golden and against")
+    from kvshare._runtime import Runtime
+
     with as_file(model) as path, contextlib.ExitStack() as stack:
         other = "" if against is None else stack.enter_context(as_file(against))
         return Verification.from_json(_call(
-            _native.verify, path, Runtime(), golden="" if golden is None else os.fspath(golden), against=other,
-            tolerance=tolerance, seed=seed, prompt=prompt, steps=steps, hard=hard, via=via, library=library_path(),
-            entries=list((entries or {}).items()), extents=dict(extents or {}), progress=progress))
+            _native.verify, path, Runtime(), golden="" if golden is None else _path("golden", golden), against=other,
+            tolerance=tolerance, seed=_count("seed", seed, 0, 2**64 - 1), prompt=_count("prompt", prompt),
+            steps=_count("steps", steps), hard=hard, via=via, library=library_path(), progress=progress,
+            **_session_words(entries, extents)))
 
 
 def doctor(
@@ -238,6 +292,14 @@ def doctor(
         the operators of a rewritten model, or those that replace ONNX Runtime's.
     entries, extents: as verify has them. Raises as verify does.
     """
+    from kvshare._runtime import Runtime
+
     with as_file(model) as path:
         return Diagnosis.from_json(_call(_native.diagnose, path, Runtime(), via=via, library=library_path(),
-                                         entries=list((entries or {}).items()), extents=dict(extents or {})))
+                                         **_session_words(entries, extents)))
+
+
+def _session_words(entries: Mapping[str, str] | None, extents: Mapping[str, int] | None) -> dict[str, Any]:
+    """What verify and doctor say of a session and its inputs."""
+    return {"entries": list(texts("entries", entries).items()),
+            "extents": {name: _count("extents", extent, 0, 2**40) for name, extent in (extents or {}).items()}}

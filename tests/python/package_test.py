@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -195,6 +196,83 @@ def test_failures_are_exceptions_with_one_line(tmp_path):
         kvshare.inspect(3)
 
 
+WRONG = {
+    "bytes": ({"model": b"x"}, "model is a bytes; needs a path"),
+    "zero": ({"model": "a\0b"}, "is no text in UTF-8; needs a path that is, without zeros"),
+    "surrogate": ({"model": "a\udcff"}, "is no text in UTF-8; needs a path that is"),
+    "output": ({"output": b"x"}, "output is a bytes; needs a path"),
+    "text": ({"to": None}, "option 'to' = None: needs str"),
+    "switch": ({"fast_prefill": 1}, "option 'fast_prefill' = 1: needs bool"),
+    "number": ({"window_caches": 2**70}, "option 'window_caches' = 1180591620717411303424: needs an integer from "),
+    "one name": ({"skip": "equal-caches"}, "option 'skip' = 'equal-caches': needs a list of names"),
+    "prompt": ({"kv_cache": "int8", "calibrate": [1]}, "calibrate is a list; needs arrays by the names of inputs, or a path"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_has_the_wrong_type_is_named(name):
+    given, message = WRONG[name]
+    with pytest.raises(kvshare.InvalidInputError, match=re.escape(message)):
+        kvshare.rewrite(**{"model": DATA / "mixed_bias_asis" / "model.onnx", "dry_run": True, **given})
+
+
+def test_a_model_that_does_not_become_bytes_is_refused():
+    class TooLarge:
+        graph = onnx.GraphProto()
+
+        def SerializeToString(self):
+            raise ValueError("exceeds 2 GiB")
+
+    with pytest.raises(kvshare.InvalidInputError, match="does not become bytes .exceeds 2 GiB.; needs the model's path"):
+        kvshare.inspect(TooLarge())
+
+
+@with_ep  # for older hosts the case is of a later ONNX
+@pytest.mark.parametrize("given, message", [
+    ({"tolerance": float("nan")}, "option 'tolerance' = 'nan': needs a finite number"), ({"seed": -1}, "option 'seed' = -1: needs an integer from 0"),
+    ({"tolerance": "x"}, "option 'tolerance' = 'x': needs float"), ({"prompt": 0}, "option 'prompt' = '0': needs at least 1 token"),
+    ({"steps": 10**7}, "option 'steps' = '10000000': needs 0 to 100000 decode steps"),
+    ({"entries": {"kvshare.drop_in": 1}}, "option 'entries' has 1 for 'kvshare.drop_in'; needs text for text"),
+    ({"extents": {"x": -1}}, "option 'extents' = -1: needs an integer from 0"),
+])
+def test_verify_names_what_no_model_makes_right(given, message):
+    case = DATA / "mixed_bias_asis" / "model.onnx"
+    with pytest.raises(kvshare.InvalidInputError, match=re.escape(message)):
+        kvshare.verify(case, against=case, **given)
+
+
+@with_ep
+def test_an_interrupt_ends_a_verify():
+    program = ("import kvshare, os, signal, threading\n"
+               "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+               f"case = {str(DATA / 'mixed_bias_asis' / 'model.onnx')!r}\n"
+               "kvshare.verify(case, against=case, steps=20000)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt", done.stderr
+
+
+def test_a_models_names_are_whatever_they_are(tmp_path):
+    """Neither UTF-8 nor free of line breaks; in a message they are written out."""
+    model = onnx.load(borrower(tmp_path / "m.onnx"))
+    model.graph.node[1].name = "s" * 8
+    data = model.SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(data.replace(b"s" * 8, b"sh\xff\n\x1bed"[:8].ljust(8, b".")))
+    assert kvshare.inspect(tmp_path / "m.onnx").layers[1].node == "sh\ufffd\n\x1bed."
+    with pytest.raises(kvshare.InvalidInputError, match=r"no\\nsuch") as failure:
+        kvshare.inspect(tmp_path / "no\nsuch")
+    assert "\n" not in str(failure.value)
+
+
+def test_without_onnxruntime_and_numpy_files_are_examined(tmp_path):
+    """A wheel brings neither."""
+    path = borrower(tmp_path / "m.onnx")
+    program = ("import sys\nsys.modules.update(onnxruntime=None, numpy=None)\nimport kvshare\n"
+               f"assert len(kvshare.inspect({str(path)!r}).layers) == 2 and kvshare.rewrite({str(path)!r}, dry_run=True).changed\n"
+               f"kvshare.doctor({str(path)!r})")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of onnxruntime"), done.stderr
+
+
 def test_failures_name_options_as_the_package_does(tmp_path):
     case = DATA / "mixed_bias_asis" / "model.onnx"
     with pytest.raises(kvshare.RefusedError, match="option 'to' = 'ort' option 'min_ort' = '1.26'"):
@@ -230,7 +308,7 @@ def test_genai_edits_a_folder_and_puts_it_back(tmp_path):
         kvshare.genai(tmp_path, undo=True)
     with pytest.raises(kvshare.InvalidInputError, match="needs undo alone"):
         kvshare.genai(tmp_path, undo=True, options={"mode": "off"})
-    for options, needs in ({"mode": "fast"}, "option 'mode' is 'fast'; needs fuse, nodes or off"), ({"speed": "4"}, "have mode, causal_alignment"):
+    for options, needs in ({"mode": "fast"}, "its option mode is 'fast'; needs fuse, nodes or off"), ({"speed": "4"}, "have mode, causal_alignment"):
         with pytest.raises(kvshare.InvalidInputError, match=needs):
             kvshare.genai(tmp_path, options=options)
     assert os.listdir(tmp_path) == ["genai_config.json"]
@@ -400,3 +478,37 @@ def test_what_onnxruntime_refuses_is_one_line(tmp_path):
     with pytest.raises(kvshare.KvshareError) as failure:
         kvshare.doctor(borrower(tmp_path / "m.onnx", "nobody"))
     assert "\n" not in str(failure.value)
+
+
+def test_session_options_are_given_again(tmp_path):
+    first, path = borrower(tmp_path / "m.onnx"), tmp_path / "r.onnx"
+    kvshare.rewrite(first, path)
+    options = kvshare.session_options(first)
+    assert kvshare.session_options(first, options) is options
+    for _ in range(2):
+        check(onnxruntime.InferenceSession(str(first), kvshare.session_options(first, options)))
+    with pytest.raises(kvshare.InvalidInputError, match="sess_options have kvshare's operators with .*'1'.* already, and .* needs new SessionOptions"):
+        kvshare.session_options(path, options)
+    with pytest.raises(kvshare.InvalidInputError, match="option 'causal_alignment' = None: needs str"):
+        kvshare.session_options(first, causal_alignment=None)
+
+
+@with_ep
+def test_options_with_another_provider_are_told_to_have_none_of_kvshare(tmp_path):
+    path = borrower(tmp_path / "m.onnx")
+    kvshare.register()
+    options = onnxruntime.SessionOptions()
+    options.add_provider_for_devices([d for d in onnxruntime.get_ep_devices() if d.ep_name == "CPUExecutionProvider"][:1], {})
+    with pytest.warns(UserWarning, match="kvshare stands aside: sess_options have providers already"):
+        check(kvshare.InferenceSession(path, options))
+
+
+@with_ep
+@pytest.mark.parametrize("given, message", [
+    ({"providers": ["CPUExecutionProvider"], "provider_options": []}, "provider_options has 0 entries; needs 1"),
+    ({"providers": [("a",)]}, "providers has ('a',); needs a name, or a name and its options"),
+    ({"kvshare_options": {"mode": 1}}, "option 'kvshare_options' has 1 for 'mode'; needs text for text"),
+])
+def test_providers_are_names_and_options(tmp_path, given, message):
+    with pytest.raises(kvshare.InvalidInputError, match=re.escape(message)):
+        kvshare.InferenceSession(borrower(tmp_path / "m.onnx"), **given)
