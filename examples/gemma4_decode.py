@@ -21,5 +21,7 @@ def load(model, library):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     # Each step feeds the tokens and the past keys and values; its present ones are the next step's past.
     print(*greedy(Decoder(load(*sys.argv[1:3])), prompt=[2, 7, 1, 8, 2, 8], new_tokens=8))

@@ -26,6 +26,8 @@ def load(model, library):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     session = load(*sys.argv[1:3])
     nodes = [node for part in session.get_provider_graph_assignment_info() if part.ep_name == NAME for node in part.get_nodes()]
     print(sum(node.op_type in ("Attention", "GroupQueryAttention") for node in nodes), "attention layers in kvshare")
