@@ -47,6 +47,7 @@ constexpr std::array kRows = {
     Row{"RotaryEmbedding", "num_heads", 0},
     Row{"RotaryEmbedding", "rotary_embedding_dim", 0},
     Row{"Shape", "start", 0},
+    Row{"Split", "axis", 0},
     Row{"TensorScatter", "axis", -2},
 };
 

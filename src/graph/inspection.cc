@@ -192,6 +192,13 @@ int64_t CountNodes(const Graph& graph) {
   return count;
 }
 
+// ai.onnx has Attention from opset 23 on.
+bool ImportsAttention(const Graph& graph) {
+  return std::ranges::any_of(graph.model().opset_import(), [](const auto& import) {
+    return CanonicalDomain(import.domain()).empty() && import.version() >= 23;
+  });
+}
+
 }  // namespace
 
 Inspection Describe(const Graph& graph) {
@@ -223,9 +230,12 @@ Inspection Describe(const Graph& graph) {
   inspection.unfused_layers = CountUnfusedAttention(graph);
   if (inspection.unfused_layers > 0)
     inspection.warnings.push_back(fmt::format(
-        "{} layers compute attention by MatMul and Softmax, which kvshare does not serve; export with opset "
-        "23 or later, which has Attention",
-        inspection.unfused_layers));
+        "{} layers compute attention by MatMul and Softmax, which kvshare does not serve; {}",
+        inspection.unfused_layers,
+        ImportsAttention(graph)
+            ? "PyTorch writes Attention where the model calls scaled_dot_product_attention (in transformers by "
+              "attn_implementation='sdpa')"
+            : "export with opset 23 or later, which has Attention"));
   return inspection;
 }
 

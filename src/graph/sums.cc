@@ -46,11 +46,11 @@ std::optional<Sum> ParseSymbol(const std::string& scope, std::string_view text) 
   return sum;
 }
 
-// An axis of Concat, counted from the front.
-std::optional<int64_t> JoinedAxis(const Graph& graph, const Node& concat) {
-  int64_t axis = IntAttribute(concat, "axis");
+// The axis of Concat or Split, counted from the front; `beside` has its rank as its output has.
+std::optional<int64_t> AxisOf(const Graph& graph, const Node& node, std::initializer_list<std::string> beside) {
+  const int64_t axis = IntAttribute(node, "axis");
   if (axis >= 0) return axis;
-  for (const auto& value : {concat.output(0), Input(concat, 0), Input(concat, 1)})
+  for (const auto& value : beside)
     if (const auto shape = graph.Shape(value)) return axis + static_cast<int64_t>(shape->size());
   return std::nullopt;
 }
@@ -62,6 +62,10 @@ std::optional<int64_t> AxisBefore(const Graph& graph, const Node& node, int64_t 
   if (graph.IsOnnx(&node, "Transpose")) {
     const auto perm = IntsAttribute(node, "perm");
     return perm && at < perm->size() && (*perm)[at] >= 0 ? std::optional((*perm)[at]) : std::nullopt;
+  }
+  if (graph.IsOnnx(&node, "Split")) {
+    const auto split = AxisOf(graph, node, {node.output(0), Input(node, 0)});
+    return split && *split != axis ? std::optional(axis) : std::nullopt;
   }
   if (!graph.IsOnnx(&node, "Reshape") || Differs(node, "allowzero")) return std::nullopt;
   const auto shape = graph.Ints(graph.Origin(Input(node, 1)));
@@ -80,7 +84,8 @@ class Reader {
     const Node* node = graph_.Producer(value);
     if (node == nullptr || depth >= kDeepest) return Named(value, axis);
     if (graph_.IsOnnx(node, "Concat") && ++read_ <= kMostNodes)
-      if (const auto joined = JoinedAxis(graph_, *node)) return OfConcat(*node, *joined, axis, depth);
+      if (const auto joined = AxisOf(graph_, *node, {node->output(0), Input(*node, 0), Input(*node, 1)}))
+        return OfConcat(*node, *joined, axis, depth);
     if (const auto from = AxisBefore(graph_, *node, axis); from && graph_.ExtentName(value, axis).empty())
       return Extent(Input(*node, 0), *from, depth + 1);
     return Named(value, axis);

@@ -47,6 +47,7 @@ INSTANTIATE_TEST_SUITE_P(
         SameColumns{"TurnedWindow", "near", "near = Less(begin, kv)", 4},
         SameColumns{"WindowWithItsFirst", "near", "near = GreaterOrEqual(kv, begin)", 5},
         SameColumns{"NoWindow", "near", "near = Identity(true)", -1},
+        SameColumns{"QueriesFromTheFirstColumnOn", "near", "near = GreaterOrEqual(q, nought)", -1},
         SameColumns{"LengthsAddedTheOtherWay", "T", "T = Add(S, P)", 4},
         SameColumns{"PaddingOfRowsReshaped", "flags",
                     "rest = Concat(B1, last) {axis=0}\nsame = Reshape(attention_mask, rest) {allowzero=1}\n"
@@ -98,6 +99,12 @@ INSTANTIATE_TEST_SUITE_P(
                  "mask: Greater 'near' has its first query at column -4, its keys up to past + seq and seq queries"},
         NearMiss{"ComparedWithAnotherAxis", "q", "q = Unsqueeze(at3, two)",
                  "mask: Greater 'near' does not compare columns of keys [1,1,1,T] with columns of queries [1,1,S,1]"},
+        NearMiss{"WindowOfBothDirections", "near",
+                 "apart = Sub(q, kv)\nfar = Abs(apart)\nnear = LessOrEqual(far, window)",
+                 "mask: LessOrEqual 'near' bounds the distance between query and key in both directions"},
+        NearMiss{
+            "QueriesFromTheSecondColumnOn", "near", "near = GreaterOrEqual(q, once)",
+            "mask: GreaterOrEqual 'near' does not compare columns of keys [1,1,1,T] with columns of queries [1,1,S,1]"},
         NearMiss{"EmptyWindow", "window", "const window i64[] = 0",
                  "mask: Greater 'near' has a window of 0; needs at least 1"},
         NearMiss{"NothingCausal", "causal", "causal = Identity(true)",

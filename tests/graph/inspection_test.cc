@@ -32,6 +32,18 @@ TEST(Inspection, AttentionOfSingleOperatorsIsCountedAndTold) {
   EXPECT_EQ(found.unfused_layers, 1);
   EXPECT_THAT(found.layers, IsEmpty());
   EXPECT_THAT(found.warnings,
+              ElementsAre("1 layers compute attention by MatMul and Softmax, which kvshare does not serve; PyTorch "
+                          "writes Attention where the model calls scaled_dot_product_attention (in transformers by "
+                          "attn_implementation='sdpa')"));
+}
+
+TEST(Inspection, AnOldOpsetIsToldThatItLacksAttention) {
+  onnx::ModelProto model =
+      *ParseTextGraph(std::string(kUnfused) + "s = MatMul(q, kt)\np = Softmax(s)\ny = MatMul(p, v)\n");
+  for (auto& import : *model.mutable_opset_import())
+    if (import.domain().empty()) import.set_version(22);
+  const Inspection found = Describe(*Graph::Make(std::move(model), ""));
+  EXPECT_THAT(found.warnings,
               ElementsAre("1 layers compute attention by MatMul and Softmax, which kvshare does not serve; export with "
                           "opset 23 or later, which has Attention"));
 }

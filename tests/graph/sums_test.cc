@@ -57,5 +57,13 @@ TEST(Sums, AnExtentWithoutANameIsItself) {
   EXPECT_NE(SumOfExtent(graph, "y", 1), SumOfExtent(graph, "y", 0));
 }
 
+TEST(Sums, PartsOfASplitHaveTheExtentsThatItLeaves) {
+  const Graph graph = GraphOf(
+      "input qkv f32[batch,seq,24]\noutput v f32[batch,seq,8]\nconst sizes i64[2] = 16 8\n"
+      "q, k = Split(qkv, sizes) {axis=2}\nu, v = Split(qkv, sizes) {axis=-1}\n");
+  for (const char* part : {"q", "k", "u", "v"}) EXPECT_EQ(TextOf(SumOfExtent(graph, part, 1)), "seq");
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "k", 2)), "k[2]");
+}
+
 }  // namespace
 }  // namespace kvshare::graph

@@ -136,7 +136,19 @@ constexpr std::array<Comparison, 4> kComparisons = {{{"LessOrEqual", "GreaterOrE
                                                      {"Greater", "Less", false, 0},
                                                      {"GreaterOrEqual", "LessOrEqual", false, 1}}};
 
+// Columns of queries or keys that are at least 0, as all are: Hugging Face's masks of encoders are made so.
+bool HidesNothing(const Graph& graph, const Node& node) {
+  if (!graph.IsOnnx(&node, "GreaterOrEqual")) return false;
+  const auto numbers = NumbersOf(graph, Input(node, 0));
+  const auto bound = SumOf(graph, Input(node, 1));
+  return numbers && bound && bound->Is(0) && numbers->begin.number >= 0 &&
+         std::ranges::all_of(numbers->begin.terms, [](const auto& term) { return term.second > 0; });
+}
+
 Matched<Found> ReadComparison(const Graph& graph, const Node& node) {
+  if (HidesNothing(graph, node)) return Found{};
+  if (graph.IsOnnx(Maker(graph, Input(node, 0)), "Abs"))
+    return Odd(node, "bounds the distance between query and key in both directions");
   auto keys = NumbersOf(graph, Input(node, 0));
   auto queries = NumbersOf(graph, Input(node, 1));
   const bool is_turned = keys && keys->axis == kQueryAxis;
