@@ -246,12 +246,23 @@ def old_opset(model):
         entry.version = 16 if entry.domain == "" else entry.version
 
 
+def in_order(model):
+    """Sorts the nodes: each behind those that make its inputs."""
+    made = {output for node in model.graph.node for output in node.output if output}
+    nodes, known = list(model.graph.node), set()
+    del model.graph.node[:]
+    while nodes:
+        ready = next(node for node in nodes if all(name in known or name not in made for name in node.input))
+        known.update(ready.output)
+        nodes.remove(ready)
+        model.graph.node.append(ready)
+
+
 MISSES = {
     "position_ids": (lambda model: set_input(first(model), 9, "input_ids"), "has position_ids, which ai.onnx's Attention has not"),
     "causal": (with_attribute(causal=0, local_window_size=-1), "has causal 0"),
     "window of the cache": (of_source("sliding_window_cache", 1), "source layer 3 keeps only a window of its cache"),
-    "packed": (lambda model: (set_input(first(model), 1, ""), set_input(first(model), 2, "")),
-               "has query, key and value in one input; needs three"),
+    "no key": (lambda model: set_input(first(model), 1, ""), "has only one of key and value; needs both, or both in its query"),
     "half a past": (lambda model: set_input(first(model), 4, ""), "has only a part of past and present; needs key and value of both"),
     "table": (computed_table, "the shape of rotary table 'table' is not known"),
     "read present": (present_that_is_read, "its output 1 '"),
@@ -277,6 +288,27 @@ def test_a_borrower_without_a_head_size_stays(kvshare, tmp_path):
     onnx.save(model, source)
     report = cases.rewrite(kvshare, source, tmp_path / "model.onnx", "--to", "onnx25", "--dry-run")
     assert "its head size is not known, which a query of rank 4 needs" in report
+
+
+@pytest.mark.parametrize("case", ["head_shared_gqa", "head_b2_ragged"])
+def test_a_query_that_holds_key_and_value_is_split(kvshare, library, tmp_path, case):
+    """As onnxruntime-genai's builder writes own layers."""
+    source, out, back = cases.DATA / case / "packed.onnx", cases.DATA / case / "standard.onnx", tmp_path / "back.onnx"
+    model = cases.load(cases.DATA / case / "model.onnx")
+    own = [node for node in model.graph.node if node.op_type == "GroupQueryAttention" and "present" in node.output[1]
+           and "past" in node.input[3]]
+    for node in own:
+        model.graph.node.append(onnx.helper.make_node("Concat", node.input[:3], [node.output[0] + "_packed"], axis=2))
+        node.input[0], node.input[1], node.input[2] = model.graph.node[-1].output[0], "", ""
+    in_order(model)
+    onnx.save(model, source)
+    assert len(own) == 10 - len(cases.shared_layers(case)) or case == "head_b2_ragged"
+    assert max(cases.differences(source, case)) <= cases.tolerance(case)
+    assert "left alone" not in cases.rewrite(kvshare, source, out, "--to", "onnx25")
+    assert cases.operators(out)["", "Split"] == len(own) and not cases.operators(out)["com.microsoft", "GroupQueryAttention"]
+    assert max(cases.differences(out, case)) <= cases.tolerance(case)
+    assert "left alone" not in cases.rewrite(kvshare, out, back, "--to", "kvshare", "--rope", "keep")
+    assert max(cases.differences(back, case, library)) <= cases.tolerance(case)
 
 
 def test_kvshare_s_own_attention_is_not_turned_back(kvshare, tmp_path):

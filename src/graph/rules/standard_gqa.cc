@@ -6,6 +6,7 @@
 //          Attention(RotaryEmbedding(q, cos, sin, positions), present_key, present_value, "", "", "", end)
 //          {is_causal, left_window_size}
 //  shared  Attention(RotaryEmbedding(q, ...), the source's presents, "", "", "", end)
+//  packed  q, k, v = Split(query), where the query of GroupQueryAttention holds all three
 //
 // Query and new keys are turned to [B, heads, S, D] first: Attention takes query, key and value of one rank.
 #include "graph/rules/standard_gqa.h"
@@ -54,11 +55,13 @@ Decline CheckWords(const Layer& layer) {
   return CheckRotary(layer);
 }
 
+bool IsPacked(const Node& node) { return Input(node, 1).empty() && Input(node, 2).empty(); }
+
 Decline CheckOwn(const Layer& layer) {
   const Node& node = *layer.node;
-  if (Input(node, 1).empty() || Input(node, 2).empty())
-    return Because(DeclineCode::kInputsUnknown, "has query, key and value in one input; needs three");
-  if (SumOfExtent(*layer.graph, Input(node, 1), 1) != SumOfExtent(*layer.graph, Input(node, 0), 1))
+  if (!IsPacked(node) && (Input(node, 1).empty() || Input(node, 2).empty()))
+    return Because(DeclineCode::kInputsUnknown, "has only one of key and value; needs both, or both in its query");
+  if (!IsPacked(node) && SumOfExtent(*layer.graph, Input(node, 1), 1) != SumOfExtent(*layer.graph, Input(node, 0), 1))
     return Because(DeclineCode::kKeyNotOfThisStep, "its key is not known to have as many tokens as its query");
   for (const int past : {3, 4})
     if (Input(node, past).empty())
@@ -98,11 +101,12 @@ class Turn {
   void Own() {
     const std::vector<std::string> presents = {Output(node_, 1), Output(node_, 2)};
     graph_.SetOutputs(node_, {base_});
+    const auto [query, new_key, new_value] = NewRows();
     StandardInputs inputs;
-    inputs.query = Rotated(Turned(Input(node_, 0), layer_.query_heads, "_query"), "_query");
-    const std::string key = Rotated(Turned(Input(node_, 1), layer_.kv_heads, "_key"), "_key");
+    inputs.query = Rotated(Turned(query, layer_.query_heads, "_query"), "_query");
+    const std::string key = Rotated(Turned(new_key, layer_.kv_heads, "_key"), "_key");
     inputs.key = Appended(Input(node_, 3), key, presents[0], "_key");
-    inputs.value = Appended(Input(node_, 4), Turned(Input(node_, 2), layer_.kv_heads, "_value"), presents[1], "_value");
+    inputs.value = Appended(Input(node_, 4), Turned(new_value, layer_.kv_heads, "_value"), presents[1], "_value");
     Finish(std::move(inputs));
   }
 
@@ -129,6 +133,18 @@ class Turn {
       const std::string begin = Make("Unsqueeze", {places_.begin, Ints("_axis", {1})}, "_begin").output(0);
       return Make("Add", {begin, steps}, "_positions").output(0);
     });
+  }
+
+  // Query, key and value of this step, each [B, S, heads * D].
+  std::array<std::string, 3> NewRows() {
+    if (!IsPacked(node_)) return {Input(node_, 0), Input(node_, 1), Input(node_, 2)};
+    const int64_t kv_channels = layer_.kv_heads * layer_.head_size;
+    const std::string channels = Ints("_channels", {layer_.query_heads * layer_.head_size, kv_channels, kv_channels});
+    const Node& split = graph_.InsertBefore(
+        node_, "Split", {Input(node_, 0), channels},
+        {graph_.FreshName(base_ + "_q"), graph_.FreshName(base_ + "_k"), graph_.FreshName(base_ + "_v")});
+    graph_.SetInt(split, "axis", 2);
+    return {split.output(0), split.output(1), split.output(2)};
   }
 
   void Swap(const std::string& from, const std::string& to) {
