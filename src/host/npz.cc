@@ -75,17 +75,17 @@ uint32_t LittleEndian(std::span<const std::byte> bytes) {
 }
 
 // `most`: how many bytes it may have.
-Result<std::vector<std::byte>> ReadEntry(zip_t* archive, zip_uint64_t index, const std::string& where, uint64_t most) {
+Result<std::vector<std::byte>> ReadEntry(zip_t* archive, zip_uint64_t index, const std::string& label, uint64_t most) {
   zip_stat_t stat;
   if (zip_stat_index(archive, index, 0, &stat) != 0 || (stat.valid & ZIP_STAT_SIZE) == 0) {
-    return Status::InvalidInput(fmt::format("{}: {}", where, zip_strerror(archive)));
+    return Status::InvalidInput(fmt::format("{}: {}", label, zip_strerror(archive)));
   }
   if (stat.size > most) {
     return Status::InvalidInput(
-        fmt::format("{} claims {} bytes; the most beside the arrays before it is {}", where, stat.size, most));
+        fmt::format("{} claims {} bytes; the most beside the arrays before it is {}", label, stat.size, most));
   }
   const std::unique_ptr<zip_file_t, ZipClose> file(zip_fopen_index(archive, index, 0));
-  if (file == nullptr) return Status::InvalidInput(fmt::format("{}: {}", where, zip_strerror(archive)));
+  if (file == nullptr) return Status::InvalidInput(fmt::format("{}: {}", label, zip_strerror(archive)));
   // In pieces: a directory that lies about the size costs no more memory than the file really holds.
   constexpr size_t kPiece = 1 << 20;
   std::vector<std::byte> bytes;
@@ -93,54 +93,54 @@ Result<std::vector<std::byte>> ReadEntry(zip_t* archive, zip_uint64_t index, con
     const size_t begin = bytes.size();
     bytes.resize(begin + std::min<size_t>(kPiece, stat.size - begin));
     const zip_int64_t got = zip_fread(file.get(), bytes.data() + begin, bytes.size() - begin);
-    if (got <= 0) return Status::InvalidInput(fmt::format("{} is truncated or damaged", where));
+    if (got <= 0) return Status::InvalidInput(fmt::format("{} is truncated or damaged", label));
     bytes.resize(begin + static_cast<size_t>(got));
   }
   // libzip checks an entry's checksum when its end is read.
   std::byte past_the_end;
   if (zip_fread(file.get(), &past_the_end, 1) != 0) {
-    return Status::InvalidInput(fmt::format("{}: {}", where, zip_file_strerror(file.get())));
+    return Status::InvalidInput(fmt::format("{}: {}", label, zip_file_strerror(file.get())));
   }
   return bytes;
 }
 
 }  // namespace
 
-Result<Tensor> ParseNpy(std::span<const std::byte> bytes, const std::string& where) {
+Result<Tensor> ParseNpy(std::span<const std::byte> bytes, const std::string& label) {
   constexpr size_t kVersionEnd = 8;
   if (bytes.size() < kVersionEnd + 2 || std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
-    return Status::InvalidInput(fmt::format("{} is not a .npy array", where));
+    return Status::InvalidInput(fmt::format("{} is not a .npy array", label));
   }
   const auto version = std::to_integer<int>(bytes[6]);
   if (version < 1 || version > 3) {
-    return Status::InvalidInput(fmt::format("{} has .npy version {}; needs 1, 2 or 3", where, version));
+    return Status::InvalidInput(fmt::format("{} has .npy version {}; needs 1, 2 or 3", label, version));
   }
   const size_t length_bytes = version == 1 ? 2 : 4;
-  if (bytes.size() < kVersionEnd + length_bytes) return Status::InvalidInput(fmt::format("{} is truncated", where));
+  if (bytes.size() < kVersionEnd + length_bytes) return Status::InvalidInput(fmt::format("{} is truncated", label));
   const size_t header_bytes = LittleEndian(bytes.subspan(kVersionEnd, length_bytes));
   const size_t header_begin = kVersionEnd + length_bytes;
   if (header_bytes > bytes.size() - header_begin) {
     return Status::InvalidInput(
-        fmt::format("{} has a header of {} bytes; {} are there", where, header_bytes, bytes.size() - header_begin));
+        fmt::format("{} has a header of {} bytes; {} are there", label, header_bytes, bytes.size() - header_begin));
   }
   const std::string header(reinterpret_cast<const char*>(bytes.data()) + header_begin, header_bytes);
 
   const auto descr = QuotedText(ValueOf(header, "descr"));
   const auto shape = Tuple(ValueOf(header, "shape"));
-  if (!descr || !shape) return Status::InvalidInput(fmt::format("{} has no readable 'descr' and 'shape'", where));
+  if (!descr || !shape) return Status::InvalidInput(fmt::format("{} has no readable 'descr' and 'shape'", label));
   const auto type = TypeOf(*descr);
   if (!type) {
-    return Status::InvalidInput(fmt::format("{} has type '{}'; needs <f4, <f2, <i8, <i4 or |b1", where, *descr));
+    return Status::InvalidInput(fmt::format("{} has type '{}'; needs <f4, <f2, <i8, <i4 or |b1", label, *descr));
   }
   if (!ValueOf(header, "fortran_order").starts_with("False")) {
-    return Status::InvalidInput(fmt::format("{} is in Fortran order; needs C order", where));
+    return Status::InvalidInput(fmt::format("{} is in Fortran order; needs C order", label));
   }
   const auto want = BytesOf(*type, *shape);
-  if (!want.ok()) return Status::InvalidInput(fmt::format("{}: {}", where, want.status().message()));
+  if (!want.ok()) return Status::InvalidInput(fmt::format("{}: {}", label, want.status().message()));
   const auto data = bytes.subspan(header_begin + header_bytes);
   if (data.size() != *want) {
     return Status::InvalidInput(
-        fmt::format("{} has {} bytes of data; shape {} needs {}", where, data.size(), ShapeText(*shape), *want));
+        fmt::format("{} has {} bytes of data; shape {} needs {}", label, data.size(), ShapeText(*shape), *want));
   }
   return Tensor{*type, *shape, {data.begin(), data.end()}};
 }
@@ -163,13 +163,13 @@ Result<NamedTensors> ReadNpz(const std::string& path, uint64_t most) {
     const char* entry = zip_get_name(archive.get(), index, 0);
     if (entry == nullptr) return Status::InvalidInput(fmt::format("'{}': {}", path, zip_strerror(archive.get())));
     std::string name = entry;
-    const std::string where = fmt::format("'{}' in '{}'", name, path);
-    if (!name.ends_with(".npy")) return Status::InvalidInput(fmt::format("{} is not a .npy array", where));
+    const std::string label = fmt::format("'{}' in '{}'", name, path);
+    if (!name.ends_with(".npy")) return Status::InvalidInput(fmt::format("{} is not a .npy array", label));
     name.resize(name.size() - 4);
-    if (tensors.contains(name)) return Status::InvalidInput(fmt::format("{} is there twice", where));
-    KVSHARE_ASSIGN_OR_RETURN(const auto bytes, ReadEntry(archive.get(), index, where, most));
+    if (tensors.contains(name)) return Status::InvalidInput(fmt::format("{} is there twice", label));
+    KVSHARE_ASSIGN_OR_RETURN(const auto bytes, ReadEntry(archive.get(), index, label, most));
     most -= bytes.size();
-    KVSHARE_ASSIGN_OR_RETURN(tensors[name], ParseNpy(bytes, where));
+    KVSHARE_ASSIGN_OR_RETURN(tensors[name], ParseNpy(bytes, label));
   }
   return tensors;
 }

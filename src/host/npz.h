@@ -9,8 +9,8 @@
 
 namespace kvshare::host {
 
-// One array from the bytes of a .npy file (format versions 1 to 3). `where` opens every message.
-Result<Tensor> ParseNpy(std::span<const std::byte> bytes, const std::string& where);
+// One array from the bytes of a .npy file (format versions 1 to 3). `label` opens every message.
+Result<Tensor> ParseNpy(std::span<const std::byte> bytes, const std::string& label);
 
 // All arrays of a .npz file, by name without ".npy". `most`: how many bytes they may have together, unpacked. No golden
 // file comes near; more in a zip directory is a damaged or hostile file.
