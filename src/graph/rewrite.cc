@@ -79,7 +79,8 @@ Status CheckOptions(const RewriteOptions& options) {
   if (options.window_caches) KVSHARE_RETURN_IF_ERROR(CheckWindowCaches(options.target, *options.window_caches));
   if (options.kv_cache) KVSHARE_RETURN_IF_ERROR(CheckKvCache(options.target, *options.kv_cache));
   const auto version = ParseVersion(options.min_ort);
-  if (!version) return Status::InvalidInput(fmt::format("'{}' is no version; needs e.g. 1.31", options.min_ort));
+  if (!version)
+    return Status::InvalidInput(fmt::format("option 'min_ort' = '{}': needs a version, e.g. 1.31", options.min_ort));
   if (options.target == Target::kOrt && *version < OrtVersion{1, 27})
     return Status::Refused(fmt::format(
         "option 'target' = 'ort' option 'min_ort' = '{}': releases before 1.27 refuse key and value of length 0, "

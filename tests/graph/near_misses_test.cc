@@ -459,7 +459,7 @@ TEST(Rewrite, OptionsThatContradictAreNamed) {
             "option 'rope' = 'fold': kvshare::Attention takes a rotated query; needs option 'rope' = 'keep'");
   options = To(Target::kOrt);
   options.min_ort = "new";
-  EXPECT_EQ(RewriteGraph(graph, options).status().message(), "'new' is no version; needs e.g. 1.31");
+  EXPECT_EQ(RewriteGraph(graph, options).status().message(), "option 'min_ort' = 'new': needs a version, e.g. 1.31");
 }
 
 TEST(Rewrite, OptionsThatNameTheTargetAloneAreValid) {

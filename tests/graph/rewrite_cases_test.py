@@ -311,7 +311,7 @@ def test_a_rewrite_that_changes_nothing_says_nothing_in_the_model(kvshare, tmp_p
 @pytest.mark.parametrize("arguments,code,text", [
     (["--to", "ort", "--min-ort", "1.26"], 3, "refuse key and value of length 0"),
     (["--to", "kvshare-attention", "--rope", "fold"], 3, "needs --rope keep"),
-    (["--to", "ort", "--min-ort", "soon"], 2, "is no version"),
+    (["--to", "ort", "--min-ort", "soon"], 2, "--min-ort soon: needs a version, e.g. 1.31"),
     (["--to", "ort", "--skip", "shared"], 2, "no rule 'shared'; have equal-caches, repeat-kv, own-attention, scattered-cache, own-key-mask, shared-attention"),
     (["--to", "cuda"], 2, "cuda"),
 ])
