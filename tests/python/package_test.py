@@ -243,7 +243,7 @@ def test_verify_names_what_no_model_makes_right(given, message):
 
 @with_ep
 def test_an_interrupt_ends_a_verify():
-    program = ("import kvshare, os, signal, threading\n"
+    program = ("import kvshare._runtime, os, signal, threading\n"  # an interrupt of imports would be theirs
                "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
                f"case = {str(DATA / 'mixed_bias_asis' / 'model.onnx')!r}\n"
                "kvshare.verify(case, against=case, steps=20000)")
@@ -500,7 +500,7 @@ def test_options_with_another_provider_are_told_to_have_none_of_kvshare(tmp_path
     options = onnxruntime.SessionOptions()
     options.add_provider_for_devices([d for d in onnxruntime.get_ep_devices() if d.ep_name == "CPUExecutionProvider"][:1], {})
     with pytest.warns(UserWarning, match="kvshare stands aside: sess_options have providers already"):
-        check(kvshare.InferenceSession(path, options))
+        kvshare.InferenceSession(path, options)
 
 
 @with_ep
