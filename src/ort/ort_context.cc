@@ -31,7 +31,23 @@ const char* NameOf(ONNXTensorElementDataType type) {
   if (const auto known = DTypeOf(type)) return kvshare::NameOf(*known);
   switch (type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
-    default: return "an unsupported type";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16: return "uint16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16: return "int16";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32: return "uint32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64: return "uint64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING: return "string";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX64: return "complex64";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_COMPLEX128: return "complex128";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E4M3FNUZ: return "float8e4m3fnuz";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2: return "float8e5m2";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E5M2FNUZ: return "float8e5m2fnuz";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT8E8M0: return "float8e8m0";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT4E2M1: return "float4e2m1";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT4: return "uint4";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4: return "int4";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT2: return "uint2";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT2: return "int2";
+    default: return "unknown";
   }
 }
 

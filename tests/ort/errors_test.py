@@ -160,6 +160,7 @@ def test_a_wrong_attribute_of_gqa_is_named(attributes, text):
     ("key", np.float16, "input 'key' has type f16; needs f32, that of the inputs before it"),
     ("external_key", np.float16, "input 'external_value' has type f32; needs f16, that of the inputs before it"),
     ("seqlens_k", np.int64, "input 'seqlens_k' has type int64; needs int32"),
+    ("total_sequence_length", np.uint64, "input 'total_sequence_length' has type uint64; needs int32"),
 ])
 @pytest.mark.parametrize("domain", ["com.microsoft", "kvshare"])
 def test_types_that_do_not_fit_are_refused_by_name(domain, name, type, text):
