@@ -207,7 +207,8 @@ def main(arguments):
                 try:
                     found = measure(row, make, tensors)
                 except Exception as failure:  # whatever a peer throws becomes a note in the table
-                    found = {"not_run": ("" if isinstance(failure, NotRun) else "failed: ") + " ".join(str(failure).split())[:300]}
+                    failed = "" if isinstance(failure, NotRun) else "failed: "
+                    found = {"not_run": failed + " ".join(str(failure).split())[:300]}
                 print(f"{row.name:40} {side:32} " + (f"{found['ms']:9.4f} ms" if "ms" in found else found["not_run"]), flush=True)
                 results.write(json.dumps({"row": row.name, "side": side, **found}, ensure_ascii=False) + "\n")
                 results.flush()

@@ -101,9 +101,10 @@ struct Heads {
 
   void Make(Draw& draw, DType type, int64_t B, int64_t heads, int64_t tokens, int64_t D, double spread = 1) {
     const int64_t even = RowElements(type, D);
-    const int64_t row = draw.OneIn(5) ? even + draw.Of<int64_t>({2, 32}) : even;
+    const bool bytes = type != DType::kI4;
+    const int64_t row = draw.OneIn(5) ? even + draw.Of<int64_t>({bytes ? 1 : 2, 2, 32}) : even;
     const int64_t capacity = draw.OneIn(4) ? tokens + draw.Between(1, 3) : tokens;
-    const int64_t before = draw.OneIn(6) ? draw.Of<int64_t>({2, 32}) : 0;
+    const int64_t before = draw.OneIn(6) ? draw.Of<int64_t>({bytes ? 1 : 2, 2, 32}) : 0;
     memory = Array(type, before + B * heads * capacity * row);
     memory.Fill(draw.random, spread);
     view = {At(static_cast<const void*>(memory.data()), type, before), type, B, heads, tokens, D};
@@ -492,6 +493,9 @@ struct AnyAppend {
     const bool in_place = !staged && rows > 0 && draw.OneIn(2);
     fresh.Make(draw, draw.Float(), B, H, S, D);
     present.Make(draw, cache, B, H, in_place ? rows : rows + (staged ? S : draw.Between(0, S + 2)), D, 0.2);
+    if (kvshare::testing::HoldsIntegers(cache) && S > 0 && draw.OneIn(3))  // where they become codes
+      fresh.memory.Set(draw.Between(0, fresh.memory.size() - 1),
+                       draw.Of({std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}));
     call.fresh = fresh.view;
     call.present = present.Mutable();
     if (in_place) {
@@ -576,6 +580,14 @@ void PrintTo(const AnyAppend& any, std::ostream* out) {
        << (call.cache ? call.cache.staged ? " staged cache" : " window-sized cache" : "");
 }
 
+// `work` is captured while the numbers on the device are wild, and replayed with those of the host.
+void RunWithNumbersThatComeLater(const Mirror& mirror, Draw& draw, const Captured::Work& work) {
+  mirror.MakeNumbersWild(draw);
+  Captured captured(work);
+  mirror.Upload();
+  captured.Replay();
+}
+
 class EmulatedCalls : public testing::Emulated {
  protected:
   void BecomeAny(Draw& draw) {
@@ -599,10 +611,7 @@ TEST_P(EmulatedCalls, AnyAttentionMatchesTheOracle) {
     Mirror mirror;
     const AttentionCall device = any.OnDevice(mirror);
     SCOPED_TRACE(::testing::Message() << "round " << round << ": " << ::testing::PrintToString(any));
-    mirror.MakeNumbersWild(any.draw);
-    Captured captured([&](Exec& exec) { return TheBackend().attend(device, exec); });
-    mirror.Upload();
-    captured.Replay();
+    RunWithNumbersThatComeLater(mirror, any.draw, [&](Exec& exec) { return TheBackend().attend(device, exec); });
     AttendOracle(any.call);
     const Parts want(any.output);
     const Array want_scores = any.scores;
@@ -630,21 +639,103 @@ TEST_P(EmulatedCalls, AnyAppendMatchesTheOracle) {
     Mirror mirror;
     const AppendCall device = any.OnDevice(mirror);
     SCOPED_TRACE(::testing::Message() << "round " << round << ": " << ::testing::PrintToString(any));
-    mirror.MakeNumbersWild(any.draw);
-    Captured captured([&](Exec& exec) { return TheBackend().append(device, exec); });
-    mirror.Upload();
-    captured.Replay();
+    RunWithNumbersThatComeLater(mirror, any.draw, [&](Exec& exec) { return TheBackend().append(device, exec); });
     AppendOracle(any.call);
     const Parts want(any.present);
     mirror.Download(any.present.memory);
     const bool computed = any.call.norm || any.call.rotary;  // in f32: a code may be the next one
-    const double tolerance = !IsQuantized(any.call.present.type) ? (computed ? ToleranceOf(any.call.present.type) : 0)
-                             : computed                          ? 0.13
-                                                                 : 0;
-    ExpectAgree(want, Parts(any.present), RowElements(any.call.present.type, any.D), tolerance, computed ? 8 : 0);
+    const double off = IsQuantized(any.call.present.type) ? 0.13 : ToleranceOf(any.call.present.type);
+    ExpectAgree(want, Parts(any.present), RowElements(any.call.present.type, any.D), computed ? off : 0,
+                computed ? 8 : 0);
     if (HasFatalFailure()) return;
   }
   EXPECT_GT(2 * legal, rounds);
+}
+
+// What the random calls have found, said once more.
+struct Append : AnyAppend {
+  Append(std::initializer_list<int64_t> dropped, Lengths::Kind kind) : AnyAppend(4) {
+    call = {};
+    B = 2, H = 1, S = 3, D = 8, rows = 10;
+    fresh = present = past = {};
+    fresh.Make(draw, DType::kF16, B, H, S, D);
+    present.Make(draw, DType::kF16, B, H, rows, D);
+    call.fresh = fresh.view;
+    call.present = present.Mutable();
+    call.past = present.view;
+    skip.wide.assign(dropped);
+    call.skip = skip.wide.data();
+    call.skip.kind = kind;
+    if (kind == Lengths::Kind::kSame) call.skip = Lengths::Same(skip.wide[0]);
+  }
+  void Expect() {
+    ASSERT_TRUE(CheckAppend(call, "test").ok()) << CheckAppend(call, "test").message();
+    ASSERT_TRUE(TheBackend().prepare().ok());
+    Mirror mirror;
+    const AppendCall device = OnDevice(mirror);
+    RunWithNumbersThatComeLater(mirror, draw, [&](Exec& exec) { return TheBackend().append(device, exec); });
+    AppendOracle(call);
+    const Parts want(present);
+    mirror.Download(present.memory);
+    ExpectAgree(want, Parts(present), D, 0, 0);
+  }
+};
+
+TEST(Rules, DroppedRowsThatCountOneLessLeaveAllNewRows) {
+  Append append({-1, 0}, Lengths::Kind::kLessOne);
+  append.past_length.wide = {6, 3};
+  append.call.past_length = append.past_length.wide.data();
+  append.Expect();
+}
+
+TEST(Rules, TheSameNumberOfRowsIsDroppedOfEachSequence) {
+  Append append({2, 2}, Lengths::Kind::kSame);
+  append.past_length.wide = {6, 3};
+  append.call.past_length = append.past_length.wide.data();
+  append.Expect();
+}
+
+TEST(Rules, RowsAreDroppedBesideNewRowsAtTheEnd) {
+  Append append({1, 2}, Lengths::Kind::kGiven);
+  append.length.wide = {7, 4};
+  append.fresh_length.wide = {2, 1};
+  append.call.length = append.length.wide.data();
+  append.call.fresh_length = append.fresh_length.wide.data();
+  append.call.past_length = Lengths::AtEnd();
+  append.Expect();
+}
+
+TEST(Rules, QueriesAtTheEndMayStandBeforeAllKeysAndKeepTheirFirstColumn) {
+  ASSERT_TRUE(TheBackend().prepare().ok());
+  testing::Problem p;
+  p.B = 2;
+  p.S = 3;
+  p.T = 40;
+  p.length = {2, 30};
+  p.query_length = {3, 2};
+  p.Fill();
+  p.AddBias(DType::kF32, true);
+  std::vector<int64_t> first_column = {4, 7};
+  Array output;
+  AttentionCall call = p.Call(output);
+  call.key_rows_read = nullptr;
+  call.positions = {p.length.data(), Lengths::AtEnd(), p.query_length.data(), first_column.data()};
+  ASSERT_TRUE(CheckAttention(call, "test").ok()) << CheckAttention(call, "test").message();
+  AttentionCall device = call;
+  Mirror mirror;
+  for (const Array* array : {&p.query, &p.key, &p.value, &p.mask, &output}) mirror.Add(*array);
+  for (const auto* numbers : {&p.length, &p.query_length, &first_column}) mirror.AddNumbers(*numbers);
+  for (HeadsView* view : {&device.query, &device.key, &device.value}) Move(mirror, *view);
+  Move(mirror, device.output);
+  device.mask.data = mirror.Of(device.mask.data);
+  kvshare::Positions& rules = device.positions;
+  for (Lengths* rule : {&rules.length, &rules.query_length, &rules.first_column}) Move(mirror, *rule);
+  Draw draw(1);
+  RunWithNumbersThatComeLater(mirror, draw, [&](Exec& exec) { return TheBackend().attend(device, exec); });
+  AttendOracle(call);
+  const Array want = output;
+  mirror.Download(output);
+  ExpectClose(want, output, p.Dv, ToleranceOf(p.type));
 }
 
 }  // namespace

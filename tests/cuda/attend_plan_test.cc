@@ -66,6 +66,37 @@ TEST_P(EmulatedReads, DecodeReadsEverySeenKeyOnceAndSharesItsBanks) {
     }
 }
 
+TEST_P(EmulatedReads, PrefillReadsEverySeenKeyOnceForATileOfRows) {
+  for (const int64_t D : {64, 256, 512})
+    for (const int64_t window : {0, 30}) {
+      Problem p;
+      p.type = p.kv_type = DType::kF16;
+      p.Hkv = 2;
+      p.Hq = 16;
+      p.S = 21;
+      p.D = D;
+      p.T = 150;
+      p.length = {120};
+      p.window = window;
+      p.Fill();
+      DeviceProblem device(p);
+      const AttendPlan plan = device.Plan();
+      gpu::emulation::ResetCounters();
+      device.Run();
+      int64_t rows = p.Hkv * 8 * p.S;  // of Q, once
+      const int64_t tokens = plan.kernel->rows / 8;
+      for (int64_t s = 0; s < p.S; s += tokens) {
+        const int64_t last = std::min(s + tokens, p.S) - 1, first = 120 - p.S;  // position of token 0
+        rows += 2 * p.Hkv * (first + last + 1 - (window > 0 ? first + s - window + 1 : 0));
+      }
+      SCOPED_TRACE(::testing::Message() << plan.kernel->name << " window " << window);
+      EXPECT_EQ(plan.kernel->family, KernelFamily::kPrefill);
+      EXPECT_EQ(plan.row_tiles, (8 * p.S + 63) / 64);
+      EXPECT_EQ(gpu::emulation::Counted().copied_bytes, rows * BytesOf(p.type, D));
+      EXPECT_EQ(gpu::emulation::Counted().bank_conflicts, 0);
+    }
+}
+
 TEST_P(EmulatedReads, OnlyKeysBetweenTheFirstAndTheLastThatAKeyMaskShowsAreRead) {
   const std::pair<int64_t, int64_t> seen_in_window[] = {{0, 240 - 31}, {40, 40}};
   for (const auto& [window, seen] : seen_in_window) {
@@ -81,6 +112,41 @@ TEST_P(EmulatedReads, OnlyKeysBetweenTheFirstAndTheLastThatAKeyMaskShowsAreRead)
     device.Run();
     EXPECT_EQ(gpu::emulation::Counted().copied_bytes, 2 * seen * BytesOf(p.kv_type, p.D));
   }
+}
+
+TEST(Splits, FillTheDeviceOnceAndAreNoShorterThanATurn) {
+  const auto splits = [](int multiprocessors, int64_t B, int64_t Hkv, int64_t T) {
+    Become({multiprocessors, size_t{227} << 10});
+    Problem p;
+    p.type = p.kv_type = DType::kF16;
+    p.B = B;
+    p.Hkv = Hkv;
+    p.Hq = 8 * Hkv;
+    p.T = T;
+    p.Fill();
+    const AttendPlan plan = DeviceProblem(p).Plan();
+    EXPECT_EQ(plan.kernel->keys, 128);
+    EXPECT_EQ((size_t{227} << 10) / plan.kernel->shared_bytes, 2U);  // blocks of a multiprocessor
+    return plan.splits;
+  };
+  EXPECT_EQ(splits(2, 1, 1, 1280), 4);
+  EXPECT_EQ(splits(2, 2, 1, 1280), 2);
+  EXPECT_EQ(splits(2, 1, 2, 1280), 2);
+  EXPECT_EQ(splits(2, 3, 2, 1280), 1);    // more tiles than blocks at once
+  EXPECT_EQ(splits(66, 1, 1, 1280), 10);  // turns of 128 keys
+  EXPECT_EQ(splits(300, 1, 1, 128 * 300), 256);
+}
+
+TEST(Splits, OfVeryDifferentScoresMatchTheOracle) {
+  Become(kLarge);
+  Problem p;
+  p.type = p.kv_type = DType::kF16;
+  p.T = 900;
+  p.scale = 40;
+  p.Fill();
+  for (int64_t i = 0; i < 300 * p.D; ++i) p.key.Set(i, 0.1 * p.key.Get(i));  // the first split's scores are small
+  EXPECT_GT(DeviceProblem(p).Plan().splits, 3);
+  testing::ExpectDeviceMatchesOracle(p, ToleranceOf(p.type));
 }
 
 TEST(Tiles, AreNotTakenOfMemoryThatLiesAskew) {
@@ -103,6 +169,25 @@ TEST(Tiles, AreNotTakenOfMemoryThatLiesAskew) {
   device.Run();
   device.Get(p);
   ExpectClose(truth, device.output, p.Dv, ToleranceOf(p.type));
+}
+
+TEST(Tiles, AreNotTakenOfQueriesAndOutputsThatLieAskew) {
+  Become(kLarge);
+  const auto family_of = [](int64_t S, int64_t query_off, int64_t output_off) {
+    Problem p;
+    p.type = p.kv_type = DType::kF16;
+    p.S = S;
+    p.Fill();
+    DeviceProblem device(p);
+    device.call.query.data = At(device.call.query.data, p.type, query_off);
+    device.call.output.data = At(device.call.output.data, p.type, output_off);
+    return device.Plan().kernel->family;
+  };
+  EXPECT_EQ(family_of(1, 2, 2), KernelFamily::kDecodeWarp);
+  EXPECT_EQ(family_of(1, 1, 0), KernelFamily::kPlain);
+  EXPECT_EQ(family_of(1, 0, 1), KernelFamily::kPlain);
+  EXPECT_EQ(family_of(40, 8, 2), KernelFamily::kPrefill);
+  EXPECT_EQ(family_of(40, 2, 0), KernelFamily::kDecodeWarp);  // prefill copies queries by 16 bytes
 }
 
 TEST(Tiles, AreNotTakenOfRowsThatEndInsideAPiece) {

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "core/half.h"
@@ -34,6 +36,24 @@ TEST(Emulator, RunsEveryThreadOfEveryBlockInEveryOrder) {
     });
     for (const int times : ran) EXPECT_EQ(times, 1);
   }
+}
+
+TEST(Emulator, SeedsAreOrdersOfWarpsAndBlocks) {
+  const auto order = [](uint64_t seed) {
+    gpu::emulation::SetSeed(seed);
+    std::vector<int> ran;
+    RunGrid({6}, 6 * kWarp, 0, [&] {
+      if (gpu::Thread() % kWarp == 0) ran.push_back(static_cast<int>(gpu::Block().x) * 6 + gpu::Thread() / kWarp);
+    });
+    return ran;
+  };
+  std::vector<int> natural(36);
+  std::iota(natural.begin(), natural.end(), 0);
+  EXPECT_EQ(order(0), natural);
+  EXPECT_EQ(order(1), std::vector<int>(natural.rbegin(), natural.rend()));
+  EXPECT_TRUE(std::ranges::is_permutation(order(7), natural));
+  EXPECT_NE(order(7), natural);
+  EXPECT_NE(order(7), order(8));
 }
 
 TEST(Emulator, BarriersShowWhatOthersWrote) {
@@ -305,6 +325,29 @@ TEST(EmulatorDeathTest, AccessesThatNoBarrierOrdersAreNamed) {
                          if (gpu::Thread() == 40) Touch(0, true);
                        }),
                "write after read; thread 40");
+}
+
+TEST(EmulatorDeathTest, AccessesThatOnlyAShuffleOrdersAreNamed) {
+  EXPECT_DEATH(RunGrid({}, kWarp, 4096,
+                       [] {
+                         if (gpu::Thread() == 0) Touch(0, true);
+                         gpu::ShuffleXor(0, 1);
+                         if (gpu::Thread() == 5) Touch(0, false);
+                       }),
+               "read after write; thread 5");
+}
+
+TEST(EmulatorDeathTest, CopiesWriteAtTheWaitToo) {
+  alignas(16) static const char source[16] = {};
+  EXPECT_DEATH(RunGrid({}, kWarp, 4096,
+                       [] {
+                         gpu::CopyAsync(gpu::Shared() + 16 * gpu::Thread(), source, 16);
+                         gpu::CopyCommit();
+                         gpu::SyncWarp();  // orders the issue alone
+                         gpu::CopyWait<0>();
+                         Touch(4 * (31 - gpu::Thread()), false);
+                       }),
+               "(write after read|read after write)");
 }
 
 TEST(Emulator, TeamsOrderAccesses) {

@@ -248,7 +248,8 @@ def test_the_tables_hold_the_results(tmp_path):
     assert "| full decode | 0.250 | 1.500 | 0.500 | – | – | 7.000 | – | – | – | 14.0 |" in text
     assert "| torch SDPA | python3 cannot import torch | all |" in text
     assert "| kvshare kernels | step bench has no such row | sliding decode, D 64; sliding prompt |" in text
-    widths = {line.count("|") for line in text.splitlines() if line.startswith(("| row", "| full", "| sliding decode, D 64 | "))}
+    lines = [line for line in text.splitlines() if line.startswith(("| row", "| full", "| sliding decode, D 64 | "))]
+    widths = {line.count("|") for line in lines}
     assert widths == {12}
 
 
@@ -269,7 +270,8 @@ def test_the_rows_are_those_that_are_promised():
 
 
 def test_the_card_program_measures_what_the_report_reads(tmp_path):
-    (tmp_path / "rows.txt").write_text("3 2 1 4 1 1 20 64 0 f16 f16 a decode\n1 1 1 4 1 1 20 64 0 f16 int8 of codes\n", encoding="utf-8")
+    (tmp_path / "rows.txt").write_text("3 2 1 4 1 1 20 64 0 f16 f16 a decode\n1 1 1 4 1 1 20 64 0 f16 int8 of codes\n",
+                                       encoding="utf-8")
     subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", tmp_path / "rows.txt", tmp_path / "bench.jsonl", "1"], check=True,
                    timeout=300)
     found = report.collect(tmp_path, rows.read(tmp_path / "rows.txt"))
@@ -279,7 +281,8 @@ def test_the_card_program_measures_what_the_report_reads(tmp_path):
 
 def test_a_profiler_gets_one_layer_of_each_row(tmp_path):
     (tmp_path / "rows.txt").write_text(TINY, encoding="utf-8")
-    done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "once", tmp_path / "rows.txt"], check=True, capture_output=True, text=True)
+    done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "once", tmp_path / "rows.txt"], check=True, capture_output=True,
+                          text=True)
     assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["full decode", "sliding decode, D 64", "sliding prompt"]
 
 
@@ -301,7 +304,9 @@ def test_wrappers_that_differ_are_named(tmp_path):
 def test_what_the_card_program_cannot_read_is_named(tmp_path):
     (tmp_path / "rows.txt").write_text("20 1 8 one\n", encoding="utf-8")
     (tmp_path / "types.txt").write_text("1 1 1 4 1 1 20 64 0 f16 int16 a decode\n", encoding="utf-8")
-    for path, message in ((tmp_path / "rows.txt", "not a row: 20 1 8 one"), (tmp_path / "types.txt", "no type 'int16'"), (tmp_path / "none.txt", "is not readable")):
+    messages = {"rows.txt": "not a row: 20 1 8 one", "types.txt": "no type 'int16'", "none.txt": "is not readable"}
+    for name, message in messages.items():
+        path = tmp_path / name
         done = subprocess.run([os.environ["KVSHARE_GPU_CHECK"], "bench", path, tmp_path / "out"], capture_output=True, text=True)
         assert done.returncode == 1 and message in done.stderr
 
