@@ -77,6 +77,9 @@ std::vector<NearMiss> NearMisses() {
        "Tanh 'logits': is not known to compute each token on its own"},
       {"ProductOfTokens", EndingIn("logits = MatMul(out1, out1)"), "tokens-mixed",
        "MatMul 'logits': is not known to compute each token on its own"},
+      {"TokensThatAProductTurns",
+       EndingIn("const weights f32[4,8] = 1\nlogits = com.microsoft.FusedMatMul(out1, weights) {transA=1, transB=1}"),
+       "tokens-mixed", "FusedMatMul 'logits': is not known to compute each token on its own"},
       {"WeightsOfOneAxis",
        EndingIn("const three i64[1] = 3\nconst weights f32[1] = 1\ncolumn = Unsqueeze(out1, three)\n"
                 "logits = MatMul(column, weights)"),
@@ -209,6 +212,14 @@ TEST(FastPrefill, CutsADeepModelThatDeclaresNoShapes) {
   ASSERT_TRUE(report.ok()) << report.status().message();
   EXPECT_THAT(report->outcomes, testing::Contains(testing::AllOf(testing::Field(&RuleOutcome::rule, "fast-prefill"),
                                                                  testing::Field(&RuleOutcome::applied, true))));
+  EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("GatherND(out0, logits_last)"));
+}
+
+TEST(FastPrefill, TakesAProductOfTurnedWeightsAsOnnxRuntimeWritesIt) {
+  Graph graph = GraphOf(
+      EndingIn("const weights f32[32,32] = 1\nlarge = com.microsoft.FusedMatMul(out1, weights) {alpha=0.5, transA=0, "
+               "transB=1}\nlogits = Identity(large)"));
+  ASSERT_TRUE(RewriteGraph(graph, FastPrefill()).ok());
   EXPECT_THAT(ToText(graph.Copy()), testing::HasSubstr("GatherND(out0, logits_last)"));
 }
 

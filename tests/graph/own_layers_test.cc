@@ -204,6 +204,8 @@ TEST(OwnAttention, SaysWhyItStays) {
   EXPECT_EQ(reason(AllAttention(line, WithText(kTwoLayers, "f32[B,1,P,8]", "i32[B,1,P,8]"))),
             "the element type of 'past_k' is 6; needs float, float16 or bfloat16");
   EXPECT_EQ(reason(AllAttention(line, WithText(kTwoLayers, "past_v f32[B,1,P,8]", "past_v f32[B,1,P,16]"))),
+            "'past_k' has head size 8, 'past_v' has 16; GroupQueryAttention needs one for both");
+  EXPECT_EQ(reason(AllAttention(line, WithText(kTwoLayers, "past_v f32[B,1,P,8]", "past_v f32[B,1,P,D]"))),
             "the head sizes of 'past_k' and 'past_v' are not known to be one");
   EXPECT_EQ(reason(AllAttention(line, WithText(kTwoLayers, "f32[B,1,P,8]", "f32[B,1,P,12]")), Target::kOrt),
             "has head size 12; ONNX Runtime's GroupQueryAttention needs a multiple of 8");

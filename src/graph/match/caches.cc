@@ -47,7 +47,10 @@ Decline CheckGqaCache(const Graph& graph, const std::string& past_key, const std
                      type == 0 ? "not known" : fmt::format("{}", type));
   const auto key = HeadSizeOf(graph, past_key);
   const auto value = HeadSizeOf(graph, past_value);
-  if (!key || !value || *key != *value)
+  if (key && value && *key != *value)
+    return Because(DeclineCode::kHeadSize, "'{}' has head size {}, '{}' has {}; GroupQueryAttention needs one for both",
+                   past_key, *key, past_value, *value);
+  if (!key || !value)
     return Because(DeclineCode::kHeadSize, "the head sizes of '{}' and '{}' are not known to be one", past_key,
                    past_value);
   if (for_ort && *key % kOrtHeadSizes != 0)

@@ -110,6 +110,13 @@ Reads ReadMatMul(const Asked& asked) {
   return TokenReads{{{0, asked.axis}}};
 }
 
+// ONNX Runtime's own: its second factor may be turned, as weights are.
+Reads ReadFusedMatMul(const Asked& asked) {
+  for (const char* moves_tokens : {"transA", "transBatchA", "transBatchB"})
+    if (Differs(asked.node, moves_tokens)) return Mixed(asked.node);
+  return ReadMatMul(asked);
+}
+
 Reads ReadMatMulNBits(const Asked& asked) {
   if (asked.axis > -2) return Mixed(asked.node);
   for (int i = 1; i < asked.node.input_size(); ++i)
@@ -329,6 +336,7 @@ constexpr std::array kRows = {
     Row{"", "Split", ReadAlongAxis},
     Row{"", "Concat", ReadAlongAxis},
     Row{"", "MatMul", ReadMatMul},
+    Row{kMicrosoft, "FusedMatMul", ReadFusedMatMul},
     Row{kMicrosoft, "MatMulNBits", ReadMatMulNBits},
     Row{"", "ReduceMean", ReadReduce},
     Row{"", "ReduceSum", ReadReduce},
@@ -422,7 +430,8 @@ int64_t Ranks::Of(const std::string& value) const {
 int64_t Ranks::OfOutput(const Node& node, int output) const {
   if (graph_.IsModelFunction(node)) return CallsTokenwiseFunction(graph_, node) ? LargestInput(node) : -1;
   const std::string& op = node.op_type();
-  if (IsElementwise(DomainOf(node), op) || graph_.IsOnnx(&node, "MatMul")) return LargestInput(node);
+  const bool is_product = graph_.IsOnnx(&node, "MatMul") || (op == "FusedMatMul" && DomainOf(node) == kMicrosoft);
+  if (is_product || IsElementwise(DomainOf(node), op)) return LargestInput(node);
   if (op == "GroupQueryAttention" && IsAttentionOp(node)) return output == 0 ? 3 : 4;
   if (graph_.IsOnnx(&node, "Gather")) {
     const int64_t data = Of(Input(node, 0));
