@@ -76,7 +76,7 @@ class Runtime:
     def load(self, path: str, entries: Sequence[tuple[str, str]], library: str, provider: str, model: bytes) -> Session:
         """`model`: in place of the file; empty: the file."""
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what onnxruntime logs of a failure, the failure itself says
         for key, value in entries:  # before the registration, which reads them
             options.add_session_config_entry(key, value)
         if library:

@@ -162,7 +162,7 @@ Result<std::shared_ptr<const OrtHost>> OrtHost::Open(const std::string& file) {
         fmt::format("'{}' is ONNX Runtime {}; needs 1.{} or later", file, host->version_, kApiVersion));
   }
   KVSHARE_RETURN_IF_ERROR(
-      Refusal(host->api(), host->api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "kvshare", &host->env_), file));
+      Refusal(host->api(), host->api().CreateEnv(ORT_LOGGING_LEVEL_FATAL, "kvshare", &host->env_), file));
   return std::shared_ptr<const OrtHost>(std::move(host));
 }
 
@@ -204,7 +204,8 @@ Result<Session> Session::Create(std::shared_ptr<const OrtHost> ort, const std::s
   OrtSessionOptions* raw = nullptr;
   KVSHARE_RETURN_IF_ERROR(Refusal(api, api.CreateSessionOptions(&raw), "session options"));
   const Owned<OrtSessionOptions> options(raw, api.ReleaseSessionOptions);
-  KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_ERROR), "log level"));
+  // What ONNX Runtime logs of a failure, the failure itself says.
+  KVSHARE_RETURN_IF_ERROR(Refusal(api, api.SetSessionLogSeverityLevel(raw, ORT_LOGGING_LEVEL_FATAL), "log level"));
   for (const auto& [key, value] : setup.entries) {
     KVSHARE_RETURN_IF_ERROR(Refusal(api, api.AddSessionConfigEntry(raw, key.c_str(), value.c_str()),
                                     fmt::format("session entry '{}'", key)));

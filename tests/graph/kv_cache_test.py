@@ -170,3 +170,10 @@ def test_what_cannot_be_served_is_refused(kvshare, tmp_path, monkeypatch, option
     result = cases.run(kvshare, "rewrite", cases.DATA / "head_shared_gqa" / "model.onnx", "-o", "out.onnx", *options)
     assert (result.returncode, text in result.stderr) == (code, True), result.stderr
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_failure_of_onnx_runtime_is_told_once(kvshare, tmp_path):
+    np.savez(tmp_path / "far.npz", input_ids=np.full((1, 4), 10**9))
+    result = cases.run(kvshare, "rewrite", cases.DATA / "head_shared_gqa" / "model.onnx", "--dry-run", "--to", "kvshare", "--kv-cache", "int8",
+                       "--calibrate", tmp_path / "far.npz")
+    assert result.returncode == 3 and result.stderr.startswith("kvshare: run: ") and result.stderr.count("idx=1000000000") == 1, result.stderr
