@@ -86,6 +86,17 @@ inline std::string TwoLayersWith(std::string_view output, std::string_view line,
   return text;
 }
 
+// Upstream's shared form, with presents that are named and unused.
+inline std::string UpstreamsForm(std::string_view more = "") {
+  return TwoLayersWith(
+      "out1",
+      "B = Shape(out0) {start=0, end=1}\nrest = Constant() {value_ints=[0,8]}\nextent = Concat(B, rest) {axis=0}\n"
+      "empty = ConstantOfShape(extent)\nseqlens2 = Abs(seqlens)\n"
+      "out1, own_k, own_v = com.microsoft.GroupQueryAttention(rotated, empty, empty, present_k, present_v, seqlens2, "
+      "total) {num_heads=4, kv_num_heads=1, local_window_size=4}\n" +
+          std::string(more));
+}
+
 // A graph in which one line differs, for parameterized tests.
 struct NearMiss {
   const char* name;
