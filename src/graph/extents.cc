@@ -1,6 +1,7 @@
 #include "graph/extents.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace kvshare::graph {
 namespace {
@@ -38,7 +39,7 @@ class Reader {
     // These keep the elements of a value, and only shapes of at most one axis are read.
     for (const char* op : {"Unsqueeze", "Squeeze", "Reshape"})
       if (graph_.IsOnnx(node, op)) return Read(Input(*node, 0));
-    for (const char* op : {"Add", "Sub", "Mul"})
+    for (const char* op : {"Add", "Sub", "Mul", "Max"})
       if (graph_.IsOnnx(node, op)) return ReadArithmetic(*node);
     return std::nullopt;
   }
@@ -117,11 +118,12 @@ class Reader {
   Extents ReadArithmetic(const Node& node) {
     const Extents left = Read(Input(node, 0));
     const Extents right = Read(Input(node, 1));
-    if (!left || !right || left->size() != 1 || right->size() != 1) return std::nullopt;
+    if (node.input_size() != 2 || !left || !right || left->size() != 1 || right->size() != 1) return std::nullopt;
     const auto a = left->front().number;
     const auto b = right->front().number;
     int64_t result = 0;
     if (!a || !b) return Extents({Extent()});
+    if (node.op_type() == "Max") return Extents({Number(std::max(*a, *b))});
     const bool overflows = node.op_type() == "Add"   ? __builtin_add_overflow(*a, *b, &result)
                            : node.op_type() == "Sub" ? __builtin_sub_overflow(*a, *b, &result)
                                                      : __builtin_mul_overflow(*a, *b, &result);
@@ -173,6 +175,26 @@ std::optional<double> KnownScalar(const Graph& graph, const std::string& value) 
     name = graph.Origin(Input(*node, 0));
   }
   return std::nullopt;
+}
+
+std::optional<LastRows> LastRowsOf(const Graph& graph, const std::string& value) {
+  const Node* slice = graph.Producer(value);
+  if (!graph.IsOnnx(slice, "Slice")) return std::nullopt;
+  const auto begin = KnownInts(graph, Input(*slice, 1));
+  const auto end = KnownInts(graph, Input(*slice, 2));
+  const auto axes = KnownInts(graph, Input(*slice, 3));
+  const bool by_one = Input(*slice, 4).empty() || KnownInts(graph, Input(*slice, 4)) == std::vector<int64_t>{1};
+  if (!begin || !end || !axes || begin->size() != 1 || end->size() != 1 || axes->size() != 1 || !by_one)
+    return std::nullopt;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (begin->front() >= 0 || begin->front() < -kMost || end->front() < kMost) return std::nullopt;
+  int64_t axis = axes->front();
+  if (axis < 0) {
+    const auto shape = graph.Shape(Input(*slice, 0));
+    if (!shape) return std::nullopt;
+    axis += static_cast<int64_t>(shape->size());
+  }
+  return LastRows{Input(*slice, 0), axis, -begin->front()};
 }
 
 const std::string& BeforeCast(const Graph& graph, const std::string& value) {

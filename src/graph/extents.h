@@ -37,6 +37,16 @@ std::optional<std::vector<int64_t>> KnownInts(const Graph& graph, const std::str
 // A constant of one element of any numeric type, casts to floating point and changes of shape allowed.
 std::optional<double> KnownScalar(const Graph& graph, const std::string& value);
 
+// The last rows of a value, as Slice [-rows:] along one axis takes them: all, where there are no more.
+struct LastRows {
+  std::string value;
+  int64_t axis = 0;  // counted from the front
+  int64_t rows = 0;
+};
+
+// Nothing where `value` is made in another way.
+std::optional<LastRows> LastRowsOf(const Graph& graph, const std::string& value);
+
 // `value`, or what it was before Identity nodes and casts to int32 or int64.
 const std::string& BeforeCast(const Graph& graph, const std::string& value);
 

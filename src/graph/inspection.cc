@@ -93,7 +93,7 @@ AttentionLayer Public(const Layer& layer) {
   out.expansion = layer.expansion;
   out.head_size = layer.head_size;
   out.written = FormText(layer);
-  out.cache_rows = layer.static_key.rows;
+  out.cache_rows = layer.key_join.last > 0 ? layer.key_join.last : layer.static_key.rows;
   if (!layer.IsShared()) {
     out.row_bytes = RowBytes(layer);
     const auto caches = CachesOf(layer);

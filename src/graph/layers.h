@@ -22,6 +22,7 @@ struct Join {
   const Node* node = nullptr;  // null: there is none
   std::string past;
   std::string added;
+  int64_t last = 0;  // only so many last rows of the past are joined; 0: all
 };
 
 // A cache of fixed size, a graph input into which the graph itself writes new keys.

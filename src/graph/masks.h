@@ -16,6 +16,8 @@ namespace kvshare::graph {
 struct Columns {
   std::optional<Sum> queries;  // nothing: the mask hides padding alone
   Sum keys;
+  // It is read as if this excess were 0. CheckAttentionMask() proves that of the layer's node.
+  Sum excess = {};
 };
 
 struct MaskMeaning {

@@ -22,6 +22,34 @@ void Put(Sum& sum, const std::string& name, int64_t times) {
   if (at->second == 0) sum.terms.erase(at);
 }
 
+constexpr std::string_view kExcess = "Max(0, ";
+
+// Extents and excesses are not negative.
+bool IsNegativeNowhere(const Sum& sum) {
+  return sum.number >= 0 && std::ranges::all_of(sum.terms, [](const auto& term) { return term.second > 0; });
+}
+
+// Is `name` how far `sum` exceeds a number?
+bool IsExcessOf(std::string_view name, const Sum& sum) {
+  const std::string begin = fmt::format("{}{} - ", kExcess, TextOf(sum));
+  return sum.number == 0 && name.starts_with(begin) && name.ends_with(')') &&
+         std::all_of(name.begin() + static_cast<std::ptrdiff_t>(begin.size()), name.end() - 1,
+                     [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
+// max(0, sum).
+Sum ExcessOf(const Sum& sum) {
+  if (IsNegativeNowhere(sum)) return sum;
+  if (sum.terms.empty()) return {};
+  // What is left of a number of rows, once it is cut, is no less than none.
+  for (const auto& [name, times] : sum.terms) {
+    if (times != -1) continue;
+    const Sum whole = Add(sum, {0, {{name, 1}}});
+    if (IsNegativeNowhere(whole) && IsExcessOf(name, whole)) return sum;
+  }
+  return {0, {{fmt::format("{}{})", kExcess, TextOf(sum)), 1}}};
+}
+
 // "past + seq" as the exporter of PyTorch writes the name of an extent; nothing where it is another expression.
 std::optional<Sum> ParseSymbol(const std::string& scope, std::string_view text) {
   Sum sum;
@@ -83,6 +111,12 @@ class Reader {
     if (within && (*shape)[static_cast<size_t>(axis)] >= 0) return {(*shape)[static_cast<size_t>(axis)]};
     const Node* node = graph_.Producer(value);
     if (node == nullptr || depth >= kDeepest) return Named(value, axis);
+    const auto last = HasPlainName(value, axis) ? std::nullopt : LastRowsOf(graph_, value);
+    if (last && ++read_ <= kMostNodes) {
+      const Sum whole = Extent(last->value, axis, depth + 1);
+      if (last->axis != axis) return whole;
+      return Subtract(whole, ExcessOf(Subtract(whole, Sum{last->rows})));
+    }
     if (graph_.IsOnnx(node, "Concat") && ++read_ <= kMostNodes)
       if (const auto joined = AxisOf(graph_, *node, {node->output(0), Input(*node, 0), Input(*node, 1)}))
         return OfConcat(*node, *joined, axis, depth);
@@ -103,6 +137,8 @@ class Reader {
       if (!left || !right) return std::nullopt;
       return node->op_type() == "Add" ? Add(*left, *right) : Subtract(*left, *right);
     }
+    if (graph_.IsOnnx(node, "Mul") || graph_.IsOnnx(node, "Max"))
+      if (const auto sum = Combined(*node, depth)) return sum;
     const auto extent = ExtentOf(graph_, value);
     if (!extent || !extent->IsKnown()) return std::nullopt;
     return extent->of.empty() ? Sum{*extent->number} : Extent(extent->of, extent->axis);
@@ -132,6 +168,28 @@ class Reader {
   }
 
  private:
+  // -1 times a number, or the larger of 0 and a number.
+  std::optional<Sum> Combined(const Node& node, int depth) {
+    if (node.input_size() != 2) return std::nullopt;
+    for (const int fixed : {0, 1}) {
+      const auto number = KnownInts(graph_, node.input(fixed));
+      if (!number || number->size() != 1) continue;
+      const bool is_excess = node.op_type() == "Max" && number->front() == 0;
+      const bool is_turned = node.op_type() == "Mul" && number->front() == -1;
+      if (!is_excess && !is_turned) continue;
+      const auto other = Element(node.input(1 - fixed), depth + 1);
+      if (!other) return std::nullopt;
+      return is_excess ? ExcessOf(*other) : Subtract({}, *other);
+    }
+    return std::nullopt;
+  }
+
+  // "past", and not the exporter's "Max(0, past - 4)", which other nodes compute as well.
+  bool HasPlainName(const std::string& value, int64_t axis) const {
+    const std::string symbol = graph_.ExtentName(value, axis);
+    return !symbol.empty() && ParseSymbol("", symbol);
+  }
+
   Sum Named(const std::string& value, int64_t axis) {
     const Graph* owner = graph_.OwnerOf(value);
     const std::string scope = owner == nullptr || owner->place().empty() ? "" : owner->place() + ": ";
@@ -159,6 +217,12 @@ class Reader {
 };
 
 }  // namespace
+
+bool IsExcess(const Sum& sum) {
+  return sum.number == 0 && std::ranges::all_of(sum.terms, [](const auto& term) {
+           return term.second > 0 && term.first.starts_with(kExcess) && term.first.ends_with(')');
+         });
+}
 
 Sum Add(Sum left, const Sum& right) {
   left.number += right.number;

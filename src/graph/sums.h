@@ -1,7 +1,7 @@
 // Are two extents the same? Extents are compared as sums of named ones: "past + seq" is "seq + past".
 //
 // Names are those that the model gives to extents of its values (dim_param), which mean one number wherever they stand,
-// or else the value and the axis.
+// or else the value and the axis. What an excess is depends on such names: "Max(0, past - 4)".
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,9 @@ struct Sum {
   bool Is(int64_t fixed) const { return terms.empty() && number == fixed; }
 };
 
+// Is it made of excesses alone, each added? Then it is 0 or more.
+bool IsExcess(const Sum& sum);
+
 Sum Add(Sum left, const Sum& right);
 Sum Subtract(Sum left, const Sum& right);
 
@@ -31,7 +34,8 @@ std::string TextOf(const Sum& sum);
 // The extent of `value` along `axis`, which counts from the front.
 Sum SumOfExtent(const Graph& graph, const std::string& value, int64_t axis);
 
-// The only element of an integer value that is made of constants, extents, sums and differences; else nothing.
+// The only element of an integer value that is made of constants, extents, sums, differences and excesses; else
+// nothing.
 std::optional<Sum> SumOf(const Graph& graph, const std::string& value);
 
 // Each element of a shape, joined of such.

@@ -33,6 +33,8 @@ bool IsOfQEfficient(const onnx::ModelProto& model) {
 std::string CacheText(const Layer& layer) {
   const Node& node = *layer.node;
   if (!Input(node, layer.IsGqa() ? 3 : 4).empty()) return ", past and present of its own";
+  if (layer.key_join.last > 0)
+    return fmt::format(", caches joined by Concat, of which {} rows are kept", layer.key_join.last);
   if (layer.key_join.node != nullptr) return ", caches joined by Concat";
   if (const auto& [writer, cache, rows, grows] = layer.static_key; writer != nullptr)
     return grows ? fmt::format(", cache that grows by Pad and {}", writer->op_type())

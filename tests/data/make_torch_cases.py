@@ -1,7 +1,7 @@
 """Makes the torch_* cases: Hugging Face decoders of random weights as torch.onnx.export writes them, opset 24 unless
-another is named.
+another is named; and the cut_torch_* cases, whose layers with windows keep the last window - 1 keys.
 
-    python make_torch_cases.py FOLDER [NAME[@OPSET] ...]
+    python make_torch_cases.py FOLDER [[cut_]NAME[@OPSET] ...]
 
 Made with torch 2.13.0 (CPU), transformers 5.6.2, onnx 1.23.2 and onnxscript 0.7.2. Past and new keys are joined by Concat,
 key-value heads are repeated for the query heads of their group, and masks compare columns. Golden logits are those of
@@ -87,17 +87,17 @@ def strip(path):
     onnx.save(model, path)
 
 
-def make(folder, name, opset=24):
+def make(folder, name, opset=24, cuts=False):
     torch.manual_seed(7)
     model = MODELS[name]().eval().float()
     model.set_attn_implementation("sdpa")
     for parameter in model.parameters():  # far enough from zero for the attention to matter
         parameter.data.mul_(1 if parameter.dim() < 2 else 3 if name == "gemma4" else 6)
-    case = pathlib.Path(folder) / (f"torch_{name}" if opset == 24 else f"torch_{name}_o{opset}")
+    case = pathlib.Path(folder) / (("cut_" if cuts else "") + (f"torch_{name}" if opset == 24 else f"torch_{name}_o{opset}"))
     case.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         np.savez_compressed(case / "golden.npz", **golden(model))
-        export(model, case / "model.onnx", opset, external_data=False)
+        export(model, case / "model.onnx", opset, external_data=False, cuts=cuts)
     strip(str(case / "model.onnx"))
     config = model.config
     types = getattr(config, "layer_types", None) or [S if getattr(config, "sliding_window", None) else F] * config.num_hidden_layers
@@ -112,4 +112,4 @@ def make(folder, name, opset=24):
 if __name__ == "__main__":
     for wanted in sys.argv[2:] or MODELS:
         name, _, version = wanted.partition("@")
-        make(sys.argv[1], name, int(version or 24))
+        make(sys.argv[1], name.removeprefix("cut_"), int(version or 24), name.startswith("cut_"))

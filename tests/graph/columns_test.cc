@@ -24,6 +24,83 @@ TEST(ReadColumnMask, GivesWindowCausalityPaddingAndWhatItCounts) {
   EXPECT_EQ(TextOf(mask->columns->keys), "past + seq");
 }
 
+// kTorchLayers whose caches keep the last 3 rows: the exporter counts columns from the first row that is left.
+std::string CutLayers(std::string_view from = kTorchLayers) {
+  std::string text = TwoLayersWith(
+      "columns",
+      "const least i64[] = -3\nbeyond = Add(least, P)\nexcess = Max(nought, beyond)\nrange = Range(nought, T, once)\n"
+      "columns = Add(range, excess)",
+      from);
+  text = TwoLayersWith("T1",
+                       "const minus i64[] = -1\nT1 = Reshape(T, last)\ngone = Mul(minus, excess)\nleft = Add(P, gone)\n"
+                       "held = Max(nought, left)\nkeys = Add(S, held)\nkeys1 = Reshape(keys, last)",
+                       text);
+  text = TwoLayersWith("present_k",
+                       "const least1 i64[1] = -3\nconst most i64[1] = 9223372036854775807\n"
+                       "kept_k = Slice(past_k, least1, most, two, one)\nall_k = Concat(kept_k, k0) {axis=-2}\n"
+                       "present_k = Slice(all_k, least1, most, two, one)",
+                       text);
+  text = TwoLayersWith("present_v",
+                       "kept_v = Slice(past_v, least1, most, two, one)\nall_v = Concat(kept_v, v0) {axis=-2}\n"
+                       "present_v = Slice(all_v, least1, most, two, one)",
+                       text);
+  text = WithText(WithText(text, "k5 = Unsqueeze(present_k", "k5 = Unsqueeze(all_k"), "v5 = Unsqueeze(present_v",
+                  "v5 = Unsqueeze(all_v");
+  text = WithText(WithText(text, "two, two, T1, eight", "two, two, keys1, eight"), "four, T1, eight",
+                  "four, keys1, eight");
+  return WithText(text, "past + seq,8]", "rows,8]");
+}
+
+TEST(ReadColumnMask, OfACutCacheIsReadAsIfNothingWereDropped) {
+  const Graph graph = GraphOf(CutLayers());
+  const auto mask = ReadMask(graph, "mask");
+  ASSERT_TRUE(mask.ok()) << mask.status().message();
+  EXPECT_EQ(mask->window, 4);
+  EXPECT_TRUE(mask->padding);
+  EXPECT_EQ(TextOf(mask->columns->excess), "Max(0, past - 3)");
+  EXPECT_EQ(TextOf(mask->columns->keys), "past + seq");
+  const auto layers = FindLayers(graph);
+  EXPECT_EQ(layers[0].key_join.past, "past_k");
+  EXPECT_EQ(layers[0].key_join.last, 3);
+  EXPECT_EQ(layers[0].expansion, 2);
+}
+
+// The node takes no mask that has more columns than it has keys, so nothing is dropped where it runs.
+TEST(CutCache, IsServedWherePaddingStays) {
+  const std::string text = TextAfter(CutLayers(), To(Target::kKvshareAttention));
+  EXPECT_THAT(text, testing::HasSubstr("out0 = kvshare.Attention(q0, all_k, all_v, attention_mask_padding) {scale=0.5, "
+                                       "is_causal=1, local_window_size=4}"));
+  EXPECT_THAT(text, testing::HasSubstr("present_k = Slice(all_k, least1, most, two, one)"));
+  for (const Target target : {Target::kKvshare, Target::kOrt})
+    EXPECT_EQ(
+        RewriteText(CutLayers(), To(target)).CodedDeclineOf("own-attention"),
+        "cache-is-cut: the graph keeps the last 3 rows of 'past_k', and GroupQueryAttention keeps all; needs option "
+        "'target' = 'kvshare-attention', or an export with whole caches");
+}
+
+TEST(CutCache, StaysWhereItsMaskCountsRowsThatItsKeysHave) {
+  const std::string whole = WithText(CutLayers(), "all_k = Concat(kept_k", "all_k = Concat(past_k");
+  EXPECT_EQ(
+      RewriteText(whole, To(Target::kKvshareAttention)).CodedDeclineOf("own-key-mask"),
+      "mask-keys: its mask has past + seq columns, Max(0, past - 3) of them for rows that are gone; it has past + "
+      "seq keys");
+  const std::string other = WithText(CutLayers(), "const least i64[] = -3", "const least i64[] = -2");
+  EXPECT_EQ(RewriteText(other, To(Target::kKvshareAttention)).CodedDeclineOf("own-key-mask"),
+            "mask-keys: its mask has past + seq columns, Max(0, past - 2) of them for rows that are gone; it has "
+            "-Max(0, past - 3) + past + seq keys");
+  const std::string moved =
+      WithText(CutLayers(), "kvs = Expand(kv, wide_bt)", "later = Add(kv, P)\nkvs = Expand(later, wide_bt)");
+  EXPECT_EQ(ReadMask(GraphOf(moved), "mask").status().message(),
+            "mask: GatherND 'kept' does not take the first T columns of all rows of a mask");
+  const std::string two_excesses = TwoLayersWith(
+      "causal",
+      "const fewer i64[] = -2\nbeyond2 = Add(fewer, P)\nexcess2 = Max(nought, beyond2)\nrange2 = Add(range, excess2)\n"
+      "flat2 = Unsqueeze(range2, front)\nkv2 = Unsqueeze(flat2, two)\ncausal = LessOrEqual(kv2, q)",
+      CutLayers());
+  EXPECT_EQ(ReadMask(GraphOf(two_excesses), "mask").status().message(),
+            "mask: And 'visible' joins masks with Max(0, past - 3) and with Max(0, past - 2) columns too many");
+}
+
 struct SameColumns {
   const char* name;
   const char* output;
@@ -95,8 +172,10 @@ INSTANTIATE_TEST_SUITE_P(
                  "mask: LessOrEqual 'causal' lets a query see up to 1 keys after its own"},
         NearMiss{"NotItsOwnKey", "causal", "causal = Less(kv, q)",
                  "mask: Less 'causal' lets a query see up to -1 keys after its own"},
-        NearMiss{"QueriesFromTheFirstKey", "at", "at = Identity(steps)",
-                 "mask: Greater 'near' has its first query at column -4, its keys up to past + seq and seq queries"},
+        NearMiss{
+            "QueriesFromTheFirstKey", "at", "at = Identity(steps)",
+            "mask: Greater 'near' has its first query at column -4, and the first new one of its past + seq keys at "
+            "past; needs one column for both"},
         NearMiss{"ComparedWithAnotherAxis", "q", "q = Unsqueeze(at3, two)",
                  "mask: Greater 'near' does not compare columns of keys [1,1,1,T] with columns of queries [1,1,S,1]"},
         NearMiss{"WindowOfBothDirections", "near",

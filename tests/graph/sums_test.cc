@@ -51,6 +51,37 @@ TEST(Sums, SumsAndDifferencesOfExtentsAreComparedByName) {
   EXPECT_EQ(TextOf((*shape)[2]), "past + seq + 4");
 }
 
+// A cache that the model keeps to its last 4 rows, as PyTorch's exporter counts it.
+TEST(Sums, WhatIsDroppedOfACacheIsAnExcess) {
+  const Graph graph = GraphOf(std::string(kText) + R"(
+const nought i64[1] = 0
+const minus i64[1] = -1
+const least i64[1] = -4
+const most i64[1] = 9223372036854775807
+const rows i64[1] = 2
+kept = Slice(past, least, most, rows, one)
+grown = Concat(kept, new) {axis=2}
+beyond = Add(least, P)
+excess = Max(nought, beyond)
+turned = Mul(minus, excess)
+left = Add(P, turned)
+held = Max(nought, left)
+all = Add(held, S)
+deficit = Sub(four, P)
+missing = Max(deficit, nought)
+doubled = Mul(four, P)
+)");
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "kept", 2)), "-Max(0, past - 4) + past");
+  EXPECT_EQ(TextOf(SumOfExtent(graph, "kept", 0)), "batch");
+  EXPECT_EQ(SumOf(graph, "all"), SumOfExtent(graph, "grown", 2));
+  ASSERT_TRUE(SumOf(graph, "excess").has_value());
+  EXPECT_TRUE(IsExcess(*SumOf(graph, "excess")));
+  EXPECT_FALSE(IsExcess(*SumOf(graph, "turned")));
+  EXPECT_FALSE(IsExcess(*SumOf(graph, "P")));
+  EXPECT_EQ(TextOf(*SumOf(graph, "missing")), "Max(0, -past + 4)");
+  EXPECT_EQ(SumOf(graph, "doubled"), std::nullopt);
+}
+
 TEST(Sums, AnExtentWithoutANameIsItself) {
   const Graph graph = GraphOf("input x f32[a,b]\noutput z f32[a,b]\ny = Relu(x)\nz = Relu(y)\n");
   EXPECT_EQ(TextOf(SumOfExtent(graph, "y", 1)), "y[1]");

@@ -4,6 +4,7 @@
 #include <limits>
 #include <optional>
 
+#include "graph/extents.h"
 #include "graph/masks.h"
 
 namespace kvshare::graph {
@@ -55,9 +56,12 @@ Join JoinOf(const Graph& graph, const std::string& bnsh) {
   const Node* node = graph.Producer(bnsh);
   if (!graph.IsOnnx(node, "Concat") || node->input_size() != 2) return {};
   const int64_t axis = IntAttribute(*node, "axis");
-  const std::string& past = graph.Origin(node->input(0));
+  const auto last = LastRowsOf(graph, graph.Origin(node->input(0)));
+  const bool is_cut = last && last->axis == 2;
+  const std::string& joined = is_cut ? last->value : node->input(0);
+  const std::string& past = graph.Origin(joined);
   if ((axis != 2 && axis != -2) || !graph.IsInput(past) || !Bnsh(graph, past)) return {};
-  return {node, past, node->input(1)};
+  return {node, past, node->input(1), is_cut ? last->rows : 0};
 }
 
 void ReadGqaFacts(Layer& layer) {

@@ -6,6 +6,8 @@
 //   padding  GatherND(Cast(mask, bool), [b, kv]): the first T columns; or Unsqueeze(Cast(mask, bool), [1, 2]);
 //            mask may have been reshaped to its own two axes
 //   mask     Expand(And of these and of True, [B, 1, S, T])
+// Of a cache that the model keeps to W - 1 rows, kv is Range(0, P + S, 1) + Max(0, P - (W - 1)): the node takes no mask
+// that has more columns than its keys have rows, so the excess is 0 where it runs.
 // Where shapes are fixed, tools fold what does not depend on the caller: a comparison, the indices of GatherND, or all.
 #include <fmt/format.h>
 
@@ -122,6 +124,7 @@ struct Found {
   MaskMeaning meaning;
   std::optional<Sum> queries;
   std::optional<Sum> keys;
+  Sum excess = {};
 };
 
 // j < i, j <= i, ... of keys j and queries i, whichever way round the node has them.
@@ -159,10 +162,15 @@ Matched<Found> ReadComparison(const Graph& graph, const Node& node) {
       kComparisons, [&](const Comparison& each) { return node.op_type() == (is_turned ? each.turned : each.op); });
   // How far right of column T - S + s the node's query s stands.
   const Sum shift = Subtract(Subtract(queries->begin, keys->begin), Subtract(keys->count, queries->count));
-  if (!shift.terms.empty())
-    return Odd(node, fmt::format("has its first query at column {}, its keys up to {} and {} queries",
-                                 TextOf(queries->begin), TextOf(keys->count), TextOf(queries->count)));
-  Found found{{}, queries->count, keys->count};
+  Sum excess = Subtract(Sum{shift.number}, shift);
+  if (!IsExcess(excess))
+    return Odd(
+        node,
+        fmt::format(
+            "has its first query at column {}, and the first new one of its {} keys at {}; needs one column for both",
+            TextOf(queries->begin), TextOf(keys->count),
+            TextOf(Add(keys->begin, Subtract(keys->count, queries->count)))));
+  Found found{{}, queries->count, keys->count, std::move(excess)};
   if (comparison->is_upper) {
     if (shift.number + comparison->slack != 0)
       return Odd(node, fmt::format("lets a query see up to {} keys after its own", shift.number + comparison->slack));
@@ -284,8 +292,9 @@ Matched<Found> ReadGather(const Graph& graph, const Node& node) {
   const auto keys = IndexOf(graph, Input(*indices, 1));
   if (!batch || !keys || batch->axis != kBatchAxis || keys->axis != kKeyAxis || !AreExpandedAlike(graph, *indices))
     return wrong();
-  if (!batch->begin.Is(0) || !keys->begin.Is(0) || batch->count != SumOfExtent(graph, mask, 0)) return wrong();
+  if (!batch->begin.Is(0) || !IsExcess(keys->begin) || batch->count != SumOfExtent(graph, mask, 0)) return wrong();
   found.keys = keys->count;
+  found.excess = keys->begin;
   return found;
 }
 
@@ -332,6 +341,10 @@ Matched<Found> ReadAnd(const Graph& graph, const Node& node, int& read) {
   };
   KVSHARE_RETURN_IF_ERROR(join(left.queries, right.queries, "queries"));
   KVSHARE_RETURN_IF_ERROR(join(left.keys, right.keys, "keys"));
+  if (left.excess.Is(0)) left.excess = right.excess;
+  if (!right.excess.Is(0) && right.excess != left.excess)
+    return Odd(node, fmt::format("joins masks with {} and with {} columns too many", TextOf(left.excess),
+                                 TextOf(right.excess)));
   if (left.meaning.padding && right.meaning.padding && left.meaning.key_mask != right.meaning.key_mask)
     return Odd(node, fmt::format("joins padding of '{}' and of '{}'", left.meaning.key_mask, right.meaning.key_mask));
   if (left.meaning.window >= 0 && right.meaning.window >= 0) return Odd(node, "joins two windows");
@@ -388,7 +401,7 @@ Matched<MaskMeaning> ReadColumnMask(const Graph& graph, const std::string& mask)
     return Because(DeclineCode::kNotCausal, "mask: '{}' compares columns and is not causal", mask);
   if (expand != nullptr) KVSHARE_RETURN_IF_ERROR(CheckExpand(graph, *expand, found));
   found.meaning.rank = kRank;
-  found.meaning.columns = Columns{std::move(found.queries), *std::move(found.keys)};
+  found.meaning.columns = Columns{std::move(found.queries), *std::move(found.keys), std::move(found.excess)};
   return std::move(found.meaning);
 }
 

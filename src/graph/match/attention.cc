@@ -59,7 +59,8 @@ Decline CheckWindowAttributes(const Layer& layer, const MaskMeaning& mask) {
   return {};
 }
 
-// Do the mask's columns count what the layer's query and key have?
+// Do the mask's columns count what the layer's query and key have? The node takes no mask with more columns than keys:
+// an excess is 0 where it runs.
 Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
@@ -72,9 +73,13 @@ Decline CheckColumns(const Layer& layer, const MaskMeaning& mask) {
     return Because(DeclineCode::kMaskQueries, "its mask is made for {} queries; its query has {}",
                    TextOf(*columns.queries), TextOf(queries));
   const Sum keys = KeysOf(layer);
+  const Sum excess = Subtract(columns.keys, keys);
+  if (!columns.excess.Is(0) && columns.excess != excess)
+    return Because(DeclineCode::kMaskKeys, "its mask has {} columns, {} of them for rows that are gone; it has {} keys",
+                   TextOf(columns.keys), TextOf(columns.excess), TextOf(keys));
   // Padding alone of a whole mask has a column for each key, whatever exporters call their number.
   const bool may_be_all = !columns.queries && IsPlaced(layer) && !(keys.terms.empty() && columns.keys.terms.empty());
-  if (keys != columns.keys && !(may_be_all && SumOfExtent(graph, mask.key_mask, 1) == columns.keys))
+  if (!IsExcess(excess) && !(may_be_all && SumOfExtent(graph, mask.key_mask, 1) == columns.keys))
     return Because(DeclineCode::kMaskKeys, "its mask is made for {} keys; it has {}", TextOf(columns.keys),
                    TextOf(keys));
   if (HasPast(node) && mask.padding && SumOfExtent(graph, mask.key_mask, 1) != columns.keys)
@@ -221,7 +226,10 @@ Matched<MaskMeaning> CheckAttentionMask(const Layer& layer) {
                            Input(node, 3).empty() ? MeaningOfNoMask(layer) : ReadMask(*layer.graph, Input(node, 3)));
   if (!mask.padding && !mask.columns)
     return Because(DeclineCode::kMaskKeepsPadding, "its mask does not hide the padding");
-  if (mask.columns) KVSHARE_RETURN_IF_ERROR(CheckColumns(layer, mask));
+  if (mask.columns) {
+    KVSHARE_RETURN_IF_ERROR(CheckColumns(layer, mask));
+    if (Sum keys = KeysOf(layer); IsExcess(Subtract(mask.columns->keys, keys))) mask.columns->keys = std::move(keys);
+  }
   if (!mask.causal && !IsCausal(layer))
     return Because(DeclineCode::kNotCausal, "neither its mask nor is_causal makes it causal");
   KVSHARE_RETURN_IF_ERROR(CheckWindowAttributes(layer, mask));

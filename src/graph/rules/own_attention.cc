@@ -41,6 +41,12 @@ Steps StepsOf(const Layer& layer) {
 Decline CheckJoin(const std::vector<Layer>& layers, const Layer& layer, const MaskMeaning& mask) {
   const Graph& graph = *layer.graph;
   const Node& node = *layer.node;
+  for (const Join* join : {&layer.key_join, &layer.value_join})
+    if (join->last > 0)
+      return Because(DeclineCode::kCacheIsCut,
+                     "the graph keeps the last {} rows of '{}', and GroupQueryAttention keeps all; needs option "
+                     "'target' = 'kvshare-attention', or an export with whole caches",
+                     join->last, join->past);
   if (layer.expansion > 1)
     return Because(DeclineCode::kKeyIsExpanded, "the graph repeats each key-value head {} times; needs it as it is",
                    layer.expansion);
