@@ -60,9 +60,7 @@ bool HasValues(const Graph& graph, const Node& softmax) {
 
 // Of the nodes of `graph` and its bodies, calls not among them.
 int64_t CountHere(const Graph& graph) {
-  int64_t count = 0;
-  for (const Node* node : graph.nodes())
-    if (graph.IsOnnx(node, "Softmax") && HasScores(graph, *node) && HasValues(graph, *node)) ++count;
+  auto count = static_cast<int64_t>(UnfusedAttention(graph).size());
   for (const Graph* body : graph.bodies()) count += CountHere(*body);
   return count;
 }
@@ -117,6 +115,13 @@ class Calls {
 };
 
 }  // namespace
+
+std::vector<const Node*> UnfusedAttention(const Graph& graph) {
+  std::vector<const Node*> found;
+  for (const Node* node : graph.nodes())
+    if (graph.IsOnnx(node, "Softmax") && HasScores(graph, *node) && HasValues(graph, *node)) found.push_back(node);
+  return found;
+}
 
 int64_t CountUnfusedAttention(const Graph& graph) { return CountHere(graph) + Calls(graph).Count(graph.proto()); }
 

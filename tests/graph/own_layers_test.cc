@@ -99,6 +99,20 @@ TEST(OwnAttention, StaysForOrtWhereEveryStepHasSeveralTokensOfSeveralSequences) 
   }
 }
 
+// As of an encoder, or of a decoder that takes prompts alone.
+TEST(OwnAttention, SaysThatALayerWithoutACacheStays) {
+  const std::string encoder =
+      "out0 = Attention(q0, k0, k0) {q_num_heads=4, kv_num_heads=1}\n"
+      "present_k = Identity(past_k)\npresent_v = Identity(past_v)";
+  for (const Target target : {Target::kKvshare, Target::kOrt}) {
+    const Rewritten result =
+        RewriteText(TwoLayersWith("out1", "out1 = Identity(out0)", AllAttention(encoder)), To(target));
+    EXPECT_EQ(result.CodedDeclineOf("own-attention"),
+              "no-cache: keeps no cache, so there is none to read in place; needs a past and a present");
+    EXPECT_THAT(result.report.notes, testing::ElementsAre(testing::HasSubstr("nothing changed: 0 of 1")));
+  }
+}
+
 // Rows of a compact cache are no columns of a mask: its padding is gone from between them.
 TEST(OwnAttention, StaysWhereOthersReadItsCache) {
   const std::string attention =

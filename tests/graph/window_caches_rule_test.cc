@@ -22,6 +22,19 @@ std::string Own(const std::string& past_k, const std::string& attributes) {
                                    attributes + "}");
 }
 
+// Two own layers without a mask: one with a window of 4 keys, then one of `attributes`.
+std::string Unmasked(const std::string& attributes) {
+  const std::string heads = " {q_num_heads=4, kv_num_heads=1, is_causal=1";
+  return "value near f32[B,S,32]\ninput hidden f32[B,S,32]\ninput new f32[B,S,8]\ninput past_k f32[B,1,P,8]\ninput "
+         "past_v f32[B,1,P,8]\n"
+         "input past_k1 f32[B,1,P,8]\ninput past_v1 f32[B,1,P,8]\noutput far f32[B,S,32]\n"
+         "output present_k f32[B,1,T,8]\noutput present_v f32[B,1,T,8]\noutput present_k1 f32[B,1,T,8]\n"
+         "output present_v1 f32[B,1,T,8]\n"
+         "near, present_k, present_v = Attention(hidden, new, new, _, past_k, past_v)" +
+         heads + ", left_window_size=3}\nfar, present_k1, present_v1 = Attention(near, new, new, _, past_k1, past_v1)" +
+         heads + attributes + "}\n";
+}
+
 struct NearMiss {
   const char* name;
   std::string text;
@@ -88,6 +101,32 @@ std::vector<NearMiss> NearMisses() {
 std::string NameOfMiss(const testing::TestParamInfo<NearMiss>& miss) { return miss.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(Graphs, WindowCachesDeclines, testing::ValuesIn(NearMisses()), NameOfMiss);
+
+// Nothing but the rows of caches tells how many tokens there are.
+TEST(WindowCaches, WithoutAMaskTakeTheNumberOfTokensFromACacheThatStaysWhole) {
+  Graph graph = GraphOf(Unmasked(""));
+  ASSERT_TRUE(RewriteGraph(graph, WindowCaches()).ok());
+  const std::string text = ToText(graph.Copy());
+  EXPECT_THAT(text, testing::HasSubstr("past_k1_held = Shape(past_k1) {start=2, end=3}"));
+  EXPECT_THAT(text, testing::HasSubstr("GroupQueryAttention(hidden, new, new, past_k, past_v, past_k1_seqlens_k, "
+                                       "past_k1_total) {num_heads=4, kv_num_heads=1, do_rotary=0, local_window_size=4, "
+                                       "window_cache_rows=7}"));
+  EXPECT_THAT(text.substr(text.find("far, ")), testing::Not(testing::HasSubstr("window_cache_rows")));
+}
+
+TEST(WindowCaches, WithoutAMaskSayThatNothingTellsTheNumberOfTokens) {
+  Graph graph = GraphOf(Unmasked(", left_window_size=5"));
+  const auto report = RewriteGraph(graph, WindowCaches());
+  ASSERT_TRUE(report.ok());
+  std::vector<std::string> found;
+  for (const auto& outcome : report->outcomes)
+    if (outcome.rule == "window-caches") found.push_back(outcome.code + ": " + outcome.reason);
+  const std::string reason =
+      "lengths-unknown: its total_sequence_length 'past_k_total' is counted from the rows of a cache that would keep a "
+      "window; needs the number of tokens so far, as the columns of an attention_mask or the rows of a layer without a "
+      "window tell it";
+  EXPECT_THAT(found, testing::ElementsAre(reason, reason));
+}
 
 TEST(WindowCaches, SourceAndBorrowerHaveTheSameRows) {
   Graph graph = GraphOf(kTwoLayers);

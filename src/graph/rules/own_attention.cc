@@ -8,12 +8,16 @@
 #include <map>
 #include <set>
 #include <tuple>
+#include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "graph/match/attention.h"
 #include "graph/match/caches.h"
 #include "graph/match/lengths.h"
+#include "graph/match/padding.h"
 #include "graph/match/readers.h"
+#include "graph/match/static_cache.h"
 #include "graph/rules/fold_heads.h"
 #include "graph/rules/turn_gqa.h"
 
@@ -67,18 +71,33 @@ Decline CheckJoin(const std::vector<Layer>& layers, const Layer& layer, const Ma
   return {};
 }
 
+// The nodes that each graph needs; none is edited meanwhile.
+class Needed {
+ public:
+  bool Has(const Graph& graph, const Node& node) {
+    const auto [known, is_new] = by_graph_.try_emplace(&graph);
+    if (is_new) known->second = NeededNodes(graph);
+    return known->second.contains(&node);
+  }
+
+ private:
+  std::unordered_map<const Graph*, std::unordered_set<const Node*>> by_graph_;
+};
+
 // Does attention alone read `value`, a present of an own layer, as keys and values, or others no more than its extents?
 // `known`: the layers that read it and what turns it for them.
-Decline CheckReadAsKeys(const Graph& graph, const std::string& value, const std::unordered_set<const Node*>& known) {
+Decline CheckReadAsKeys(const Graph& graph, const std::string& value, const std::unordered_set<const Node*>& known,
+                        Needed& needed) {
   for (const Node* reader : graph.Consumers(value)) {
-    for (const auto& body : graph.BodiesOf(*reader)) KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*body, value, known));
+    for (const auto& body : graph.BodiesOf(*reader))
+      KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*body, value, known, needed));
     const auto& inputs = reader->input();
     const bool is_held = std::ranges::find(inputs, value) == inputs.end();
     const bool is_layer = known.contains(reader) && IsAttentionOp(*reader) && Input(*reader, 0) != value;
     if (is_held || is_layer || graph.IsOnnx(reader, "Shape")) continue;
     if (known.contains(reader) && !IsAttentionOp(*reader)) {
-      KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(graph, reader->output(0), known));
-    } else if (NeededNodes(graph).contains(reader)) {
+      KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(graph, reader->output(0), known, needed));
+    } else if (needed.Has(graph, *reader)) {
       return Because(DeclineCode::kValueIsRead, "its cache would be compact, and '{}' is read by {}", value,
                      Describe(*reader));
     }
@@ -87,7 +106,7 @@ Decline CheckReadAsKeys(const Graph& graph, const std::string& value, const std:
 }
 
 // Rows of a compact cache are no columns of a mask: whoever else reads it would see other rows.
-Decline CheckOtherReaders(const std::vector<Layer>& layers, const Layer& own) {
+Decline CheckOtherReaders(const std::vector<Layer>& layers, const Layer& own, Needed& needed) {
   std::unordered_set<const Node*> known = {own.node};
   for (const Layer* borrower : BorrowersOf(layers, own)) {
     known.insert(borrower->node);
@@ -95,8 +114,8 @@ Decline CheckOtherReaders(const std::vector<Layer>& layers, const Layer& own) {
   }
   const std::string& key = IsJoined(own) ? Output(*own.key_join.node, 0) : Output(*own.node, 1);
   const std::string& value = IsJoined(own) ? Output(*own.value_join.node, 0) : Output(*own.node, 2);
-  KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*own.graph, key, known));
-  return CheckReadAsKeys(*own.graph, value, known);
+  KVSHARE_RETURN_IF_ERROR(CheckReadAsKeys(*own.graph, key, known, needed));
+  return CheckReadAsKeys(*own.graph, value, known, needed);
 }
 
 // The cache loses the padding between its rows, for all who read it: layers that borrow it are to hide the same.
@@ -133,7 +152,13 @@ Decline CheckTokensForOrt(const Layer& layer, const Steps& steps) {
                  kOrtTakesTokens);
 }
 
-Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer, bool for_ort) {
+// Is it a layer that this rule may turn?
+bool IsAsked(const Layer& layer) {
+  if (layer.graph->IsFunction() || layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return false;
+  return HasPast(*layer.node) || IsJoined(layer);
+}
+
+Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer, bool for_ort, Needed& needed) {
   KVSHARE_ASSIGN_OR_RETURN(MaskMeaning mask, MatchOwnAttention(layer));
   KVSHARE_RETURN_IF_ERROR(CheckBorrowers(layers, layer, mask));
   if (!HasPast(*layer.node)) {
@@ -144,8 +169,38 @@ Matched<MaskMeaning> Match(const std::vector<Layer>& layers, const Layer& layer,
   const Steps steps = StepsOf(layer);
   KVSHARE_RETURN_IF_ERROR(CheckGqaCache(*layer.graph, steps.past_key, steps.past_value, for_ort));
   if (for_ort) KVSHARE_RETURN_IF_ERROR(CheckTokensForOrt(layer, steps));
-  if (mask.padding) KVSHARE_RETURN_IF_ERROR(CheckOtherReaders(layers, layer));
+  if (mask.padding) KVSHARE_RETURN_IF_ERROR(CheckOtherReaders(layers, layer, needed));
   return mask;
+}
+
+// What the rule says of each layer that it may turn, by Layer::index.
+using Matches = std::map<int, Matched<MaskMeaning>>;
+
+// Turns all layers of one mask or none: the caches that stay would need columns for padding.
+void CheckPaddingOfAll(const Rewriting& rewriting, Matches& matches) {
+  std::map<std::pair<const Graph*, std::string>, CompactLayers> by_mask;
+  for (const auto& [index, match] : matches) {
+    if (!match.ok() || !match->padding) continue;
+    const Layer& layer = rewriting.layers[static_cast<size_t>(index)];
+    const Graph* owner = layer.graph->OwnerOf(match->key_mask);
+    CompactLayers& compact = by_mask[{owner, match->key_mask}];
+    compact.owner = owner;
+    compact.key_mask = match->key_mask;
+    compact.layers.push_back(&layer);
+  }
+  for (const auto& [mask, compact] : by_mask)
+    if (const Decline seen = CheckPadding(rewriting.graph, rewriting.layers, compact); !seen.ok())
+      for (const Layer* layer : compact.layers) matches.insert_or_assign(layer->index, seen);
+}
+
+// Judges all layers before the first is edited.
+Matches MatchAll(const Rewriting& rewriting, bool for_ort) {
+  Matches matches;
+  Needed needed;
+  for (const Layer& layer : rewriting.layers)
+    if (IsAsked(layer)) matches.emplace(layer.index, Match(rewriting.layers, layer, for_ort, needed));
+  CheckPaddingOfAll(rewriting, matches);
+  return matches;
 }
 
 // The lengths that GroupQueryAttention nodes before the layer count, by the mask they are counted from.
@@ -198,11 +253,28 @@ Lengths MakeLengths(Graph& graph, const Layer& layer, const std::string& mask) {
   return {seqlens, cast(columns, onnx::TensorProto::INT32, "_total")};
 }
 
+// By graph and number of rows: the past of a layer without a window. Its rows go on telling how many tokens there are
+// when caches of layers with windows no longer do.
+using WholePasts = std::map<std::pair<const Graph*, std::string>, std::string>;
+
+WholePasts FindWholePasts(const std::vector<Layer>& layers) {
+  WholePasts found;
+  for (const Layer& layer : layers) {
+    if (!IsAsked(layer) || layer.window != kFullWindow || layer.key_join.last > 0) continue;
+    const std::string past = StepsOf(layer).past_key;
+    if (layer.graph->IsInput(past)) found.try_emplace({layer.graph, TextOf(SumOfExtent(*layer.graph, past, 2))}, past);
+  }
+  return found;
+}
+
 // The same of all keys, those of `past` and of this step.
-Lengths MakeWholeLengths(Rewriting& rewriting, const Layer& layer, const Steps& steps, const Sum& keys) {
+Lengths MakeWholeLengths(Rewriting& rewriting, const Layer& layer, const WholePasts& pasts, const Sum& keys) {
   Graph& graph = rewriting.GraphOf(layer);
+  const Steps steps = StepsOf(layer);
+  const auto whole = pasts.find({&graph, TextOf(SumOfExtent(graph, steps.past_key, 2))});
+  const std::string& past = whole != pasts.end() ? whole->second : steps.past_key;
   const auto make = [&](const char* op, const std::vector<std::string>& inputs, const char* what) -> const Node& {
-    return graph.InsertBefore(*layer.node, op, inputs, {graph.FreshName(steps.past_key + what)});
+    return graph.InsertBefore(*layer.node, op, inputs, {graph.FreshName(past + what)});
   };
   const auto extent = [&](const std::string& value, int64_t axis, const char* what) {
     const Node& shape = make("Shape", {value}, what);
@@ -217,12 +289,12 @@ Lengths MakeWholeLengths(Rewriting& rewriting, const Layer& layer, const Steps& 
   };
   const std::string all = rewriting.Once(layer, "all keys, " + TextOf(keys), [&] {
     const std::string added = extent(steps.key, HasFourAxes(layer) ? 2 : 1, "_added");
-    return make("Add", {extent(steps.past_key, 2, "_held"), added}, "_all").output(0);
+    return make("Add", {extent(past, 2, "_held"), added}, "_all").output(0);
   });
   const std::string total = rewriting.Once(layer, "total of " + all, [&] { return int32(all, "_total"); });
   const std::string batch = TextOf(SumOfExtent(graph, Input(*layer.node, 0), 0));
   const std::string seqlens = rewriting.Once(layer, fmt::format("last of {} for {}", all, batch), [&] {
-    const std::string one = graph.FreshName(steps.past_key + "_one");
+    const std::string one = graph.FreshName(past + "_one");
     graph.AddInts(one, {1});
     const std::string last = make("Sub", {all, one}, "_last").output(0);
     return int32(make("Expand", {last, extent(Input(*layer.node, 0), 0, "_batch")}, "_lasts").output(0), "_seqlens_k");
@@ -230,8 +302,9 @@ Lengths MakeWholeLengths(Rewriting& rewriting, const Layer& layer, const Steps& 
   return {seqlens, total};
 }
 
-Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask, const LengthsBefore& before) {
-  if (!mask.padding) return MakeWholeLengths(rewriting, layer, StepsOf(layer), mask.columns->keys);
+Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& mask, const WholePasts& pasts,
+                  const LengthsBefore& before) {
+  if (!mask.padding) return MakeWholeLengths(rewriting, layer, pasts, mask.columns->keys);
   Graph& graph = rewriting.GraphOf(layer);
   const Lengths* known = before.Of(graph, mask.key_mask);
   return known != nullptr ? *known : MakeLengths(graph, layer, mask.key_mask);
@@ -247,20 +320,36 @@ std::string ContractNote(const MaskMeaning& mask, bool queries_count_rows) {
   return note;
 }
 
-Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& before, bool queries_count_rows) {
-  const Node& node = *layer.node;
-  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
-  if (layer.static_key.writer != nullptr && !rewriting.wanted.Has(Feature::kStaticCaches))
+// Of an own layer of Attention that is not asked.
+Outcome WhyNotAsked(const Rewriting& rewriting, const Layer& layer) {
+  const bool takes_static = rewriting.wanted.Has(Feature::kStaticCaches);
+  if (takes_static && SeesStaticCache(rewriting.layers, layer)) return Outcome::NoMatch();  // static-cache turns it
+  if (layer.static_key.writer != nullptr)
     return Outcome::Declined(Because(DeclineCode::kCacheIsScattered,
                                      "{} writes its cache; needs option 'target' = 'kvshare'",
                                      Describe(*layer.static_key.writer)));
-  if (!(HasPast(node) || IsJoined(layer))) return Outcome::NoMatch();
-  const bool for_ort = !rewriting.wanted.Has(Feature::kOwnInKvshare);
-  const auto mask = Match(rewriting.layers, layer, for_ort);
+  if (!layer.trouble.ok()) return Outcome::Declined(layer.trouble);
+  return Outcome::Declined(
+      Because(DeclineCode::kNoCache, "keeps no cache, so there is none to read in place; needs a past and a present"));
+}
+
+// What is known of the layers before the first is edited.
+struct Known {
+  Matches matches;
+  WholePasts pasts;
+  bool queries_count_rows = false;
+};
+
+Outcome Apply(Rewriting& rewriting, const Layer& layer, const Known& known, const LengthsBefore& before) {
+  const Node& node = *layer.node;
+  if (layer.IsShared() || layer.IsGqa() || layer.IsKvshare()) return Outcome::NoMatch();
+  if (!IsAsked(layer)) return WhyNotAsked(rewriting, layer);
+  const Matched<MaskMeaning>& mask = known.matches.at(layer.index);
   if (!mask.ok()) return Outcome::Declined(mask.status());
+  const bool for_ort = !rewriting.wanted.Has(Feature::kOwnInKvshare);
   Graph& graph = rewriting.GraphOf(layer);
   const Steps steps = StepsOf(layer);
-  const Lengths lengths = LengthsOf(rewriting, layer, *mask, before);
+  const Lengths lengths = LengthsOf(rewriting, layer, *mask, known.pasts, before);
   for (const int input : {3, 6}) rewriting.released.push_back({&graph, Input(node, input)});
   const auto fold = [&](const std::string& value, int64_t heads) {
     return HasFourAxes(layer) ? FoldHeads(rewriting, layer, value, heads) : value;
@@ -276,16 +365,17 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer, const LengthsBefore& bef
   NoteRank3(rewriting, *mask);
   if (for_ort && !BatchOf(layer).Is(1) && !TokensOf(layer, 0).Is(1)) rewriting.Note(kOrtTakesTokens);
   if (!mask->padding) return Outcome::Applied();
-  return Outcome::Applied(ContractNote(*mask, queries_count_rows));
+  return Outcome::Applied(ContractNote(*mask, known.queries_count_rows));
 }
 
 }  // namespace
 
 void RunOwnAttention(Rewriting& rewriting) {
+  const Known known = {MatchAll(rewriting, !rewriting.wanted.Has(Feature::kOwnInKvshare)),
+                       FindWholePasts(rewriting.layers), QueriesCountRows(rewriting.graph, rewriting.layers)};
   LengthsBefore before;
-  const bool queries_count_rows = QueriesCountRows(rewriting.graph, rewriting.layers);
   ForEachLayer(rewriting, kOwnAttentionRule, [&](Rewriting& all, const Layer& layer) {
-    Outcome outcome = Apply(all, layer, before, queries_count_rows);
+    Outcome outcome = Apply(all, layer, known, before);
     before.Add(layer);
     return outcome;
   });

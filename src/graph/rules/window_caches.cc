@@ -15,7 +15,24 @@
 namespace kvshare::graph {
 namespace {
 
-Decline CheckOwn(const Layer& layer) {
+// The rows of a window-sized cache tell no longer how many tokens there are.
+Decline CheckCounts(const Rewriting& rewriting, const Layer& layer) {
+  const Graph& graph = *layer.graph;
+  const std::string& total = Input(*layer.node, 6);
+  const bool counts_rows = std::ranges::any_of(rewriting.layers, [&](const Layer& other) {
+    return other.IsGqa() && !other.IsShared() && other.window != kFullWindow &&
+           graph.DependsOn(total, Input(*other.node, 3));
+  });
+  if (!counts_rows && !KnownInts(graph, total)) return {};
+  return Because(DeclineCode::kLengthsUnknown,
+                 "its total_sequence_length '{}' is {}; needs the number of tokens so far, as the columns of an "
+                 "attention_mask or the rows of a layer without a window tell it",
+                 total, counts_rows ? "counted from the rows of a cache that would keep a window" : "fixed");
+}
+
+Decline CheckOwn(const Rewriting& rewriting, const Layer& layer) {
+  // Nodes that count rows read the past, too: this reason says more than their names.
+  if (layer.IsGqa() && layer.IsKvshare()) KVSHARE_RETURN_IF_ERROR(CheckCounts(rewriting, layer));
   KVSHARE_RETURN_IF_ERROR(CheckOwnCache(layer, kAllButRows));
   if (Differs(*layer.node, "sliding_window_cache"))
     return Because(DeclineCode::kAlreadyConverted, "has sliding_window_cache, whose rows its past tells");
@@ -25,19 +42,6 @@ Decline CheckOwn(const Layer& layer) {
   if (layer.window > std::numeric_limits<int32_t>::max())
     return Because(DeclineCode::kWindowAttribute, "has a window of {} keys", layer.window);
   return {};
-}
-
-// The rows of a cache tell no longer how many tokens there are.
-Decline CheckCounts(const Rewriting& rewriting, const Layer& layer) {
-  const Graph& graph = *layer.graph;
-  const std::string& total = Input(*layer.node, 6);
-  const bool counts_rows = std::ranges::any_of(rewriting.layers, [&](const Layer& other) {
-    return other.IsGqa() && !other.IsShared() && graph.DependsOn(total, Input(*other.node, 3));
-  });
-  if (!counts_rows && !KnownInts(graph, total)) return {};
-  return Because(DeclineCode::kLengthsUnknown,
-                 "its total_sequence_length '{}' is {}; needs the number of tokens so far", total,
-                 counts_rows ? "counted from the rows of a cache" : "fixed");
 }
 
 Decline CheckBorrower(const Layer& layer, const Layer& borrower) {
@@ -53,8 +57,7 @@ Outcome Apply(Rewriting& rewriting, const Layer& layer) {
   const Node& node = *layer.node;
   if (layer.IsShared() || layer.window == kFullWindow || IntAttribute(node, kWindowCacheRows) > 0)
     return Outcome::NoMatch();
-  if (Decline odd = CheckOwn(layer); !odd.ok()) return Outcome::Declined(std::move(odd));
-  if (Decline odd = CheckCounts(rewriting, layer); !odd.ok()) return Outcome::Declined(std::move(odd));
+  if (Decline odd = CheckOwn(rewriting, layer); !odd.ok()) return Outcome::Declined(std::move(odd));
   const auto borrowers = BorrowersOf(rewriting.layers, layer);
   for (const Layer* borrower : borrowers)
     if (Decline odd = CheckBorrower(layer, *borrower); !odd.ok()) return Outcome::Declined(std::move(odd));
