@@ -313,7 +313,8 @@ Lengths LengthsOf(Rewriting& rewriting, const Layer& layer, const MaskMeaning& m
 std::string ContractNote(const MaskMeaning& mask, bool queries_count_rows) {
   std::string note = fmt::format(
       "changed contract: caches are compact: a sequence's new keys go right after its last kept one, no longer to the "
-      "padded end, and each row of '{}' is ones, then zeros; the same for batch 1 and for equal lengths",
+      "padded end, and each row of '{}' is ones, then zeros; only the first prompt may be padded; "
+      "the same for batch 1 and for equal lengths",
       mask.key_mask);
   if (queries_count_rows)
     note += "; this model numbers tokens by the rows of its caches: sequences of a batch must have equal lengths";
