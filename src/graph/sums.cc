@@ -86,7 +86,7 @@ std::optional<int64_t> AxisOf(const Graph& graph, const Node& node, std::initial
 // The axis of input 0 whose extent the node hands on as that of its output along `axis`.
 std::optional<int64_t> AxisBefore(const Graph& graph, const Node& node, int64_t axis) {
   const auto at = static_cast<size_t>(axis);
-  if (graph.IsOnnx(&node, "RotaryEmbedding")) return axis;
+  if (graph.IsOnnx(&node, "RotaryEmbedding") || graph.IsOnnx(&node, "RMSNormalization")) return axis;
   if (graph.IsOnnx(&node, "Transpose")) {
     const auto perm = IntsAttribute(node, "perm");
     return perm && at < perm->size() && (*perm)[at] >= 0 ? std::optional((*perm)[at]) : std::nullopt;

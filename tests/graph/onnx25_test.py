@@ -311,6 +311,32 @@ def test_a_query_that_holds_key_and_value_is_split(kvshare, library, tmp_path, c
     assert max(cases.differences(back, case, library)) <= cases.tolerance(case)
 
 
+def test_norms_of_query_and_key_are_written_out(kvshare, library, tmp_path):
+    """As onnxruntime-genai's builder writes Qwen3 for WebGPU. ONNX Runtime's CPU kernel refuses them: kvshare's is the truth."""
+    case = "head_shared_gqa"
+    source, out, back = cases.DATA / case / "normed.onnx", cases.DATA / case / "standard.onnx", tmp_path / "back.onnx"
+    model, rng = cases.load(cases.DATA / case / "model.onnx"), np.random.default_rng(3)
+    nodes = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    for node, layer in zip(nodes, cases.inspect(kvshare, cases.DATA / case / "model.onnx")["layers"], strict=True):
+        for slot, name in [(14, f"q_norm_{layer['index']}"), (15, f"k_norm_{layer['index']}")]:
+            weight = rng.standard_normal(layer["head_size"]).astype(np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+            set_input(node, slot, name)
+        node.attribute.append(onnx.helper.make_attribute("q_norm_epsilon", 0.5))
+    onnx.save(model, source)
+    assert "left alone" not in cases.rewrite(kvshare, source, out, "--to", "onnx25")
+    assert "left alone" not in cases.rewrite(kvshare, out, back, "--to", "kvshare", "--rope", "keep")
+    tokens = np.load(cases.DATA / case / "golden.npz")["input_ids"]
+    options = ort.SessionOptions()
+    options.add_session_config_entry("kvshare.drop_in", "1")
+    options.register_custom_ops_library(str(library))
+    session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    want = Decoder(session).step(tokens, np.ones_like(tokens), np.arange(tokens.shape[1])[None])
+    assert np.abs(want - cases.prefill(cases.DATA / case / "model.onnx", tokens)).max() > 1  # the norms matter
+    assert np.abs(cases.prefill(out, tokens) - want).max() <= 1e-4
+    assert np.abs(cases.prefill(back, tokens, library) - want).max() <= 1e-4
+
+
 def test_kvshare_s_own_attention_is_not_turned_back(kvshare, tmp_path):
     first_out, out = tmp_path / "first.onnx", tmp_path / "model.onnx"
     cases.rewrite(kvshare, cases.DATA / "torch_gemma3" / "model.onnx", first_out, "--to", "kvshare-attention")

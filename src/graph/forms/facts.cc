@@ -10,12 +10,13 @@
 namespace kvshare::graph {
 namespace {
 
-// The extents of a query or key of rank 4: declared, or those of the Reshape and Transpose that split its heads;
-// nothing where its rank is another, or not known.
+// The extents of a query or key of rank 4: declared, or those of the Reshape and Transpose that split its heads before
+// a norm and a rotation; nothing where its rank is another, or not known.
 std::optional<std::vector<int64_t>> Bnsh(const Graph& graph, const std::string& value) {
   if (auto shape = graph.Shape(value)) return shape->size() == 4 ? std::move(shape) : std::nullopt;
   const Node* node = graph.Producer(value);
-  if (graph.IsOnnx(node, "RotaryEmbedding")) node = graph.Producer(Input(*node, 0));
+  for (const char* op : {"RotaryEmbedding", "RMSNormalization"})
+    if (graph.IsOnnx(node, op)) node = graph.Producer(Input(*node, 0));
   if (!graph.IsOnnx(node, "Transpose") || IntsAttribute(*node, "perm") != std::vector<int64_t>{0, 2, 1, 3})
     return std::nullopt;
   const Node* split = graph.Producer(Input(*node, 0));

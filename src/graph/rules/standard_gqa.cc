@@ -7,6 +7,7 @@
 //          {is_causal, left_window_size}
 //  shared  Attention(RotaryEmbedding(q, ...), the source's presents, "", "", "", end)
 //  packed  q, k, v = Split(query), where the query of GroupQueryAttention holds all three
+//  normed  RMSNormalization(q, q_norm_weight) before the rotation, and so for k
 //
 // Query and new keys are turned to [B, heads, S, D] first: Attention takes query, key and value of one rank.
 #include "graph/rules/standard_gqa.h"
@@ -22,6 +23,9 @@ namespace {
 
 constexpr int kFirstOddInput = 9;  // position_ids, attention_bias, head_sink, scales, norms, query_seqlens
 constexpr int kLastInput = 16;
+constexpr int kQueryNorm = 14;
+constexpr int kKeyNorm = 15;
+constexpr float kNormEpsilon = 1e-6F;  // where the node says none
 
 const char* NameOfInput(int input) {
   static constexpr std::array names = {"position_ids", "attention_bias", "head_sink",     "k_scale",
@@ -42,7 +46,7 @@ Decline CheckWords(const Layer& layer) {
   const Node& node = *layer.node;
   KVSHARE_RETURN_IF_ERROR(CheckGqaNode(layer));
   for (int input = kFirstOddInput; input <= kLastInput; ++input)
-    if (!Input(node, input).empty())
+    if (input != kQueryNorm && input != kKeyNorm && !Input(node, input).empty())
       return Because(DeclineCode::kInputsUnknown, "has {}, which ai.onnx's Attention has not", NameOfInput(input));
   for (const char* odd : {"smooth_softmax", "sliding_window_cache", "qk_output", kWindowCacheRows})
     if (Differs(node, odd) && IntAttribute(node, odd) > 0)
@@ -92,7 +96,7 @@ class Turn {
 
   void Shared() {
     StandardInputs inputs;
-    inputs.query = Rotated(Turned(Input(node_, 0), layer_.query_heads, "_query"), "_query");
+    inputs.query = Query(Input(node_, 0));
     inputs.key = layer_.key;
     inputs.value = layer_.value;
     Finish(std::move(inputs));
@@ -103,8 +107,9 @@ class Turn {
     graph_.SetOutputs(node_, {base_});
     const auto [query, new_key, new_value] = NewRows();
     StandardInputs inputs;
-    inputs.query = Rotated(Turned(query, layer_.query_heads, "_query"), "_query");
-    const std::string key = Rotated(Turned(new_key, layer_.kv_heads, "_key"), "_key");
+    inputs.query = Query(query);
+    const std::string turned_key = Turned(new_key, layer_.kv_heads, "_key");
+    const std::string key = Rotated(Normed(turned_key, kKeyNorm, "k_norm_epsilon", "_key"), "_key");
     inputs.key = Appended(Input(node_, 3), key, presents[0], "_key");
     inputs.value = Appended(Input(node_, 4), Turned(new_value, layer_.kv_heads, "_value"), presents[1], "_value");
     Finish(std::move(inputs));
@@ -163,6 +168,25 @@ class Turn {
     std::string bnsh = graph_.FreshName(base_ + what + "_bnsh");
     Swap(bsnh, bnsh);
     return bnsh;
+  }
+
+  std::string Query(const std::string& query) {
+    const std::string turned = Turned(query, layer_.query_heads, "_query");
+    return Rotated(Normed(turned, kQueryNorm, "q_norm_epsilon", "_query"), "_query");
+  }
+
+  // Over each head's channels, by the weights of input `weights`.
+  std::string Normed(const std::string& value, int weights, const char* epsilon, const std::string& what) {
+    if (Input(node_, weights).empty()) return value;
+    const Node& norm = Make("RMSNormalization", {value, Input(node_, weights)}, what + "_normed");
+    const auto* said = FindAttribute(node_, epsilon);
+    if (said == nullptr) said = FindAttribute(node_, "qk_norm_epsilon");
+    onnx::AttributeProto attribute;
+    attribute.set_name("epsilon");
+    attribute.set_type(onnx::AttributeProto::FLOAT);
+    attribute.set_f(said == nullptr ? kNormEpsilon : said->f());
+    graph_.SetAttribute(norm, attribute);
+    return norm.output(0);
   }
 
   std::string Rotated(const std::string& value, const std::string& what) {
