@@ -113,7 +113,7 @@ class Reader {
     if (node == nullptr || depth >= kDeepest) return Named(value, axis);
     const auto last = HasPlainName(value, axis) ? std::nullopt : LastRowsOf(graph_, value);
     if (last && ++read_ <= kMostNodes) {
-      const Sum whole = Extent(last->value, axis, depth + 1);
+      Sum whole = Extent(last->value, axis, depth + 1);
       if (last->axis != axis) return whole;
       return Subtract(whole, ExcessOf(Subtract(whole, Sum{last->rows})));
     }
