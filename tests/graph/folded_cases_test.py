@@ -134,7 +134,7 @@ def test_caches_whose_rows_are_counted_keep_them(kvshare, tmp_path):
     shape = (1, 1, 12)
     model = folded("torch_mistral", shape, tmp_path / "folded.onnx", np.ones((1, 13), np.int64))
     report = cases.rewrite(kvshare, model, tmp_path / "out.onnx", "--to", "kvshare", "--window-caches")
-    assert "is counted from the rows of a cache; needs the number of tokens so far" in report, report
+    assert "is counted from the rows of a cache that would keep a window; needs the number of tokens so far" in report, report
 
 
 def test_a_constant_that_hides_what_no_window_hides_says_which_key(kvshare, tmp_path):
