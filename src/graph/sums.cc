@@ -24,11 +24,6 @@ void Put(Sum& sum, const std::string& name, int64_t times) {
 
 constexpr std::string_view kExcess = "Max(0, ";
 
-// Extents and excesses are not negative.
-bool IsNegativeNowhere(const Sum& sum) {
-  return sum.number >= 0 && std::ranges::all_of(sum.terms, [](const auto& term) { return term.second > 0; });
-}
-
 // Is `name` how far `sum` exceeds a number?
 bool IsExcessOf(std::string_view name, const Sum& sum) {
   const std::string begin = fmt::format("{}{} - ", kExcess, TextOf(sum));
@@ -39,13 +34,13 @@ bool IsExcessOf(std::string_view name, const Sum& sum) {
 
 // max(0, sum).
 Sum ExcessOf(const Sum& sum) {
-  if (IsNegativeNowhere(sum)) return sum;
+  if (IsNeverNegative(sum)) return sum;
   if (sum.terms.empty()) return {};
   // What is left of a number of rows, once it is cut, is no less than none.
   for (const auto& [name, times] : sum.terms) {
     if (times != -1) continue;
     const Sum whole = Add(sum, {0, {{name, 1}}});
-    if (IsNegativeNowhere(whole) && IsExcessOf(name, whole)) return sum;
+    if (IsNeverNegative(whole) && IsExcessOf(name, whole)) return sum;
   }
   return {0, {{fmt::format("{}{})", kExcess, TextOf(sum)), 1}}};
 }
@@ -217,6 +212,10 @@ class Reader {
 };
 
 }  // namespace
+
+bool IsNeverNegative(const Sum& sum) {
+  return sum.number >= 0 && std::ranges::all_of(sum.terms, [](const auto& term) { return term.second > 0; });
+}
 
 bool IsExcess(const Sum& sum) {
   return sum.number == 0 && std::ranges::all_of(sum.terms, [](const auto& term) {

@@ -22,7 +22,9 @@ struct Sum {
   bool Is(int64_t fixed) const { return terms.empty() && number == fixed; }
 };
 
-// Is it made of excesses alone, each added? Then it is 0 or more.
+// Is it 0 or more, whatever the extents and excesses are that it is made of? They are not negative.
+bool IsNeverNegative(const Sum& sum);
+// Is it made of excesses alone, each added?
 bool IsExcess(const Sum& sum);
 
 Sum Add(Sum left, const Sum& right);

@@ -144,8 +144,7 @@ bool HidesNothing(const Graph& graph, const Node& node) {
   if (!graph.IsOnnx(&node, "GreaterOrEqual")) return false;
   const auto numbers = NumbersOf(graph, Input(node, 0));
   const auto bound = SumOf(graph, Input(node, 1));
-  return numbers && bound && bound->Is(0) && numbers->begin.number >= 0 &&
-         std::ranges::all_of(numbers->begin.terms, [](const auto& term) { return term.second > 0; });
+  return numbers && bound && bound->Is(0) && IsNeverNegative(numbers->begin);
 }
 
 Matched<Found> ReadComparison(const Graph& graph, const Node& node) {
