@@ -14,6 +14,7 @@
 
 #include <array>
 
+#include "core/ops.h"
 #include "graph/match/gqa.h"
 #include "graph/opset25.h"
 #include "graph/sums.h"
@@ -23,8 +24,8 @@ namespace {
 
 constexpr int kFirstOddInput = 9;  // position_ids, attention_bias, head_sink, scales, norms, query_seqlens
 constexpr int kLastInput = 16;
-constexpr int kQueryNorm = 14;
-constexpr int kKeyNorm = 15;
+constexpr int kQueryNorm = gqa::kQNormWeight;
+constexpr int kKeyNorm = gqa::kKNormWeight;
 constexpr float kNormEpsilon = 1e-6F;  // where the node says none
 
 const char* NameOfInput(int input) {
